@@ -1,0 +1,179 @@
+//! Bytes on their way: bodies that can be sent again, and streams of what a store sends.
+
+use super::{Error, ErrorKind, ObjectInfo, Result};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes that can be read at any offset as often as a retry needs, and never change.
+pub trait Source: Send + Sync + 'static {
+    /// How many bytes there are.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads exactly `range`, which lies within `0..len`. It may block on a local disk (never on
+    /// a network), so callers read it off the async threads.
+    fn read(&self, range: Range<u64>) -> std::io::Result<Bytes>;
+}
+
+/// The body of a put: it can be sent again, and cloning it copies no bytes.
+#[derive(Clone)]
+pub enum Body {
+    /// Pieces in memory, in order.
+    Memory(Arc<[Bytes]>),
+    /// Bytes that lie elsewhere, such as a spill file.
+    Source(Arc<dyn Source>),
+}
+
+/// How much of a [`Body::Source`] is read at a time.
+const PIECE: u64 = 1 << 20;
+
+impl Body {
+    /// A body of no bytes.
+    pub fn empty() -> Self {
+        Body::Memory(Arc::new([]))
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Body::Memory(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Body::Source(source) => source.len(),
+        }
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes from the start, in pieces of at most 1 MiB where they have to be read. Each call
+    /// starts anew.
+    pub fn stream(&self) -> BoxStream<'static, std::io::Result<Bytes>> {
+        match self {
+            Body::Memory(pieces) => {
+                let pieces = pieces.clone();
+                futures::stream::iter((0..pieces.len()).map(move |i| Ok(pieces[i].clone()))).boxed()
+            }
+            Body::Source(source) => {
+                let source = source.clone();
+                let len = source.len();
+                futures::stream::iter((0..len).step_by(PIECE as usize))
+                    .then(move |start| {
+                        let source = source.clone();
+                        async move {
+                            let range = start..(start + PIECE).min(len);
+                            tokio::task::spawn_blocking(move || source.read(range))
+                                .await
+                                .map_err(std::io::Error::other)?
+                        }
+                    })
+                    .boxed()
+            }
+        }
+    }
+
+    /// All bytes in one buffer; for stores that take a value whole.
+    pub async fn collect(&self) -> Result<Bytes> {
+        if let Body::Memory(pieces) = self
+            && let [piece] = pieces.as_ref()
+        {
+            return Ok(piece.clone());
+        }
+        let mut all = BytesMut::with_capacity(self.len() as usize);
+        let mut stream = self.stream();
+        while let Some(piece) = stream.next().await {
+            all.extend_from_slice(&piece?);
+        }
+        Ok(all.freeze())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.len())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Body::Memory(Arc::new([bytes]))
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+/// What a get found: the object's facts and a stream of the range that was asked for.
+pub struct Object {
+    /// Facts of the version that the bytes come from; `size` is that of the whole object.
+    pub info: ObjectInfo,
+    /// Which bytes of the object the body holds. It may be shorter than what was asked for where
+    /// the object ends before, and is empty for a range that begins at or past the end.
+    pub range: Range<u64>,
+    /// The bytes. A stream that ends before `range` is full is an error of kind
+    /// [`ErrorKind::Corrupt`], reported by whoever reads it.
+    pub body: BoxStream<'static, Result<Bytes>>,
+}
+
+impl Object {
+    /// All bytes of the range, exactly; anything shorter or longer is an error.
+    pub async fn collect(mut self) -> Result<(ObjectInfo, Bytes)> {
+        let want = self.range.end - self.range.start;
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.body.next().await {
+            let piece = piece?;
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+                continue;
+            }
+            if all.is_empty() {
+                all.reserve(want.min(1 << 30) as usize);
+                all.extend_from_slice(&first);
+                first = Bytes::new();
+            }
+            all.extend_from_slice(&piece);
+        }
+        let bytes = if all.is_empty() { first } else { all.freeze() };
+        if bytes.len() as u64 != want {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the body has {} bytes instead of {want}", bytes.len()),
+            )
+            .during("get"));
+        }
+        Ok((self.info, bytes))
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object")
+            .field("info", &self.info)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,465 @@
+//! The nouns of the driver contract.
+
+use super::{Error, ErrorKind, Result};
+use crate::key::Key;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Names one version of an object's bytes. Opaque: compared for equality only.
+///
+/// It changes whenever the bytes change. In some stores it is a digest, so that the same bytes
+/// have the same etag again (A-B-A) and a change of attributes keeps it; in others each write
+/// makes a new one. `head`, `get`, `list` and the answers of writes report the same etag for the
+/// same version.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ETag(Arc<str>);
+
+impl ETag {
+    /// Wraps the store's own spelling.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        ETag(text.into())
+    }
+
+    /// The store's own spelling.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What must be true of the destination for a write to happen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Precondition {
+    /// Nothing.
+    #[default]
+    None,
+    /// There is no object of that key; else [`ErrorKind::Exists`].
+    IfAbsent,
+    /// The object is there with this etag; else [`ErrorKind::Changed`], also when it is missing.
+    IfMatch(ETag),
+}
+
+/// Identifies one commit, so that a writer whose reply was lost can recognise its own bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommitId(pub u64);
+
+impl CommitId {
+    /// How many a version carries: its own and the last seven before it.
+    pub const KEPT: usize = 8;
+
+    /// Newest first, as hexadecimal words separated by spaces: how drivers store them.
+    pub fn format(ids: &[CommitId]) -> String {
+        let words: Vec<String> = ids.iter().map(|id| format!("{:016x}", id.0)).collect();
+        words.join(" ")
+    }
+
+    /// The reverse of [`CommitId::format`]; words that are no ids are skipped.
+    pub fn parse(text: &str) -> Vec<CommitId> {
+        text.split_whitespace()
+            .filter_map(|word| u64::from_str_radix(word, 16).ok().map(CommitId))
+            .take(CommitId::KEPT)
+            .collect()
+    }
+}
+
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What an object has beside its bytes. `None` means that the store keeps no such attribute for it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// `st_mode` with the file type. A symbolic link is an object whose body is its target.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of the last change of the bytes, as set by programs.
+    pub mtime: Option<SystemTime>,
+    /// Time of the last access, as set by programs.
+    pub atime: Option<SystemTime>,
+    /// Device number, `st_rdev`, of a device file.
+    pub rdev: Option<u32>,
+    /// The media type.
+    pub content_type: Option<String>,
+    /// Extended attributes and user metadata: names without the `user.` prefix.
+    pub user: BTreeMap<String, Bytes>,
+}
+
+/// A change of some attributes; what is `None` (or not named in `user`) stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct AttributeChange {
+    /// New permission bits with the unchanged file type.
+    pub mode: Option<u32>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New modification time.
+    pub mtime: Option<SystemTime>,
+    /// New access time.
+    pub atime: Option<SystemTime>,
+    /// New media type.
+    pub content_type: Option<String>,
+    /// Extended attributes: `Some` sets, `None` removes.
+    pub user: BTreeMap<String, Option<Bytes>>,
+}
+
+impl AttributeChange {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        *self == AttributeChange::default()
+    }
+
+    /// Applies the change.
+    pub fn apply(&self, to: &mut Attributes) {
+        to.mode = self.mode.or(to.mode);
+        to.uid = self.uid.or(to.uid);
+        to.gid = self.gid.or(to.gid);
+        to.mtime = self.mtime.or(to.mtime);
+        to.atime = self.atime.or(to.atime);
+        if self.content_type.is_some() {
+            to.content_type.clone_from(&self.content_type);
+        }
+        for (name, value) in &self.user {
+            match value {
+                Some(value) => to.user.insert(name.clone(), value.clone()),
+                None => to.user.remove(name),
+            };
+        }
+    }
+}
+
+/// Facts of one version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Length in bytes; `None` where only reading the object tells (a document that is rendered).
+    pub size: Option<u64>,
+    /// The version.
+    pub etag: ETag,
+    /// When the store took this version, or its attributes, by the store's clock.
+    pub modified: SystemTime,
+    /// Attributes; `None` when this answer does not tell them (an S3 listing).
+    pub attributes: Option<Attributes>,
+    /// Commit ids, newest first; empty when the answer does not tell or no bucketfs wrote it.
+    pub commits: Vec<CommitId>,
+    /// The version's id, where the store keeps versions.
+    pub version: Option<String>,
+}
+
+/// Which bytes to get, and under which condition.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct GetOptions {
+    /// The bytes wanted; `None` is all. May reach past the end.
+    pub range: Option<Range<u64>>,
+    /// Only this version; another one is [`ErrorKind::Changed`], none is [`ErrorKind::NotFound`].
+    pub if_match: Option<ETag>,
+    /// Only another version than this one; else [`super::GetOutcome::Unmodified`].
+    pub if_none_match: Option<ETag>,
+    /// A past version by its id, where `versions` is claimed.
+    pub version: Option<String>,
+}
+
+/// How a put is to happen.
+#[derive(Clone, Debug, Default)]
+pub struct PutOptions {
+    /// What must be true of the destination.
+    pub precondition: Precondition,
+    /// The complete attributes of the new version.
+    pub attributes: Attributes,
+    /// The new version's commit id and those before it, newest first.
+    pub commits: Vec<CommitId>,
+    /// The bytes that the body was edited from, so that a driver can write only what changed.
+    pub base: Option<super::Body>,
+}
+
+/// How a copy or a rename is to happen.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CopyOptions {
+    /// The version of the source that is meant; another one is [`ErrorKind::Changed`].
+    pub source: Option<ETag>,
+    /// What must be true of the destination.
+    pub destination: Precondition,
+    /// New attributes; `None` keeps the source's.
+    pub attributes: Option<Attributes>,
+    /// Commit ids of the copy, newest first; empty keeps the source's.
+    pub commits: Vec<CommitId>,
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Only keys that begin with this.
+    pub prefix: Key,
+    /// Whether keys with a `/` behind the prefix are folded into one entry that ends there.
+    pub delimiter: bool,
+    /// Only entries greater than this. For a folded entry that is its key with the `/`.
+    pub start_after: Option<Key>,
+    /// Where the last page ended; the other fields are those of the request that gave it.
+    pub token: Option<String>,
+    /// At most so many entries; a page may have fewer, even none, and yet go on. At least 1.
+    pub limit: usize,
+}
+
+impl ListRequest {
+    /// One page of what lies directly below `prefix`.
+    pub fn directory(prefix: &Key) -> Self {
+        ListRequest {
+            prefix: prefix.clone(),
+            delimiter: true,
+            start_after: None,
+            token: None,
+            limit: 1000,
+        }
+    }
+
+    /// One page of all keys that begin with `prefix`.
+    pub fn flat(prefix: &Key) -> Self {
+        ListRequest {
+            delimiter: false,
+            ..ListRequest::directory(prefix)
+        }
+    }
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListEntry {
+    /// The key, or the common prefix with its `/`.
+    pub key: Key,
+    /// Facts of the object; `None` for a common prefix.
+    pub object: Option<ObjectInfo>,
+}
+
+/// A page of a listing: entries in ascending order of their keys' bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The entries; over all pages each key appears once.
+    pub entries: Vec<ListEntry>,
+    /// How to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// How strong a condition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Strength {
+    /// The store ignores it; a driver refuses a condition of this strength with `Unsupported`.
+    #[default]
+    None,
+    /// Tested first, then written: a writer in between is overwritten.
+    Checked,
+    /// Test and write are one.
+    Atomic,
+}
+
+/// Whether and where attributes are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum AttributeSupport {
+    /// Not kept; a put ignores them.
+    #[default]
+    None,
+    /// Kept, and told by `head` and `get`, not by `list`.
+    Object,
+    /// Kept, and told by `list` too.
+    Listed,
+}
+
+/// What a driver's copy can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CopyCapability {
+    /// Strength of [`CopyOptions::source`].
+    pub source: Strength,
+    /// Strength of [`CopyOptions::destination`].
+    pub destination: Strength,
+}
+
+/// Limits of multipart uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UploadLimits {
+    /// Least size of every part but the last.
+    pub min_part: u64,
+    /// Greatest size of a part.
+    pub max_part: u64,
+    /// Most parts of one upload.
+    pub max_parts: u32,
+    /// Whether ranges of existing objects can be parts.
+    pub part_copy: bool,
+    /// Strength of the precondition that `complete` takes.
+    pub condition: Strength,
+}
+
+/// What a driver can do, as data. What is claimed works; what is not claimed is refused with
+/// [`ErrorKind::Unsupported`] and changes nothing. The conformance suite checks both directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Strength of the precondition of `put`.
+    pub put_condition: Strength,
+    /// Strength of the precondition of `delete`.
+    pub delete_condition: Strength,
+    /// Whether `get` honours a range; without, it gives the whole object.
+    pub range: bool,
+    /// Whether attributes are kept.
+    pub attributes: AttributeSupport,
+    /// Whether `set_attributes` works.
+    pub set_attributes: bool,
+    /// Whether symbolic links, fifos, sockets and devices can be stored.
+    pub special_files: bool,
+    /// Whether commit ids are kept.
+    pub commit_ids: bool,
+    /// Whether directories stay, as markers that nobody put, when their last key goes.
+    pub directories_persist: bool,
+    /// Server-side `copy`.
+    pub copy: Option<CopyCapability>,
+    /// Atomic `rename` of one key, with conditions on both ends.
+    pub rename: bool,
+    /// Atomic `exchange` of two keys.
+    pub exchange: bool,
+    /// Multipart `upload`.
+    pub upload: Option<UploadLimits>,
+    /// `delete_many`, with the greatest number of keys of one request.
+    pub delete_many: Option<usize>,
+    /// `versions`, and get by version id.
+    pub versions: bool,
+    /// `watch`.
+    pub watch: bool,
+    /// `find`.
+    pub find: bool,
+    /// `buckets`.
+    pub buckets: bool,
+    /// `create_bucket`.
+    pub create_bucket: bool,
+    /// Whether keys must be UTF-8.
+    pub utf8_keys: bool,
+    /// Longest key in bytes.
+    pub max_key: usize,
+    /// Largest object in bytes that a single `put` takes.
+    pub max_object: u64,
+}
+
+impl Default for Capabilities {
+    /// Only what is required, without conditions.
+    fn default() -> Self {
+        Capabilities {
+            put_condition: Strength::None,
+            delete_condition: Strength::None,
+            range: true,
+            attributes: AttributeSupport::None,
+            set_attributes: false,
+            special_files: false,
+            commit_ids: false,
+            directories_persist: false,
+            copy: None,
+            rename: false,
+            exchange: false,
+            upload: None,
+            delete_many: None,
+            versions: false,
+            watch: false,
+            find: false,
+            buckets: false,
+            create_bucket: false,
+            utf8_keys: false,
+            max_key: 1024,
+            max_object: u64::MAX,
+        }
+    }
+}
+
+/// One past or present version of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionInfo {
+    /// Its id, for [`GetOptions::version`].
+    pub id: String,
+    /// Its facts; `None` for a mark that the object was deleted then.
+    pub object: Option<ObjectInfo>,
+    /// Whether this is the version that a get without id gives.
+    pub latest: bool,
+}
+
+/// What a change feed tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The object was written; its etag where the feed tells it.
+    Written(Key, Option<ETag>),
+    /// The object was removed.
+    Removed(Key),
+    /// Changes were missed: everything known may be stale.
+    Lost,
+}
+
+/// An exact match on a field of stored documents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// Only keys that begin with this.
+    pub prefix: Key,
+    /// The field, with `.` between levels.
+    pub field: String,
+    /// The value it must equal.
+    pub value: serde_json::Value,
+    /// Where the last page ended.
+    pub token: Option<String>,
+    /// At most so many entries.
+    pub limit: usize,
+}
+
+/// One bucket of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was made, where the store tells.
+    pub created: Option<SystemTime>,
+}
+
+/// Room in a store, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// How much it can hold.
+    pub total: u64,
+    /// How much of it is free.
+    pub free: u64,
+}
+
+impl Precondition {
+    /// Refuses a condition that a store of this strength cannot hold.
+    pub fn require(&self, strength: Strength, operation: &'static str) -> Result<()> {
+        if *self != Precondition::None && strength == Strength::None {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "this store takes no conditions here",
+            )
+            .during(operation));
+        }
+        Ok(())
+    }
+
+    /// Compares against what is there now; for drivers whose store lets them do it under a lock.
+    pub fn check(&self, current: Option<&ETag>) -> Result<()> {
+        match (self, current) {
+            (Precondition::None, _) | (Precondition::IfAbsent, None) => Ok(()),
+            (Precondition::IfAbsent, Some(_)) => {
+                Err(Error::new(ErrorKind::Exists, "the object is there already"))
+            }
+            (Precondition::IfMatch(want), Some(have)) if want == have => Ok(()),
+            (Precondition::IfMatch(want), have) => Err(Error::new(
+                ErrorKind::Changed,
+                match have {
+                    Some(have) => format!("the object has etag {have:?}, not {want:?}"),
+                    None => format!("the object of etag {want:?} is gone"),
+                },
+            )),
+        }
+    }
+}

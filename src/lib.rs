@@ -1,0 +1,14 @@
+//! bucketfs mounts buckets as directories and turns every file write into a conditional put.
+//!
+//! ```text
+//! kernel --/dev/fuse--> fuse --> fs --> cache --> writeback --> layer --> driver::NAME --> store
+//! ```
+//!
+//! Each stage imports only what stands to its right. [`driver`] is the contract every store
+//! implements; [`key`] and [`clock`] are the vocabulary all stages share.
+
+pub mod clock;
+pub mod driver;
+pub mod fs;
+pub mod fuse;
+pub mod key;

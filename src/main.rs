@@ -1,0 +1,2 @@
+//! The `bucketfs` command.
+fn main() {}
