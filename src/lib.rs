@@ -12,3 +12,4 @@ pub mod driver;
 pub mod fs;
 pub mod fuse;
 pub mod key;
+pub mod name;
