@@ -13,3 +13,4 @@ pub mod fs;
 pub mod fuse;
 pub mod key;
 pub mod name;
+pub mod writeback;

@@ -1,0 +1,361 @@
+use super::*;
+use proptest::prelude::*;
+use std::os::unix::fs::PermissionsExt;
+
+fn area(memory: u64, file_memory: u64) -> (tempfile::TempDir, Arc<StagingArea>) {
+    let dir = tempfile::tempdir().unwrap();
+    let area = StagingArea::new(StagingOptions {
+        memory,
+        file_memory,
+        ..StagingOptions::new(dir.path().join("staging"))
+    });
+    (dir, area.unwrap())
+}
+
+fn origin(bytes: &[u8]) -> Origin {
+    Origin {
+        key: Key::from("k"),
+        etag: ETag::new("e"),
+        size: bytes.len() as u64,
+    }
+}
+
+fn bytes_of(body: &Body) -> Vec<u8> {
+    match body {
+        Body::Memory(pieces) => pieces.concat(),
+        Body::Source(source) => source.read(0..source.len()).unwrap().to_vec(),
+    }
+}
+
+fn errno(result: io::Result<()>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+/// What a stage is compared with.
+struct Model {
+    content: Vec<u8>,
+    origin: Vec<u8>,
+    /// The content at the last mark.
+    marked: Vec<u8>,
+    changed_since_mark: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(u64, usize, u8),
+    SetSize(u64),
+    Zero(u64, u64),
+    Fill(u64, u64),
+    Read(u64, u64),
+    Snapshot,
+    Body(u64, u64),
+    DropSnapshots,
+    Mark,
+    Rebase,
+}
+
+fn offset() -> impl Strategy<Value = u64> {
+    // Close to the edges of chunks, or anywhere.
+    let chunk = memory::CHUNK;
+    prop_oneof![
+        (0..3u64, 0..64u64).prop_map(move |(i, j)| (i * chunk + j).saturating_sub(32)),
+        0..600_000u64,
+        0..5_000u64,
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let len = prop_oneof![0..100usize, 0..300_000usize];
+    prop_oneof![
+        8 => (offset(), len, 1..=255u8).prop_map(|(at, len, fill)| Op::Write(at, len, fill)),
+        2 => offset().prop_map(Op::SetSize),
+        1 => Just(Op::SetSize(0)),
+        2 => (offset(), offset()).prop_map(|(a, b)| Op::Zero(a.min(b), a.max(b))),
+        3 => (offset(), offset()).prop_map(|(a, b)| Op::Fill(a.min(b), a.max(b))),
+        3 => (offset(), offset()).prop_map(|(a, b)| Op::Read(a.min(b), a.max(b))),
+        3 => Just(Op::Snapshot),
+        2 => (offset(), offset()).prop_map(|(a, b)| Op::Body(a.min(b), a.max(b))),
+        1 => Just(Op::DropSnapshots),
+        1 => Just(Op::Mark),
+        2 => Just(Op::Rebase),
+    ]
+}
+
+fn fetch(stage: &mut Stage, model: &Model, range: Range<u64>) {
+    for gap in stage.missing(range) {
+        let bytes = &model.origin[gap.start as usize..gap.end as usize];
+        stage.fill(gap.start, bytes).unwrap();
+    }
+}
+
+fn cut(range: Range<u64>, bytes: &[u8]) -> Range<usize> {
+    let end = (range.end as usize).min(bytes.len());
+    (range.start as usize).min(end)..end
+}
+
+fn same(model: &Model, range: Range<usize>) {
+    if !range.is_empty() {
+        assert!(model.content[range.clone()] == model.origin[range]);
+    }
+}
+
+fn run(area: &Arc<StagingArea>, origin_bytes: Option<Vec<u8>>, ops: Vec<Op>) {
+    let mut stage = Stage::new(area, origin_bytes.as_deref().map(origin));
+    let bytes = origin_bytes.unwrap_or_default();
+    let mut model = Model {
+        content: bytes.clone(),
+        marked: bytes.clone(),
+        origin: bytes,
+        changed_since_mark: true,
+    };
+    let mut marks = false;
+    let mut snapshots: Vec<(Body, Vec<u8>)> = Vec::new();
+    for op in ops {
+        match op {
+            Op::Write(at, len, fill) => {
+                let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 7) as u8).collect();
+                stage.write(at, &data).unwrap();
+                let at = at as usize;
+                if len > 0 {
+                    let end = model.content.len().max(at + len);
+                    model.content.resize(end, 0);
+                    model.content[at..at + len].copy_from_slice(&data);
+                    model.changed_since_mark = true;
+                }
+            }
+            Op::SetSize(size) => {
+                stage.set_size(size).unwrap();
+                model.changed_since_mark |= size as usize != model.content.len();
+                model.content.resize(size as usize, 0);
+            }
+            Op::Zero(start, end) => {
+                stage.zero(start..end).unwrap();
+                let range = cut(start..end, &model.content);
+                model.changed_since_mark |= !range.is_empty();
+                model.content[range].fill(0);
+            }
+            Op::Fill(start, end) => {
+                // Also over what was written meanwhile, as a late answer of the store does.
+                let range = cut(start..end, &model.origin);
+                stage
+                    .fill(range.start as u64, &model.origin[range.clone()])
+                    .unwrap();
+            }
+            Op::Read(start, end) => {
+                fetch(&mut stage, &model, start..end);
+                let got = stage.read(start..end).unwrap();
+                assert!(got == model.content[cut(start..end, &model.content)]);
+            }
+            Op::Snapshot => {
+                fetch(&mut stage, &model, 0..u64::MAX);
+                snapshots.push((stage.snapshot().unwrap(), model.content.clone()));
+                model.marked = model.content.clone();
+                model.changed_since_mark = false;
+                marks = true;
+            }
+            Op::Body(start, end) => {
+                let range = cut(start..end, &model.content);
+                let wide = range.start as u64..range.end as u64;
+                fetch(&mut stage, &model, wide.clone());
+                let body = stage.body(wide).unwrap();
+                snapshots.push((body, model.content[range].to_vec()));
+            }
+            Op::DropSnapshots => snapshots.clear(),
+            Op::Mark => {
+                stage.mark();
+                model.marked = model.content.clone();
+                model.changed_since_mark = false;
+                marks = true;
+            }
+            Op::Rebase if marks => {
+                stage.rebase(Some(origin(&model.marked)));
+                model.origin = model.marked.clone();
+                if !model.changed_since_mark {
+                    assert!(stage.is_origin() && stage.dirty().is_empty());
+                }
+            }
+            Op::Rebase => {}
+        }
+        assert_eq!(stage.size(), model.content.len() as u64);
+        for (body, expected) in &snapshots {
+            assert!(bytes_of(body) == *expected, "a snapshot changed");
+        }
+        if stage.is_origin() {
+            assert!(model.content == model.origin);
+        }
+        // Every byte outside of the dirty ranges is the origin's.
+        let mut clean = 0..0;
+        for dirty in stage.dirty() {
+            clean.end = dirty.start as usize;
+            same(&model, clean);
+            clean = dirty.end as usize..0;
+        }
+        clean.end = model.content.len();
+        same(&model, clean);
+    }
+    let mut at = 0;
+    while at < stage.size() {
+        let data = stage.next_data(at).unwrap_or(stage.size());
+        assert!(
+            model.content[at as usize..data as usize]
+                .iter()
+                .all(|b| *b == 0)
+        );
+        at = stage.next_hole(data).max(at + 1);
+    }
+    fetch(&mut stage, &model, 0..u64::MAX);
+    assert!(bytes_of(&stage.snapshot().unwrap()) == model.content);
+    drop((stage, snapshots));
+    assert_eq!((area.memory(), area.spilled()), (0, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Random operations agree with plain bytes: in memory, across the switch (by the file's
+    /// limit or by the area's), and in a spill file from the first byte.
+    #[test]
+    fn a_stage_is_its_bytes(
+        form in 0..4usize,
+        origin in prop_oneof![Just(None), (0..400_000usize, 1..250u8).prop_map(Some)],
+        ops in proptest::collection::vec(op(), 1..40),
+    ) {
+        let (memory, file) = [
+            (1 << 30, 1 << 30),
+            (1 << 30, 400_000),
+            (300_000, 1 << 30),
+            (0, 0),
+        ][form];
+        let (_dir, area) = area(memory, file);
+        let bytes = origin.map(|(len, seed)| {
+            (0..len).map(|i| seed.wrapping_add((i % 251) as u8) | 1).collect()
+        });
+        run(&area, bytes, ops);
+    }
+}
+
+#[test]
+fn small_files_take_little_memory() {
+    let (_dir, area) = area(1 << 20, 1 << 20);
+    let mut stage = Stage::new(&area, None);
+    assert!(!stage.is_origin() && !stage.written());
+    stage.write(0, b"hello").unwrap();
+    assert!(stage.memory() <= 64 && area.memory() <= 64);
+    let Body::Memory(pieces) = stage.snapshot().unwrap() else {
+        panic!("a small file is in memory");
+    };
+    assert_eq!(pieces.len(), 1);
+    assert_eq!(pieces[0], "hello");
+    assert_eq!(area.spilled(), 0);
+}
+
+#[test]
+fn sparse_files_take_no_room() {
+    for file_memory in [1 << 20, 0] {
+        let (_dir, area) = area(1 << 20, file_memory);
+        let mut stage = Stage::new(&area, None);
+        stage.write(1 << 40, b"x").unwrap();
+        stage.set_size(1 << 41).unwrap();
+        assert!(area.memory() + area.spilled() <= memory::CHUNK);
+        let body = stage.snapshot().unwrap();
+        assert_eq!(body.len(), 1 << 41);
+        let Body::Source(source) = body else {
+            panic!("a list of zeros would be long");
+        };
+        let start = (1 << 40) - 1;
+        assert_eq!(source.read(start..start + 3).unwrap(), &b"\0x\0"[..]);
+        assert_eq!(stage.next_data(5), Some(1 << 40));
+        assert_eq!(stage.next_hole(1 << 40), (1 << 40) + 1);
+        assert_eq!(stage.next_data((1 << 40) + 1), None);
+        stage.zero(0..1 << 41).unwrap();
+        assert_eq!(stage.next_data(0), None);
+        assert_eq!(stage.dirty(), vec![0..1 << 41; 1]);
+    }
+}
+
+#[test]
+fn refusals_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let area = StagingArea::new(StagingOptions {
+        memory: 1 << 20,
+        file_memory: 1000,
+        largest_file: 1 << 20,
+        disk: 5000,
+        ..StagingOptions::new(dir.path())
+    })
+    .unwrap();
+    let mut stage = Stage::new(&area, None);
+    stage.write(0, &[1; 900]).unwrap();
+    // Neither on the way to the file nor in it.
+    assert_eq!(errno(stage.write(100, &[2; 6000])), libc::ENOSPC);
+    assert!(area.spilled() == 0 && area.memory() > 0);
+    stage.write(900, &[1; 3100]).unwrap();
+    assert_eq!((area.spilled(), area.memory()), (4000, 0));
+    assert_eq!(errno(stage.write(3900, &[2; 2000])), libc::ENOSPC);
+    assert_eq!(errno(stage.write(1 << 20, b"x")), libc::EFBIG);
+    assert_eq!(errno(stage.write(u64::MAX, b"x")), libc::EFBIG);
+    assert_eq!(errno(stage.set_size((1 << 20) + 1)), libc::EFBIG);
+    assert_eq!(stage.size(), 4000);
+    assert_eq!(stage.read(0..u64::MAX).unwrap(), vec![1; 4000]);
+    // A snapshot's file counts until it is gone.
+    let body = stage.snapshot().unwrap();
+    assert_eq!(errno(stage.write(0, b"x")), libc::ENOSPC);
+    stage.write(4000, &[3; 1000]).unwrap();
+    assert_eq!(bytes_of(&body), vec![1; 4000]);
+    drop(body);
+    stage.write(0, b"x").unwrap();
+    assert_eq!(area.spilled(), 5000);
+    stage.set_size(0).unwrap();
+    assert_eq!(area.spilled(), 0);
+}
+
+#[test]
+fn appending_beside_a_snapshot_copies_no_file() {
+    let (_dir, area) = area(0, 0);
+    let mut stage = Stage::new(&area, None);
+    let mut bodies = Vec::new();
+    for part in 0..8u64 {
+        stage.write(part << 20, &vec![part as u8; 1 << 20]).unwrap();
+        bodies.push(stage.body(part << 20..(part + 1) << 20).unwrap());
+        assert_eq!(area.spilled(), (part + 1) << 20);
+    }
+    stage.write(0, &[9]).unwrap();
+    assert_eq!(area.spilled(), 16 << 20);
+    assert_eq!(bytes_of(&bodies[0]), vec![0; 1 << 20]);
+}
+
+#[test]
+fn missing_bytes_are_never_taken_for_zeros() {
+    let (_dir, area) = area(1 << 20, 1 << 20);
+    let mut stage = Stage::new(&area, Some(origin(&[7; 100])));
+    assert!(stage.is_origin());
+    stage.write(10, &[1; 10]).unwrap();
+    assert_eq!(stage.missing(0..100), [0..10, 20..100]);
+    assert!(stage.read(5..15).is_err());
+    assert!(stage.snapshot().is_err());
+    assert_eq!(stage.read(10..20).unwrap(), vec![1; 10]);
+    stage.set_size(50).unwrap();
+    stage.set_size(100).unwrap();
+    assert_eq!(stage.missing(0..100), [0..10, 20..50]);
+    stage.rebase(None);
+    assert!(!stage.is_origin() && stage.written());
+}
+
+#[test]
+fn the_directory_is_private_and_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a/b");
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(path.join("spill-0"), "left by a crash").unwrap();
+    std::fs::write(path.join("other"), "not ours").unwrap();
+    let area = StagingArea::new(StagingOptions::new(&path)).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let mut stage = Stage::new(&area, None);
+    stage.write(0, &vec![1; 20 << 20]).unwrap();
+    assert_eq!(area.spilled(), 20 << 20);
+    let names: Vec<_> = std::fs::read_dir(&path).unwrap().flatten().collect();
+    assert_eq!(names.len(), 1);
+    assert_eq!(names[0].file_name(), "other");
+}
