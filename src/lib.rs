@@ -7,6 +7,7 @@
 //! Each stage imports only what stands to its right. [`driver`] is the contract every store
 //! implements; [`key`] and [`clock`] are the vocabulary all stages share.
 
+pub mod cache;
 pub mod clock;
 pub mod driver;
 pub mod fs;

@@ -1,0 +1,8 @@
+//! What is known of the store without asking it: `content` holds blocks of object bodies in
+//! memory, `disk` behind it, and `fetch` brings what is missing.
+//!
+//! Content is keyed by etag, so it is never stale: what may be stale is only which etag a name has.
+
+pub mod content;
+pub mod disk;
+pub mod fetch;

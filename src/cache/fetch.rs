@@ -1,0 +1,515 @@
+//! Brings blocks that are not cached: one request for a run of them, shared by all who wait, and
+//! ahead of those who read sequentially.
+
+mod flight;
+mod pattern;
+
+pub use pattern::Pattern;
+
+use super::content::{BLOCK, BlockCache, Usage, Version};
+use super::disk::DiskOptions;
+use crate::clock;
+use crate::driver::{Driver, ETag, Error, ErrorKind, GetOptions, Object, Result};
+use crate::key::Key;
+use bytes::{Buf, Bytes, BytesMut};
+use flight::{Flight, Ticket};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use pattern::{Ahead, Budget};
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Limits of a [`Fetcher`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchOptions {
+    /// Memory for cached blocks, in bytes. Half of it is what all handles together may have
+    /// fetched ahead.
+    pub memory: u64,
+    /// How far ahead of one handle to fetch, in bytes.
+    pub window: u64,
+    /// The disk cache, if there is to be one.
+    pub disk: Option<DiskOptions>,
+}
+
+impl FetchOptions {
+    /// Up to 8 MiB ahead of a handle, and no disk cache.
+    pub fn new(memory: u64) -> Self {
+        FetchOptions {
+            memory,
+            window: 8 << 20,
+            disk: None,
+        }
+    }
+}
+
+/// Requests for a range that nobody reads ahead of are at most so large, in bytes.
+const PIECE: u64 = 4 << 20;
+/// Requests for a stage are at most so large, in bytes, and so many at a time.
+const WHOLE_PIECE: u64 = 8 << 20;
+const WHOLE_PARALLEL: usize = 4;
+/// Up to this size a range for a stage goes through the cache.
+const CACHED_WHOLE: u64 = 1 << 20;
+/// How often in a row a body may break off without a byte before the read fails, and how long to
+/// wait before it is asked for again. (Requests that are not answered are tried again below us.)
+const BREAKS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads versions of objects through a cache.
+#[derive(Debug)]
+pub struct Fetcher {
+    driver: Arc<dyn Driver>,
+    ranges: bool,
+    cache: BlockCache,
+    /// Blocks on their way, each with how to wait for it. Its lock is taken before those of the
+    /// cache, and held for a few look-ups. An entry is there exactly as long as its flight has
+    /// not landed it.
+    in_flight: Mutex<HashMap<(Key, ETag, u64), Ticket>>,
+    budget: Arc<Budget>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// How a reader gets one block.
+enum Claim {
+    /// It was cached.
+    Here(Bytes),
+    /// This reader's own request brings it.
+    Own(Ticket),
+    /// A request that was on its way brings it.
+    Joined(Ticket),
+}
+
+impl Fetcher {
+    /// A fetcher with its cache. Must be called inside a tokio runtime, which runs the requests;
+    /// fails where the cache directory cannot be used.
+    pub fn new(driver: Arc<dyn Driver>, options: FetchOptions) -> io::Result<Arc<Fetcher>> {
+        Ok(Arc::new(Fetcher {
+            ranges: driver.capabilities().range,
+            cache: BlockCache::new(options.memory, options.disk)?,
+            in_flight: Mutex::default(),
+            budget: Budget::new(options.window, options.memory / 2),
+            runtime: tokio::runtime::Handle::current(),
+            driver,
+        }))
+    }
+
+    /// The bytes of `range`, cut at the end, if all of them are in memory. It does not wait; it
+    /// may start to fetch ahead.
+    pub fn cached(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+        pattern: &Pattern,
+    ) -> Option<Bytes> {
+        let range = version.cut(range);
+        let bytes = self.peek(version, &range)?;
+        if let Some(ahead) = self.note(version, &range, pattern) {
+            self.claim(version, 0..0, Some(ahead));
+        }
+        Some(bytes)
+    }
+
+    /// The bytes of `range`, cut at the end, and of no other version: a replaced one is
+    /// [`ErrorKind::Changed`], a missing one [`ErrorKind::NotFound`]. The future may be dropped.
+    pub async fn read(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+        pattern: &Pattern,
+    ) -> Result<Bytes> {
+        let range = version.cut(range);
+        let ahead = self.note(version, &range, pattern);
+        self.blocks(version, range, ahead).await
+    }
+
+    async fn blocks(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+        mut ahead: Option<Ahead>,
+    ) -> Result<Bytes> {
+        let mut next = range.start / BLOCK;
+        let end = range.end.div_ceil(BLOCK);
+        let mut blocks = Vec::with_capacity((end - next) as usize);
+        let mut again = false;
+        while next < end {
+            for claim in self.claim(version, next..end, ahead.take()) {
+                let (ticket, own) = match claim {
+                    Claim::Here(bytes) => {
+                        blocks.push(bytes);
+                        next += 1;
+                        continue;
+                    }
+                    Claim::Own(ticket) => (ticket, true),
+                    Claim::Joined(ticket) => (ticket, false),
+                };
+                match flight::wait(ticket).await {
+                    Some(Ok(bytes)) => {
+                        blocks.push(bytes);
+                        next += 1;
+                    }
+                    // Somebody else's failure is not this reader's, unless it is about the object.
+                    Some(Err(error)) if again || own || is_final(&error) => return Err(error),
+                    None if again => return Err(dropped(version)),
+                    _ => {
+                        again = true;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(join(blocks, range))
+    }
+
+    /// All bytes of a range, for filling a stage; see [`Fetcher::stream`] for large ones.
+    pub async fn read_all(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+    ) -> Result<Bytes> {
+        let range = version.cut(range);
+        let mut stream = self.stream(version, range.clone());
+        let Some(first) = stream.next().await.transpose()? else {
+            return Ok(Bytes::new());
+        };
+        if first.len() as u64 == range.end - range.start {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
+        all.extend_from_slice(&first);
+        while let Some(bytes) = stream.next().await {
+            all.extend_from_slice(&bytes?);
+        }
+        Ok(all.freeze())
+    }
+
+    /// The bytes of a range in order, in pieces of at most 8 MiB, a few of which are fetched at
+    /// a time. Large ranges neither come from the cache nor go there, unless all is in memory.
+    pub fn stream(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        let range = version.cut(range);
+        let piece = if self.ranges { WHOLE_PIECE } else { u64::MAX };
+        let (fetcher, version) = (self.clone(), version.clone());
+        let mut start = range.start;
+        let pieces = std::iter::from_fn(move || {
+            let piece = start..range.end.min(start.saturating_add(piece));
+            start = piece.end;
+            (!piece.is_empty()).then_some(piece)
+        });
+        futures::stream::iter(pieces)
+            .map(move |piece| {
+                let (fetcher, version) = (fetcher.clone(), version.clone());
+                async move { fetcher.piece(&version, piece).await }
+            })
+            .buffered(WHOLE_PARALLEL)
+            .boxed()
+    }
+
+    /// Takes bytes of a version that were learned otherwise; whole blocks are kept.
+    pub fn insert(&self, version: &Arc<Version>, offset: u64, data: Bytes) {
+        let end = version.size.min(offset.saturating_add(data.len() as u64));
+        for index in offset.div_ceil(BLOCK)..version.blocks() {
+            let block = version.block(index);
+            if block.end > end {
+                return;
+            }
+            if self.cache.get(version, index).is_none() {
+                let part = (block.start - offset) as usize..(block.end - offset) as usize;
+                let copy = Bytes::copy_from_slice(&data[part]);
+                self.cache.insert(version, index, copy);
+            }
+        }
+    }
+
+    /// Drops what is in memory of every version of a key.
+    pub fn forget(&self, key: &Key) {
+        self.cache.forget(key);
+    }
+
+    /// How much is cached.
+    pub fn usage(&self) -> Usage {
+        self.cache.usage()
+    }
+
+    fn peek(&self, version: &Version, range: &Range<u64>) -> Option<Bytes> {
+        let blocks: Option<Vec<Bytes>> = (range.start / BLOCK..range.end.div_ceil(BLOCK))
+            .map(|index| self.cache.get(version, index))
+            .collect();
+        Some(join(blocks?, range.clone()))
+    }
+
+    fn note(&self, version: &Version, range: &Range<u64>, pattern: &Pattern) -> Option<Ahead> {
+        if range.is_empty() {
+            return None;
+        }
+        pattern.note(range, version.size, &self.budget)
+    }
+
+    async fn piece(self: &Arc<Self>, version: &Arc<Version>, range: Range<u64>) -> Result<Bytes> {
+        if let Some(bytes) = self.peek(version, &range) {
+            return Ok(bytes);
+        }
+        if range.end - range.start <= CACHED_WHOLE {
+            return self.blocks(version, range, None).await;
+        }
+        let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
+        self.pull(version, range, |bytes| all.extend_from_slice(bytes))
+            .await?;
+        Ok(all.freeze())
+    }
+
+    /// Says how each block of `demand` is to be had, and sends requests for those of them and of
+    /// `ahead` that are neither cached nor on their way.
+    fn claim(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        demand: Range<u64>,
+        ahead: Option<Ahead>,
+    ) -> Vec<Claim> {
+        let (ahead, piece) = match ahead {
+            Some(ahead) => (ahead.blocks, ahead.piece),
+            None => (0..0, PIECE / BLOCK),
+        };
+        let mut claims = Vec::with_capacity((demand.end - demand.start) as usize);
+        // The reader's own blocks ride on the first request.
+        let piece = piece + demand.end - demand.start;
+        let mut flights: Vec<(Flight, bool)> = Vec::new();
+        let mut in_flight = self.in_flight.lock();
+        for index in demand.clone().chain(ahead) {
+            let id = (version.key.clone(), version.etag.clone(), index);
+            let joined = in_flight.get(&id).cloned();
+            let claim = match joined {
+                Some(ticket) => Claim::Joined(ticket),
+                None => match self.cache.get(version, index) {
+                    Some(bytes) => Claim::Here(bytes),
+                    None if self.ranges => {
+                        let disk = self.cache.on_disk(version, index);
+                        let fits = |(flight, from_disk): &&mut (Flight, bool)| {
+                            flight.end() == index && flight.len() < piece && *from_disk == disk
+                        };
+                        let ticket = match flights.last_mut().filter(fits) {
+                            Some((flight, _)) => flight.add(),
+                            None => {
+                                let mut flight = Flight::new(self, version, index);
+                                let ticket = flight.add();
+                                flights.push((flight, disk));
+                                ticket
+                            }
+                        };
+                        in_flight.insert(id, ticket.clone());
+                        Claim::Own(ticket)
+                    }
+                    None => {
+                        flights.push(self.whole(version, &mut in_flight));
+                        Claim::Own(in_flight[&id].clone())
+                    }
+                },
+            };
+            if demand.contains(&index) {
+                claims.push(claim);
+            }
+        }
+        drop(in_flight);
+        for (flight, from_disk) in flights {
+            self.runtime.spawn(flight.run(from_disk));
+        }
+        claims
+    }
+
+    /// A flight for all blocks of a version that are neither cached nor on their way, for stores
+    /// that send whole objects only.
+    fn whole(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        in_flight: &mut HashMap<(Key, ETag, u64), Ticket>,
+    ) -> (Flight, bool) {
+        let mut flight = Flight::new(self, version, 0);
+        let mut on_disk = true;
+        for index in 0..version.blocks() {
+            let id = (version.key.clone(), version.etag.clone(), index);
+            if in_flight.contains_key(&id) || self.cache.get(version, index).is_some() {
+                flight.pass();
+            } else {
+                on_disk &= self.cache.on_disk(version, index);
+                in_flight.insert(id, flight.add());
+            }
+        }
+        (flight, on_disk)
+    }
+
+    /// Takes blocks that have arrived, or never will, off the list.
+    fn landed(&self, version: &Version, blocks: Range<u64>) {
+        let mut in_flight = self.in_flight.lock();
+        for index in blocks {
+            in_flight.remove(&(version.key.clone(), version.etag.clone(), index));
+        }
+    }
+
+    /// Gives `sink` exactly the bytes of `range`, in order. A body that breaks off is asked for
+    /// again from where it did.
+    async fn pull(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        mut sink: impl FnMut(&[u8]) + Send,
+    ) -> Result<()> {
+        let mut at = range.start;
+        let mut breaks = 0;
+        loop {
+            let start = at;
+            let object = self.open(version, at..range.end).await?;
+            let Err(error) = drain(object, &mut at, range.end, &mut sink).await else {
+                return Ok(());
+            };
+            let error = error.during("get").on(&version.key);
+            breaks = if at > start { 1 } else { breaks + 1 };
+            if !error.retryable() || breaks >= BREAKS {
+                return Err(error);
+            }
+            log::debug!("{error}; asking again from byte {at}");
+            let jitter = Duration::from_millis(clock::random() % 50);
+            tokio::time::sleep(PAUSE * breaks + jitter).await;
+        }
+    }
+
+    /// Asks for a range of exactly this version.
+    async fn open(&self, version: &Version, range: Range<u64>) -> Result<Object> {
+        let whole = !self.ranges || range == (0..version.size);
+        let options = GetOptions {
+            range: (!whole).then(|| range.clone()),
+            if_match: Some(version.etag.clone()),
+            ..GetOptions::default()
+        };
+        let object = self.driver.get(&version.key, options).await?.found()?;
+        let wrong = |kind, why: String| Err(Error::new(kind, why).during("get").on(&version.key));
+        let info = &object.info;
+        if info.etag != version.etag {
+            return wrong(
+                ErrorKind::Changed,
+                format!(
+                    "the object has etag {:?} now, not {:?} as when it was opened; open it again",
+                    info.etag, version.etag
+                ),
+            );
+        }
+        if let Some(size) = info.size
+            && size != version.size
+        {
+            return wrong(
+                ErrorKind::Corrupt,
+                format!(
+                    "the store says that etag {:?} has {size} bytes, and said {} before",
+                    info.etag, version.size
+                ),
+            );
+        }
+        if object.range.start > range.start || object.range.end < range.end {
+            return wrong(
+                ErrorKind::Corrupt,
+                format!(
+                    "the store sent bytes {}..{} instead of {}..{}",
+                    object.range.start, object.range.end, range.start, range.end
+                ),
+            );
+        }
+        Ok(object)
+    }
+}
+
+/// Gives `sink` the bytes of a body from `at` on, until `end`.
+async fn drain(
+    mut object: Object,
+    at: &mut u64,
+    end: u64,
+    sink: &mut (impl FnMut(&[u8]) + Send),
+) -> Result<()> {
+    let mut place = object.range.start;
+    let mut last = Bytes::new();
+    while *at < end {
+        let Some(mut bytes) = object.body.next().await.transpose()? else {
+            break;
+        };
+        let start = place;
+        place += bytes.len() as u64;
+        if place > object.range.end {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("the body goes on behind byte {}", object.range.end),
+            ));
+        }
+        if place <= *at {
+            continue;
+        }
+        bytes.advance((*at - start) as usize);
+        if place == object.range.end && place == end {
+            // Given out only when the body has ended as it should.
+            last = bytes;
+            break;
+        }
+        bytes.truncate((end - *at) as usize);
+        sink(&bytes);
+        *at += bytes.len() as u64;
+    }
+    if !last.is_empty() {
+        while let Some(more) = object.body.next().await.transpose()? {
+            if !more.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("the body goes on behind byte {end}"),
+                ));
+            }
+        }
+        sink(&last);
+        *at = end;
+    }
+    if *at < end {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the body ended at byte {place} instead of {}",
+                object.range.end
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Cuts `range` out of the blocks that it touches.
+fn join(mut blocks: Vec<Bytes>, range: Range<u64>) -> Bytes {
+    let skip = (range.start % BLOCK) as usize;
+    let len = (range.end - range.start) as usize;
+    if blocks.len() <= 1 {
+        let block = blocks.pop().unwrap_or_default();
+        return block.slice(if len == 0 { 0..0 } else { skip..skip + len });
+    }
+    let mut joined = BytesMut::with_capacity(len);
+    for (i, block) in blocks.iter().enumerate() {
+        let start = if i == 0 { skip } else { 0 };
+        let end = block.len().min(start + len - joined.len());
+        joined.extend_from_slice(&block[start..end]);
+    }
+    joined.freeze()
+}
+
+/// Whether an error says something about the object, so that asking again makes no sense.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
+}
+
+fn dropped(version: &Version) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the request was dropped twice before it was answered; is bucketfs being stopped?",
+    )
+    .during("get")
+    .on(&version.key)
+}
+
+#[cfg(test)]
+mod tests;

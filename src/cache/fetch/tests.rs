@@ -1,0 +1,514 @@
+use super::*;
+use crate::driver::{
+    Body, Capabilities, GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions,
+};
+use async_trait::async_trait;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// How large the pieces are in which bodies come; no divisor of a block.
+const STEP: u64 = 50_000;
+
+/// A store of objects that counts gets and fails as it is told.
+#[derive(Debug)]
+struct Store {
+    ranges: bool,
+    objects: Mutex<HashMap<Key, (ETag, Bytes)>>,
+    /// The ranges that were asked for.
+    gets: Mutex<Vec<Range<u64>>>,
+    /// What becomes of the next gets; afterwards they succeed.
+    faults: Mutex<VecDeque<Fault>>,
+    /// Permits for pieces of bodies.
+    gate: Arc<Semaphore>,
+    conditions: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Fault {
+    None,
+    Fail(ErrorKind),
+    Panic,
+    /// The body ends after so many pieces.
+    Short(usize),
+    /// The body has more than it says.
+    Long,
+}
+
+impl Store {
+    fn new() -> Store {
+        Store {
+            ranges: true,
+            objects: Mutex::default(),
+            gets: Mutex::default(),
+            faults: Mutex::default(),
+            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            conditions: true,
+        }
+    }
+
+    fn put(&self, key: &str, etag: &str, bytes: Bytes) -> Arc<Version> {
+        let version = Version {
+            key: Key::from(key),
+            etag: ETag::new(etag),
+            size: bytes.len() as u64,
+        };
+        let object = (version.etag.clone(), bytes);
+        self.objects.lock().insert(version.key.clone(), object);
+        Arc::new(version)
+    }
+
+    fn count(&self) -> usize {
+        self.gets.lock().len()
+    }
+
+    fn fault(&self, faults: &[Fault]) {
+        self.faults.lock().extend(faults.iter().cloned());
+    }
+}
+
+#[async_trait]
+impl Driver for Store {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            range: self.ranges,
+            ..Capabilities::default()
+        }
+    }
+
+    async fn head(&self, _: &Key) -> Result<ObjectInfo> {
+        Err(Error::unsupported("head"))
+    }
+
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
+        let Some((etag, bytes)) = self.objects.lock().get(key).cloned() else {
+            return Err(Error::new(ErrorKind::NotFound, "gone").during("get"));
+        };
+        let size = bytes.len() as u64;
+        let range = options.range.filter(|_| self.ranges).unwrap_or(0..size);
+        self.gets.lock().push(range.clone());
+        let fault = self.faults.lock().pop_front().unwrap_or(Fault::None);
+        tokio::task::yield_now().await;
+        match fault {
+            Fault::Fail(kind) => {
+                let _ = self.gate.acquire().await.unwrap();
+                return Err(Error::new(kind, "told to fail").during("get"));
+            }
+            Fault::Panic => panic!("told to panic"),
+            _ => {}
+        }
+        if self.conditions && options.if_match.is_some_and(|want| want != etag) {
+            return Err(Error::new(ErrorKind::Changed, "changed").during("get"));
+        }
+        let mut pieces: Vec<Bytes> = (range.start..range.end)
+            .step_by(STEP as usize)
+            .map(|at| bytes.slice(at as usize..(at + STEP).min(range.end) as usize))
+            .collect();
+        match fault {
+            Fault::Short(keep) => pieces.truncate(keep),
+            Fault::Long => pieces.push(Bytes::from_static(b"more")),
+            _ => {}
+        }
+        let gate = self.gate.clone();
+        let body = futures::stream::iter(pieces).then(move |piece| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.expect("never closed").forget();
+                Ok(piece)
+            }
+        });
+        Ok(GetOutcome::Found(Box::new(Object {
+            info: ObjectInfo {
+                size: Some(size),
+                etag,
+                modified: clock::wall(),
+                attributes: None,
+                commits: Vec::new(),
+                version: None,
+            },
+            range,
+            body: body.boxed(),
+        })))
+    }
+
+    async fn put(&self, _: &Key, _: Body, _: PutOptions) -> Result<ObjectInfo> {
+        Err(Error::unsupported("put"))
+    }
+
+    async fn delete(&self, _: &Key, _: Precondition) -> Result<()> {
+        Err(Error::unsupported("delete"))
+    }
+
+    async fn list(&self, _: ListRequest) -> Result<Page> {
+        Err(Error::unsupported("list"))
+    }
+}
+
+fn content(len: u64, seed: u64) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; len as usize];
+    random.fill(&mut bytes);
+    bytes.into()
+}
+
+fn fetcher(store: &Arc<Store>, memory: u64) -> Arc<Fetcher> {
+    Fetcher::new(store.clone(), FetchOptions::new(memory)).unwrap()
+}
+
+/// As the filesystem reads: inline where possible.
+async fn read(
+    fetcher: &Arc<Fetcher>,
+    version: &Arc<Version>,
+    range: Range<u64>,
+    pattern: &Pattern,
+) -> Result<Bytes> {
+    match fetcher.cached(version, range.clone(), pattern) {
+        Some(bytes) => Ok(bytes),
+        None => fetcher.read(version, range, pattern).await,
+    }
+}
+
+/// Waits until nothing is on its way.
+async fn settle(fetcher: &Fetcher) {
+    while !fetcher.in_flight.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_are_exact() {
+    for (ranges, memory) in [
+        (true, 64 << 20),
+        (true, 1 << 20),
+        (true, 0),
+        (false, 2 << 20),
+    ] {
+        let store = Arc::new(Store {
+            ranges,
+            ..Store::new()
+        });
+        let fetcher = fetcher(&store, memory);
+        for size in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * 1024 * 1024 + 7] {
+            let bytes = content(size, size);
+            let version = store.put(&format!("k{size}"), "e", bytes.clone());
+            let tasks = (0..4).map(|task| {
+                let (fetcher, version, bytes) = (fetcher.clone(), version.clone(), bytes.clone());
+                tokio::spawn(async move {
+                    let mut random = fastrand::Rng::with_seed(task);
+                    let pattern = Pattern::default();
+                    let mut next = 0;
+                    for _ in 0..60 {
+                        let start = match random.u8(0..3) {
+                            0 => random.u64(0..=size + 10),
+                            _ => next,
+                        };
+                        next = start + random.u64(0..=400_000);
+                        let got = read(&fetcher, &version, start..next, &pattern)
+                            .await
+                            .unwrap();
+                        let cut = version.cut(start..next);
+                        assert!(got == bytes[cut.start as usize..cut.end as usize]);
+                        assert!(fetcher.usage().memory <= memory);
+                    }
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                task.await.unwrap();
+            }
+        }
+        settle(&fetcher).await;
+    }
+}
+
+#[tokio::test]
+async fn a_small_file_is_one_get_however_many_read_it() {
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 8 << 20);
+    let version = store.put("k", "e", content(BLOCK, 1));
+    let patterns: Vec<Pattern> = (0..5).map(|_| Pattern::default()).collect();
+    let reads = patterns.iter().enumerate().map(|(i, pattern)| {
+        let start = i as u64 * 1000;
+        fetcher.read(&version, start..start + 5000, pattern)
+    });
+    for result in futures::future::join_all(reads).await {
+        assert_eq!(result.unwrap().len(), 5000);
+    }
+    assert!(fetcher.cached(&version, 0..BLOCK, &patterns[0]).is_some());
+    assert_eq!(*store.gets.lock(), vec![0..BLOCK; 1]);
+}
+
+#[tokio::test]
+async fn sequential_reading_is_a_few_gets_of_every_byte_once() {
+    for request in [BLOCK, 1 << 20, 4096] {
+        let store = Arc::new(Store::new());
+        let fetcher = fetcher(&store, 64 << 20);
+        let size = 16 << 20;
+        let bytes = content(size, 2);
+        let version = store.put("k", "e", bytes.clone());
+        let pattern = Pattern::default();
+        for start in (0..size).step_by(request as usize) {
+            let range = start..start + request;
+            let got = read(&fetcher, &version, range, &pattern).await.unwrap();
+            assert!(got == bytes[start as usize..(start + request) as usize]);
+        }
+        let gets = store.gets.lock().clone();
+        assert!(
+            gets.len() <= 12,
+            "{} gets of {request}: {gets:?}",
+            gets.len()
+        );
+        assert_eq!(gets.iter().map(|r| r.end - r.start).sum::<u64>(), size);
+    }
+}
+
+#[tokio::test]
+async fn random_reading_fetches_its_blocks_only() {
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 64 << 20);
+    let version = store.put("k", "e", content(16 << 20, 3));
+    let pattern = Pattern::default();
+    for block in [70, 3, 50, 20, 90] {
+        let start = block * BLOCK + 5000;
+        let got = fetcher.read(&version, start..start + 4096, &pattern).await;
+        assert_eq!(got.unwrap().len(), 4096);
+        assert_eq!(
+            store.gets.lock().last(),
+            Some(&(block * BLOCK..(block + 1) * BLOCK))
+        );
+    }
+    assert_eq!(store.count(), 5);
+}
+
+#[tokio::test]
+async fn a_reader_waits_for_its_own_blocks_only() {
+    let store = Arc::new(Store {
+        gate: Arc::new(Semaphore::new(3)),
+        ..Store::new()
+    });
+    let fetcher = fetcher(&store, 64 << 20);
+    let version = store.put("k", "e", content(1 << 20, 4));
+    let pattern = Pattern::default();
+    // Three pieces of the body are enough for the first block, not for the second.
+    fetcher.read(&version, 0..4096, &pattern).await.unwrap();
+    assert_eq!(*store.gets.lock(), vec![0..2 * BLOCK; 1]);
+    let mut second = Box::pin(fetcher.read(&version, BLOCK..BLOCK + 1, &pattern));
+    assert!(futures::poll!(&mut second).is_pending());
+    store.gate.add_permits(1000);
+    assert_eq!(second.await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn another_version_is_changed_and_never_mixed_in() {
+    for conditions in [true, false] {
+        let store = Arc::new(Store {
+            conditions,
+            ..Store::new()
+        });
+        let fetcher = fetcher(&store, 8 << 20);
+        let old = content(3 * BLOCK, 5);
+        let version = store.put("k", "1", old.clone());
+        let pattern = Pattern::default();
+        let start = 2 * BLOCK;
+        let got = fetcher.read(&version, start..start + 10, &pattern).await;
+        assert_eq!(got.unwrap(), old[start as usize..][..10]);
+        store.put("k", "2", content(3 * BLOCK, 6));
+        let result = fetcher.read(&version, 0..3 * BLOCK, &pattern).await;
+        assert_eq!(kind(result), ErrorKind::Changed);
+        assert_eq!(
+            kind(fetcher.read_all(&version, 0..9).await),
+            ErrorKind::Changed
+        );
+        // What was read of the old version is still what it was.
+        let got = fetcher
+            .cached(&version, start..3 * BLOCK, &pattern)
+            .unwrap();
+        assert_eq!(got, old[start as usize..]);
+        store.objects.lock().clear();
+        let result = fetcher.read(&version, 0..1, &pattern).await;
+        assert_eq!(kind(result), ErrorKind::NotFound);
+        // One get for each failed read: nobody asks twice about a version that is gone.
+        assert_eq!(store.count(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_break_off_are_continued() {
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 8 << 20);
+    let bytes = content(3 * BLOCK, 7);
+    let version = store.put("k", "e", bytes.clone());
+    let pattern = Pattern::default();
+    store.fault(&[Fault::Short(4), Fault::Short(0), Fault::Short(1)]);
+    let got = fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap();
+    assert!(got == bytes);
+    let starts: Vec<u64> = store.gets.lock().iter().map(|range| range.start).collect();
+    assert_eq!(starts, [0, 4 * STEP, 4 * STEP, 5 * STEP]);
+
+    let version = store.put("l", "e", bytes.clone());
+    store.fault(&[Fault::Short(3), Fault::Short(0), Fault::Short(0)]);
+    let result = fetcher.read(&version, 0..u64::MAX, &pattern).await;
+    assert_eq!(kind(result), ErrorKind::Corrupt);
+    // What did arrive is not asked for again.
+    assert!(fetcher.peek(&version, &(0..BLOCK)).is_some());
+    assert_eq!(store.count(), 7);
+
+    let version = store.put("m", "e", content(10, 8));
+    store.fault(&[Fault::Long, Fault::Long, Fault::Long]);
+    let result = fetcher.read(&version, 0..10, &pattern).await;
+    assert_eq!(kind(result), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn failures_wake_everybody_and_others_try_again() {
+    let store = Arc::new(Store {
+        gate: Arc::new(Semaphore::new(0)),
+        ..Store::new()
+    });
+    let fetcher = fetcher(&store, 8 << 20);
+    let version = store.put("k", "e", content(BLOCK, 9));
+    let patterns = [(); 3].map(|()| Pattern::default());
+    let denied = [Fault::Fail(ErrorKind::Denied)];
+    store.fault(&denied);
+    let mut reads = patterns
+        .each_ref()
+        .map(|pattern| Box::pin(fetcher.read(&version, 0..10, pattern)));
+    for read in &mut reads {
+        assert!(futures::poll!(read).is_pending());
+    }
+    store.gate.add_permits(1000);
+    let [own, joined, too] = reads;
+    let (own, joined, too) = tokio::join!(own, joined, too);
+    assert_eq!(kind(own), ErrorKind::Denied);
+    assert!(joined.is_ok() && too.is_ok());
+    assert_eq!(store.count(), 2);
+
+    // A request that dies is tried again once, then given up.
+    fetcher.forget(&version.key);
+    store.fault(&[Fault::Panic]);
+    assert!(fetcher.read(&version, 0..10, &patterns[0]).await.is_ok());
+    fetcher.forget(&version.key);
+    store.fault(&[Fault::Panic, Fault::Panic]);
+    let result = fetcher.read(&version, 0..10, &patterns[0]).await;
+    assert_eq!(kind(result), ErrorKind::Unavailable);
+    assert!(fetcher.in_flight.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_reader_leaves_nothing_behind() {
+    let store = Arc::new(Store {
+        gate: Arc::new(Semaphore::new(0)),
+        ..Store::new()
+    });
+    let fetcher = fetcher(&store, 8 << 20);
+    let version = store.put("k", "e", content(BLOCK, 10));
+    let pattern = Pattern::default();
+    let mut read = Box::pin(fetcher.read(&version, 0..10, &pattern));
+    assert!(futures::poll!(&mut read).is_pending());
+    drop(read);
+    store.gate.add_permits(1000);
+    settle(&fetcher).await;
+    assert!(fetcher.cached(&version, 0..BLOCK, &pattern).is_some());
+    assert_eq!(store.count(), 1);
+}
+
+#[tokio::test]
+async fn whole_objects_are_got_once() {
+    let store = Arc::new(Store {
+        ranges: false,
+        ..Store::new()
+    });
+    let fetcher = fetcher(&store, 64 << 20);
+    let bytes = content(5 * BLOCK + 1, 11);
+    let version = store.put("k", "e", bytes.clone());
+    let pattern = Pattern::default();
+    let start = 3 * BLOCK - 5;
+    let got = fetcher.read(&version, start..start + 10, &pattern).await;
+    assert_eq!(got.unwrap(), bytes[start as usize..][..10]);
+    settle(&fetcher).await;
+    assert_eq!(
+        fetcher.cached(&version, 0..u64::MAX, &pattern).unwrap(),
+        bytes
+    );
+    assert_eq!(store.count(), 1);
+}
+
+#[tokio::test]
+async fn bytes_learned_elsewhere_are_not_fetched() {
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 8 << 20);
+    let bytes = content(2 * BLOCK + 100, 12);
+    let version = store.put("k", "e", bytes.clone());
+    let pattern = Pattern::default();
+    fetcher.insert(&version, 5, bytes.slice(5..BLOCK as usize + 5));
+    assert_eq!(fetcher.usage().memory, 0);
+    fetcher.insert(&version, BLOCK - 9, bytes.slice(BLOCK as usize - 9..));
+    let tail = BLOCK..version.size;
+    assert_eq!(
+        fetcher.cached(&version, tail, &pattern).unwrap(),
+        bytes[BLOCK as usize..]
+    );
+    assert_eq!(fetcher.cached(&version, 0..1, &pattern), None);
+    assert_eq!(store.count(), 0);
+}
+
+#[tokio::test]
+async fn stages_are_filled_exactly_and_past_the_cache() {
+    for ranges in [true, false] {
+        let store = Arc::new(Store {
+            ranges,
+            ..Store::new()
+        });
+        let fetcher = fetcher(&store, 8 << 20);
+        let bytes = content(20 << 20, 13);
+        let version = store.put("k", "e", bytes.clone());
+        let range = 12_345..19 << 20;
+        let got = fetcher.read_all(&version, range.clone()).await.unwrap();
+        assert!(got == bytes[range.start as usize..range.end as usize]);
+        assert_eq!(store.count(), if ranges { 3 } else { 1 });
+        assert_eq!(fetcher.usage().memory, 0);
+        // A small range is shared with readers, and fetches nothing ahead.
+        let got = fetcher.read_all(&version, 0..100).await.unwrap();
+        assert_eq!(got, bytes[..100]);
+        settle(&fetcher).await;
+        let last = store.gets.lock().last().cloned().unwrap();
+        assert_eq!(last.end, if ranges { BLOCK } else { version.size });
+        assert_eq!(
+            fetcher.read_all(&version, 7..7).await.unwrap(),
+            Bytes::new()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_handles_share_one_budget() {
+    let store = Arc::new(Store::new());
+    let memory = 8 << 20;
+    let fetcher = fetcher(&store, memory);
+    let size = 6 << 20;
+    let most = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..12)
+        .map(|i| {
+            let version = store.put(&format!("k{i}"), "e", content(size, i));
+            let (fetcher, most) = (fetcher.clone(), most.clone());
+            tokio::spawn(async move {
+                let pattern = Pattern::default();
+                for start in (0..size).step_by(BLOCK as usize) {
+                    let range = start..start + BLOCK;
+                    read(&fetcher, &version, range, &pattern).await.unwrap();
+                    most.fetch_max(fetcher.usage().memory, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(most.load(Ordering::Relaxed) <= memory);
+    // Windows that fit are not thrown out before they are read: nearly every byte comes once.
+    let sent: u64 = store.gets.lock().iter().map(|r| r.end - r.start).sum();
+    assert!(sent <= 12 * size * 5 / 4, "{sent} bytes for {}", 12 * size);
+}
