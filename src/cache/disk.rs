@@ -395,3 +395,6 @@ fn write(path: &Path, start: &[u8], bytes: &[u8]) -> io::Result<()> {
     file.write_all(start)?;
     file.write_all(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -512,3 +512,57 @@ async fn many_handles_share_one_budget() {
     let sent: u64 = store.gets.lock().iter().map(|r| r.end - r.start).sum();
     assert!(sent <= 12 * size * 5 / 4, "{sent} bytes for {}", 12 * size);
 }
+
+#[tokio::test]
+async fn blocks_on_disk_are_not_fetched_and_damaged_ones_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::new());
+    let bytes = content(8 * BLOCK + 1, 14);
+    let version = store.put("k", "e", bytes.clone());
+    let open = || {
+        let disk = DiskOptions {
+            dir: dir.path().to_owned(),
+            size: 100 << 20,
+            namespace: "test".into(),
+        };
+        let options = FetchOptions {
+            disk: Some(disk),
+            ..FetchOptions::new(8 << 20)
+        };
+        Fetcher::new(store.clone(), options).unwrap()
+    };
+    let fetcher = open();
+    let pattern = Pattern::default();
+    assert!(fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap() == bytes);
+    let first = store.count();
+    while fetcher.usage().disk < version.size {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(fetcher);
+
+    let fetcher = open();
+    let pattern = Pattern::default();
+    for start in (0..version.size).step_by(50_000) {
+        let range = start..start + 50_000;
+        let cut = version.cut(range.clone());
+        let got = read(&fetcher, &version, range, &pattern).await.unwrap();
+        assert!(got == bytes[cut.start as usize..cut.end as usize]);
+    }
+    assert_eq!(store.count(), first);
+
+    fetcher.forget(&version.key);
+    let mut damaged = 0;
+    for sub in std::fs::read_dir(dir.path().join("blocks"))
+        .unwrap()
+        .flatten()
+    {
+        for file in std::fs::read_dir(sub.path()).unwrap().flatten() {
+            std::fs::write(file.path(), "nonsense").unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 9);
+    let pattern = Pattern::default();
+    assert!(fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap() == bytes);
+    assert!(store.count() > first);
+}
