@@ -7,6 +7,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
@@ -61,7 +62,6 @@ const LEAST_SHARD: u64 = 4 << 20;
 
 /// A bounded cache of blocks, least recently used out first. A block is named by key, etag and
 /// index.
-#[derive(Debug)]
 pub struct BlockCache {
     /// Neighbouring blocks lie in different shards. Each lock is held for a few look-ups, and
     /// never together with another.
@@ -70,7 +70,6 @@ pub struct BlockCache {
     disk: Option<DiskCache>,
 }
 
-#[derive(Debug)]
 struct Shard {
     limit: u64,
     used: u64,
@@ -80,7 +79,6 @@ struct Shard {
     blocks: LruCache<(u64, u64), Block>,
 }
 
-#[derive(Debug)]
 struct Held {
     etag: ETag,
     id: u64,
@@ -89,10 +87,17 @@ struct Held {
     last: u64,
 }
 
-#[derive(Debug)]
 struct Block {
     bytes: Bytes,
     key: Key,
+}
+
+impl fmt::Debug for BlockCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockCache")
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Block {

@@ -28,13 +28,11 @@ pub struct DiskOptions {
 }
 
 /// Blocks on disk, behind an index in memory.
-#[derive(Debug)]
 pub struct DiskCache {
     shared: Arc<Shared>,
     queue: SyncSender<Job>,
 }
 
-#[derive(Debug)]
 struct Shared {
     blocks: PathBuf,
     namespace: String,
@@ -45,7 +43,6 @@ struct Shared {
     disabled: AtomicBool,
 }
 
-#[derive(Debug)]
 struct Index {
     /// Whether the files that an earlier run left are all in it.
     complete: bool,
@@ -56,7 +53,6 @@ struct Index {
 /// A hash of namespace, key, etag and index: the name of a block's file.
 type Name = u128;
 
-#[derive(Debug)]
 struct Job {
     name: Name,
     version: Arc<Version>,
@@ -77,21 +73,13 @@ impl DiskCache {
     /// Opens the directory and makes it private; what is in it is found in the background.
     pub fn open(options: DiskOptions) -> io::Result<Self> {
         let blocks = options.dir.join("blocks");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&blocks)?;
-        let found = std::fs::symlink_metadata(&blocks)?;
-        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!(
-                    "{} is not a directory of this user; name another cache directory",
-                    blocks.display()
-                ),
-            ));
-        }
-        std::fs::set_permissions(&blocks, Permissions::from_mode(0o700))?;
+        private(&blocks).map_err(|error| {
+            let place = blocks.display();
+            io::Error::new(
+                error.kind(),
+                format!("cannot keep the cache in {place}: {error}; choose another --cache-dir"),
+            )
+        })?;
         let shared = Arc::new(Shared {
             blocks,
             namespace: options.namespace,
@@ -336,6 +324,19 @@ impl Index {
             self.used -= cost;
         }
     }
+}
+
+/// Makes a directory that only this user can enter. One that belongs to somebody else is refused.
+fn private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let facts = std::fs::symlink_metadata(path)?;
+    if !facts.is_dir() || facts.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is not a directory of this user",
+        ));
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// What a file of this length takes on disk.

@@ -8,7 +8,6 @@ pub use pattern::Pattern;
 
 use super::content::{BLOCK, BlockCache, Usage, Version};
 use super::disk::DiskOptions;
-use crate::clock;
 use crate::driver::{Driver, ETag, Error, ErrorKind, GetOptions, Object, Result};
 use crate::key::Key;
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,10 +17,10 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use pattern::{Ahead, Budget};
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Limits of a [`Fetcher`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +52,7 @@ const WHOLE_PIECE: u64 = 8 << 20;
 const WHOLE_PARALLEL: usize = 4;
 /// Up to this size a range for a stage goes through the cache.
 const CACHED_WHOLE: u64 = 1 << 20;
-/// How often in a row a body may break off without a byte before the read fails, and how long to
-/// wait before it is asked for again. (Requests that are not answered are tried again below us.)
-const BREAKS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Reads versions of objects through a cache.
-#[derive(Debug)]
 pub struct Fetcher {
     driver: Arc<dyn Driver>,
     ranges: bool,
@@ -70,6 +63,15 @@ pub struct Fetcher {
     in_flight: Mutex<HashMap<(Key, ETag, u64), Ticket>>,
     budget: Arc<Budget>,
     runtime: tokio::runtime::Handle,
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher")
+            .field("driver", &self.driver)
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a reader gets one block.
@@ -351,36 +353,23 @@ impl Fetcher {
         }
     }
 
-    /// Gives `sink` exactly the bytes of `range`, in order. A body that breaks off is asked for
-    /// again from where it did.
+    /// Gives `sink` exactly the bytes of `range`, in order. A body that breaks off is an error
+    /// here; going on with it is the business of the retry layer.
     async fn pull(
         &self,
         version: &Version,
         range: Range<u64>,
-        mut sink: impl FnMut(&[u8]) + Send,
+        sink: impl FnMut(&[u8]) + Send,
     ) -> Result<()> {
-        let mut at = range.start;
-        let mut breaks = 0;
-        loop {
-            let start = at;
-            let object = self.open(version, at..range.end).await?;
-            let Err(error) = drain(object, &mut at, range.end, &mut sink).await else {
-                return Ok(());
-            };
-            let error = error.during("get").on(&version.key);
-            breaks = if at > start { 1 } else { breaks + 1 };
-            if !error.retryable() || breaks >= BREAKS {
-                return Err(error);
-            }
-            log::debug!("{error}; asking again from byte {at}");
-            let jitter = Duration::from_millis(clock::random() % 50);
-            tokio::time::sleep(PAUSE * breaks + jitter).await;
-        }
+        let object = self.open(version, &range).await?;
+        drain(object, range, sink)
+            .await
+            .map_err(|error| error.during("get").on(&version.key))
     }
 
     /// Asks for a range of exactly this version.
-    async fn open(&self, version: &Version, range: Range<u64>) -> Result<Object> {
-        let whole = !self.ranges || range == (0..version.size);
+    async fn open(&self, version: &Version, range: &Range<u64>) -> Result<Object> {
+        let whole = !self.ranges || *range == (0..version.size);
         let options = GetOptions {
             range: (!whole).then(|| range.clone()),
             if_match: Some(version.etag.clone()),
@@ -422,61 +411,50 @@ impl Fetcher {
     }
 }
 
-/// Gives `sink` the bytes of a body from `at` on, until `end`.
+/// Gives `sink` the bytes of `range`, which the body holds, perhaps among others.
 async fn drain(
     mut object: Object,
-    at: &mut u64,
-    end: u64,
-    sink: &mut (impl FnMut(&[u8]) + Send),
+    range: Range<u64>,
+    mut sink: impl FnMut(&[u8]) + Send,
 ) -> Result<()> {
-    let mut place = object.range.start;
+    let Range { start: mut at, end } = range;
+    let whole = object.range;
+    let corrupt = |why: String| Err(Error::new(ErrorKind::Corrupt, why));
+    let mut place = whole.start;
     let mut last = Bytes::new();
-    while *at < end {
+    while at < end {
         let Some(mut bytes) = object.body.next().await.transpose()? else {
-            break;
+            return corrupt(format!(
+                "the body ended at byte {place} instead of {}",
+                whole.end
+            ));
         };
         let start = place;
         place += bytes.len() as u64;
-        if place > object.range.end {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("the body goes on behind byte {}", object.range.end),
-            ));
+        if place > whole.end {
+            return corrupt(format!("the body goes on behind byte {}", whole.end));
         }
-        if place <= *at {
+        if place <= at {
             continue;
         }
-        bytes.advance((*at - start) as usize);
-        if place == object.range.end && place == end {
-            // Given out only when the body has ended as it should.
+        bytes.advance((at - start) as usize);
+        bytes.truncate((end - at) as usize);
+        at += bytes.len() as u64;
+        if place == whole.end {
             last = bytes;
-            break;
+        } else {
+            sink(&bytes);
         }
-        bytes.truncate((end - *at) as usize);
-        sink(&bytes);
-        *at += bytes.len() as u64;
     }
-    if !last.is_empty() {
-        while let Some(more) = object.body.next().await.transpose()? {
-            if !more.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("the body goes on behind byte {end}"),
-                ));
-            }
+    // The end is given out only when the body has ended as it should.
+    while place == whole.end
+        && let Some(more) = object.body.next().await.transpose()?
+    {
+        if !more.is_empty() {
+            return corrupt(format!("the body goes on behind byte {}", whole.end));
         }
-        sink(&last);
-        *at = end;
     }
-    if *at < end {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!(
-                "the body ended at byte {place} instead of {}",
-                object.range.end
-            ),
-        ));
-    }
+    sink(&last);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use extents::{Age, Content, Extents};
 use memory::{Full, Memory};
 use spill::Spill;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ pub struct Origin {
 
 /// The staged bytes of one inode, shared by its handles. Spill files make the methods block on
 /// the local disk.
-#[derive(Debug)]
 pub struct Stage {
     area: Arc<StagingArea>,
     origin: Option<Origin>,
@@ -46,10 +46,20 @@ pub struct Stage {
 }
 
 /// Where the data is. Everything that the extents do not call data reads as zeros.
-#[derive(Debug)]
 enum Store {
     Memory(Memory),
     Spill(Spill),
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage")
+            .field("origin", &self.origin)
+            .field("size", &self.size)
+            .field("dirty_bytes", &self.dirty_bytes())
+            .field("spilled", &matches!(self.store, Store::Spill(_)))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Stage {
@@ -214,8 +224,11 @@ impl Stage {
     }
 
     /// A range of the content as a body that never changes, without a mark: for a commit that
-    /// sends parts. Nothing of the range may be missing, and it lies within the size.
+    /// sends parts. Nothing of the range may be missing; one that reaches beyond the size is EINVAL.
     pub fn body(&mut self, range: Range<u64>) -> io::Result<Body> {
+        if range.end > self.size {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         self.require(&range)?;
         Ok(match &mut self.store {
             _ if range.is_empty() => Body::empty(),

@@ -183,6 +183,6 @@ fn the_directory_is_private_and_ours() {
 
     let linked = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(&blocks, linked.path().join("blocks")).unwrap();
-    let error = DiskCache::open(options(linked.path())).unwrap_err();
+    let error = DiskCache::open(options(linked.path())).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// What has become of a block that was asked for.
-#[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// It is on its way.
     Pending,

@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -51,17 +51,13 @@ const PREFIX: &str = "spill-";
 impl StagingArea {
     /// Opens the directory, makes it private and removes what a crash has left in it.
     pub fn new(options: StagingOptions) -> io::Result<Arc<Self>> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.dir)?;
-        std::fs::set_permissions(&options.dir, Permissions::from_mode(0o700))?;
-        for entry in std::fs::read_dir(&options.dir)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
+        sweep(&options.dir).map_err(|error| {
+            let place = options.dir.display();
+            io::Error::new(
+                error.kind(),
+                format!("cannot stage writes in {place}: {error}; choose another --staging-dir"),
+            )
+        })?;
         Ok(Arc::new(StagingArea {
             memory: Meter::new(options.memory),
             disk: Meter::new(options.disk),
@@ -120,6 +116,19 @@ impl StagingArea {
         std::fs::remove_file(&path)?;
         Ok(file)
     }
+}
+
+/// Makes the directory private and removes spill files that still have a name.
+fn sweep(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// A bounded count of bytes.

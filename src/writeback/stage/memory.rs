@@ -19,7 +19,6 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub(super) struct Full;
 
 /// The bytes of one chunk, from its start; what is behind them is zero.
-#[derive(Debug)]
 struct Chunk {
     bytes: Vec<u8>,
     /// The capacity that was asked for, and is charged.
@@ -65,7 +64,6 @@ impl AsRef<[u8]> for Shared {
 }
 
 /// Bytes in memory. Whatever is not data, in the sense of the stage's extents, is zero.
-#[derive(Debug)]
 pub(super) struct Memory {
     chunks: BTreeMap<u64, Arc<Chunk>>,
     meter: Arc<Meter>,

@@ -13,7 +13,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// An open file whose bytes are charged to the area's disk budget.
-#[derive(Debug)]
 struct SpillFile {
     file: File,
     charge: Charge,
@@ -73,7 +72,6 @@ impl SpillFile {
 
 /// A spill file, shared with the snapshots of it. Whatever is not data, in the sense of the
 /// stage's extents, is zero.
-#[derive(Debug)]
 pub(super) struct Spill {
     file: Arc<SpillFile>,
     /// No snapshot that may still live reads bytes from here on.
