@@ -1,149 +1,10 @@
+mod store;
+
 use super::*;
-use crate::driver::{
-    Body, Capabilities, GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions,
-};
-use async_trait::async_trait;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use store::{Fault, Store};
 use tokio::sync::Semaphore;
-
-/// How large the pieces are in which bodies come; no divisor of a block.
-const STEP: u64 = 50_000;
-
-/// A store of objects that counts gets and fails as it is told.
-#[derive(Debug)]
-struct Store {
-    ranges: bool,
-    objects: Mutex<HashMap<Key, (ETag, Bytes)>>,
-    /// The ranges that were asked for.
-    gets: Mutex<Vec<Range<u64>>>,
-    /// What becomes of the next gets; afterwards they succeed.
-    faults: Mutex<VecDeque<Fault>>,
-    /// Permits for pieces of bodies.
-    gate: Arc<Semaphore>,
-    conditions: bool,
-}
-
-#[derive(Clone, Debug)]
-enum Fault {
-    None,
-    Fail(ErrorKind),
-    Panic,
-    /// The body ends after so many pieces.
-    Short(usize),
-    /// The body has more than it says.
-    Long,
-}
-
-impl Store {
-    fn new() -> Store {
-        Store {
-            ranges: true,
-            objects: Mutex::default(),
-            gets: Mutex::default(),
-            faults: Mutex::default(),
-            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            conditions: true,
-        }
-    }
-
-    fn put(&self, key: &str, etag: &str, bytes: Bytes) -> Arc<Version> {
-        let version = Version {
-            key: Key::from(key),
-            etag: ETag::new(etag),
-            size: bytes.len() as u64,
-        };
-        let object = (version.etag.clone(), bytes);
-        self.objects.lock().insert(version.key.clone(), object);
-        Arc::new(version)
-    }
-
-    fn count(&self) -> usize {
-        self.gets.lock().len()
-    }
-
-    fn fault(&self, faults: &[Fault]) {
-        self.faults.lock().extend(faults.iter().cloned());
-    }
-}
-
-#[async_trait]
-impl Driver for Store {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            range: self.ranges,
-            ..Capabilities::default()
-        }
-    }
-
-    async fn head(&self, _: &Key) -> Result<ObjectInfo> {
-        Err(Error::unsupported("head"))
-    }
-
-    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
-        let Some((etag, bytes)) = self.objects.lock().get(key).cloned() else {
-            return Err(Error::new(ErrorKind::NotFound, "gone").during("get"));
-        };
-        let size = bytes.len() as u64;
-        let range = options.range.filter(|_| self.ranges).unwrap_or(0..size);
-        self.gets.lock().push(range.clone());
-        let fault = self.faults.lock().pop_front().unwrap_or(Fault::None);
-        tokio::task::yield_now().await;
-        match fault {
-            Fault::Fail(kind) => {
-                let _ = self.gate.acquire().await.unwrap();
-                return Err(Error::new(kind, "told to fail").during("get"));
-            }
-            Fault::Panic => panic!("told to panic"),
-            _ => {}
-        }
-        if self.conditions && options.if_match.is_some_and(|want| want != etag) {
-            return Err(Error::new(ErrorKind::Changed, "changed").during("get"));
-        }
-        let mut pieces: Vec<Bytes> = (range.start..range.end)
-            .step_by(STEP as usize)
-            .map(|at| bytes.slice(at as usize..(at + STEP).min(range.end) as usize))
-            .collect();
-        match fault {
-            Fault::Short(keep) => pieces.truncate(keep),
-            Fault::Long => pieces.push(Bytes::from_static(b"more")),
-            _ => {}
-        }
-        let gate = self.gate.clone();
-        let body = futures::stream::iter(pieces).then(move |piece| {
-            let gate = gate.clone();
-            async move {
-                gate.acquire().await.expect("never closed").forget();
-                Ok(piece)
-            }
-        });
-        Ok(GetOutcome::Found(Box::new(Object {
-            info: ObjectInfo {
-                size: Some(size),
-                etag,
-                modified: crate::clock::wall(),
-                attributes: None,
-                commits: Vec::new(),
-                version: None,
-            },
-            range,
-            body: body.boxed(),
-        })))
-    }
-
-    async fn put(&self, _: &Key, _: Body, _: PutOptions) -> Result<ObjectInfo> {
-        Err(Error::unsupported("put"))
-    }
-
-    async fn delete(&self, _: &Key, _: Precondition) -> Result<()> {
-        Err(Error::unsupported("delete"))
-    }
-
-    async fn list(&self, _: ListRequest) -> Result<Page> {
-        Err(Error::unsupported("list"))
-    }
-}
 
 fn content(len: u64, seed: u64) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -568,4 +429,68 @@ async fn blocks_on_disk_are_not_fetched_and_damaged_ones_are() {
     let pattern = Pattern::default();
     assert!(fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap() == bytes);
     assert!(store.count() > first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_fails_or_is_dropped_nothing_hangs_and_all_bytes_are_right() {
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 3 << 20);
+    let size = 4 << 20;
+    let bytes = content(size, 15);
+    let version = store.put("k", "e", bytes.clone());
+    let faults = (0..400).map(|i| match i % 7 {
+        0 => Fault::Fail(ErrorKind::Unavailable),
+        1 => Fault::Short(i % 5),
+        2 => Fault::Long,
+        _ => Fault::None,
+    });
+    store.fault(&faults.collect::<Vec<_>>());
+    let readers = (0..6).map(|seed| {
+        let (fetcher, version, bytes) = (fetcher.clone(), version.clone(), bytes.clone());
+        tokio::spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let pattern = Pattern::default();
+            let (mut start, mut right) = (0, 0);
+            for _ in 0..150 {
+                if random.u8(0..4) == 0 {
+                    start = random.u64(0..size);
+                }
+                let range = start..(start + random.u64(1..300_000)).min(size);
+                start = range.end % size;
+                let mut patience = random.u32(0..50);
+                let impatient = std::future::poll_fn(|context| {
+                    patience = patience.saturating_sub(1);
+                    context.waker().wake_by_ref();
+                    match patience {
+                        0 => std::task::Poll::Ready(()),
+                        _ => std::task::Poll::Pending,
+                    }
+                });
+                let got = tokio::select! {
+                    biased;
+                    got = read(&fetcher, &version, range.clone(), &pattern) => got,
+                    () = impatient => continue,
+                };
+                if let Ok(got) = got {
+                    assert!(got == bytes[range.start as usize..range.end as usize]);
+                    right += 1;
+                }
+            }
+            right
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let all = async {
+        let mut right = 0;
+        for reader in readers {
+            right += reader.await.unwrap();
+        }
+        settle(&fetcher).await;
+        right
+    };
+    let right = tokio::time::timeout(Duration::from_secs(60), all).await;
+    assert!(right.expect("nothing hangs") > 100);
+    store.faults.lock().clear();
+    let got = fetcher.read(&version, 0..size, &Pattern::default()).await;
+    assert!(got.unwrap() == bytes);
 }
