@@ -48,6 +48,54 @@ pub enum ErrorKind {
     Io,
 }
 
+impl ErrorKind {
+    /// Every kind, in the order of their discriminants.
+    pub const ALL: &[ErrorKind] = &[
+        ErrorKind::NotFound,
+        ErrorKind::Exists,
+        ErrorKind::Changed,
+        ErrorKind::Denied,
+        ErrorKind::Unauthenticated,
+        ErrorKind::NoSpace,
+        ErrorKind::TooLarge,
+        ErrorKind::NameTooLong,
+        ErrorKind::InvalidKey,
+        ErrorKind::Unsupported,
+        ErrorKind::Timeout,
+        ErrorKind::Unreachable,
+        ErrorKind::Unavailable,
+        ErrorKind::Corrupt,
+        ErrorKind::InvalidDocument,
+        ErrorKind::ReadOnly,
+        ErrorKind::InvalidArgument,
+        ErrorKind::Io,
+    ];
+
+    /// Its name in statistics and specifications of faults.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::NotFound => "not-found",
+            ErrorKind::Exists => "exists",
+            ErrorKind::Changed => "changed",
+            ErrorKind::Denied => "denied",
+            ErrorKind::Unauthenticated => "unauthenticated",
+            ErrorKind::NoSpace => "no-space",
+            ErrorKind::TooLarge => "too-large",
+            ErrorKind::NameTooLong => "name-too-long",
+            ErrorKind::InvalidKey => "invalid-key",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Unreachable => "unreachable",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::InvalidDocument => "invalid-document",
+            ErrorKind::ReadOnly => "read-only",
+            ErrorKind::InvalidArgument => "invalid-argument",
+            ErrorKind::Io => "io",
+        }
+    }
+}
+
 /// A failed operation: what kind, whether it may be tried again, what was tried on which key, why.
 ///
 /// `{}` prints one line. Credentials and signed URLs never get in here: drivers redact causes
@@ -195,5 +243,19 @@ impl From<std::io::Error> for Error {
             _ => ErrorKind::Io,
         };
         Error::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_are_listed_in_order() {
+        for (i, kind) in ErrorKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, i, "{}", kind.name());
+        }
+        // The last variant: a new one behind it must be listed too.
+        assert_eq!(ErrorKind::ALL.len(), ErrorKind::Io as usize + 1);
     }
 }
