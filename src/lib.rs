@@ -13,5 +13,6 @@ pub mod driver;
 pub mod fs;
 pub mod fuse;
 pub mod key;
+pub mod layer;
 pub mod name;
 pub mod writeback;

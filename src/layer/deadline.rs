@@ -1,0 +1,105 @@
+//! Time without progress.
+
+use crate::clock;
+use crate::driver::{Body, Error, ErrorKind, GetOutcome, Result};
+use crate::key::Key;
+use crate::layer::{Call, Operation, Policy, progress};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many deadlines a request may take in which the store moves bytes without telling how far
+/// it is: copies, and the assembly of parts.
+const SERVER_SIDE: u32 = 4;
+
+/// A policy by which a request that makes no progress for some time fails with
+/// [`ErrorKind::Timeout`], and is dropped. Progress is: the body of a put or part is read on (seen
+/// for bodies of more than 1 MiB), the body of a get brings its next piece.
+///
+/// Put it below [`super::Limit`], so that waiting for a place is not counted.
+#[derive(Debug)]
+pub struct Deadline(Duration);
+
+impl Deadline {
+    /// The longest time without progress.
+    pub fn new(deadline: Duration) -> Self {
+        Deadline(deadline)
+    }
+
+    fn of(&self, operation: Operation) -> Duration {
+        match operation {
+            Operation::Copy | Operation::Rename | Operation::CopyPart | Operation::Complete => {
+                self.0 * SERVER_SIDE
+            }
+            _ => self.0,
+        }
+    }
+}
+
+fn timeout(operation: Operation, key: Option<&Key>, after: Duration) -> Error {
+    let error = Error::new(
+        ErrorKind::Timeout,
+        format!("the store has not answered for {after:?}"),
+    )
+    .during(operation.name());
+    match key {
+        Some(key) => error.on(key),
+        None => error,
+    }
+}
+
+impl Policy for Deadline {
+    async fn request<'a, T: Send + 'a>(
+        self: &'a Arc<Self>,
+        call: &'a Call<'_>,
+        mut request: BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        let deadline = self.of(call.operation);
+        let mut last = clock::now();
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut request => return result,
+                () = tokio::time::sleep_until(last + deadline) => {}
+            }
+            match &call.progress {
+                Some(progress) if progress.last() > last => last = progress.last(),
+                _ => return Err(timeout(call.operation, call.key, deadline)),
+            }
+        }
+    }
+
+    async fn get<'a>(
+        self: &'a Arc<Self>,
+        call: &'a Call<'_>,
+        request: BoxFuture<'a, Result<GetOutcome>>,
+    ) -> Result<GetOutcome> {
+        let outcome = self.request(call, request).await?;
+        let GetOutcome::Found(mut object) = outcome else {
+            return Ok(outcome);
+        };
+        let (deadline, key) = (self.0, call.key.cloned());
+        let body = futures::stream::unfold(Some(object.body), move |body| {
+            let key = key.clone();
+            async move {
+                let mut body = body?;
+                match tokio::time::timeout(deadline, body.next()).await {
+                    Ok(piece) => piece.map(|piece| (piece, Some(body))),
+                    Err(_) => {
+                        let error = timeout(Operation::Get, key.as_ref(), deadline);
+                        Some((Err(error), None))
+                    }
+                }
+            }
+        });
+        object.body = body.boxed();
+        Ok(GetOutcome::Found(object))
+    }
+
+    fn sending(&self, call: &mut Call<'_>, body: Body) -> Body {
+        let (body, progress) = progress::follow(body);
+        call.progress = progress;
+        body
+    }
+}
