@@ -1,14 +1,401 @@
-//! The `s3:` driver.
+//! The `s3:` driver: Amazon S3 and every service that speaks its protocol.
+//!
+//! Signing, credentials, HTTP, TLS and XML are libraries; what is said over them is here, because
+//! a mount's cost is its requests. Which conditions a server honours is found out when it is
+//! opened for writing, on keys of our own.
+//!
+//! What other tools stored with an object comes with its attributes: the media type and the user
+//! metadata. Attributes of files are not kept yet.
 
-use super::{Error, Location, OpenOptions, Opened, Result};
+mod bucket;
+mod http;
+mod meta;
+mod object;
+mod probe;
+mod refusal;
+mod sign;
+mod site;
+mod store;
+mod xml;
+
+use super::{
+    AttributeSupport, Body, BucketInfo, Capabilities, CopyOptions, Driver, Error, ErrorKind,
+    GetOptions, GetOutcome, ListRequest, Location, ObjectInfo, OpenOptions, Opened, Page,
+    Precondition, PutOptions, Result, Strength,
+};
+use crate::key::Key;
+use async_trait::async_trait;
+use probe::Findings;
+use refusal::Purpose;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Store, Target};
 
 /// The URL scheme.
 pub const SCHEME: &str = "s3";
 /// What `bucketfs drivers` says.
 pub const ABOUT: &str = "s3://BUCKET[/PREFIX]  Amazon S3 and what speaks its protocol";
 
-/// Opens the store.
+/// The longest key, in bytes.
+const MAX_KEY: usize = 1024;
+/// The largest object that one request can put.
+const MAX_OBJECT: u64 = 5 << 30;
+/// How long a service may take to answer while it is opened.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Opens the store: finds credentials, sees that the bucket is there, and tries out its
+/// conditions, unless nothing is to be written.
 pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
-    let _ = (location, options);
-    Err(Error::unsupported("open"))
+    let (bucket, prefix) = parse(&location)?;
+    let account = Account::configure(&options, None).await?;
+    let driver = account.open(&bucket, &prefix).await?;
+    Ok(Opened {
+        driver: Arc::new(driver),
+        prefix,
+    })
+}
+
+/// The bucket and the prefix that a URL names.
+fn parse(location: &Location) -> Result<(String, Key)> {
+    let wrong = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, why));
+    let url = location.url();
+    location.parameters(&[])?;
+    if url.fragment().is_some() {
+        return wrong("write a # in the prefix as %23");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong("credentials do not belong into the URL: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+    }
+    if url.port().is_some() {
+        return wrong("the URL names a bucket, not a server: write s3://BUCKET and give the server with --endpoint-url");
+    }
+    if location.host().is_empty() {
+        return wrong("name a bucket, as in s3://BUCKET: all buckets of an account cannot be mounted yet");
+    }
+    let bucket = bucket::check_name(location.host())?.to_owned();
+    let mut prefix = location.path();
+    if prefix.last().is_some_and(|last| *last != b'/') {
+        prefix.push(b'/');
+    }
+    let prefix = Key::from(prefix);
+    if prefix.to_str().is_none() {
+        return wrong("the prefix is not UTF-8, which keys must be");
+    }
+    Ok((bucket, prefix))
+}
+
+/// Credentials given by hand instead of found. `Debug` does not show them.
+pub struct StaticCredentials(aws_credential_types::Credentials);
+
+impl StaticCredentials {
+    /// An access key and its secret.
+    pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<String>) -> Self {
+        StaticCredentials(aws_credential_types::Credentials::new(
+            access_key_id,
+            secret_access_key,
+            None,
+            None,
+            "given",
+        ))
+    }
+}
+
+impl fmt::Debug for StaticCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StaticCredentials(***)")
+    }
+}
+
+/// An account at a service, before a bucket is chosen.
+#[derive(Clone, Debug)]
+pub struct Account {
+    store: Arc<Store>,
+    options: OpenOptions,
+}
+
+impl Account {
+    /// Finds region, endpoint and, unless they are given, credentials: in the options, the
+    /// environment, the profile, and what else the field's tools look at. Nothing is sent to the
+    /// service yet.
+    pub async fn configure(
+        options: &OpenOptions,
+        credentials: Option<StaticCredentials>,
+    ) -> Result<Self> {
+        let store = Store::configure(options, credentials)
+            .await
+            .map_err(|error| error.during("open"))?;
+        Ok(Account {
+            store: Arc::new(store),
+            options: options.clone(),
+        })
+    }
+
+    /// Makes a bucket; one that is there is `Exists`.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        self.store.create_bucket(name).await
+    }
+
+    /// Opens a bucket for what lies below `prefix`: sees that it is there and may be listed, and
+    /// tries out its conditions unless the options say that nothing is written.
+    pub async fn open(&self, bucket: &str, prefix: &Key) -> Result<Bucket> {
+        let mut bucket = Bucket {
+            target: Target::new(Some(bucket::check_name(bucket)?), self.store.site.clone()),
+            account: self.clone(),
+            store: self.store.clone(),
+            findings: Findings::NOTHING,
+        };
+        let open = async {
+            bucket.check(prefix).await?;
+            if !self.options.read_only {
+                bucket.findings = bucket.explore(prefix).await?;
+            }
+            Ok(bucket)
+        };
+        match tokio::time::timeout(2 * PATIENCE, open).await {
+            Ok(result) => result.map_err(|error: Error| error.during("open")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!("{} does not answer in time", self.store.site),
+            )
+            .during("open")),
+        }
+    }
+}
+
+/// A bucket.
+pub struct Bucket {
+    store: Arc<Store>,
+    account: Account,
+    target: Target,
+    findings: Findings,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("bucket", &self.target.bucket)
+            .field("endpoint", &format_args!("{}", self.target.site()))
+            .field("region", &self.target.site().region)
+            .field("findings", &self.findings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// Sees that the bucket is there and may be listed.
+    async fn check(&self, prefix: &Key) -> Result<()> {
+        let first = ListRequest {
+            limit: 1,
+            ..ListRequest::flat(prefix)
+        };
+        let result = match self.list_page(&first).await {
+            Err(error) if !self.target.site().path_style && self.store.site.custom => {
+                // Only some services have a host for each bucket; all have the bucket in the path.
+                match error.kind() {
+                    ErrorKind::Unreachable | ErrorKind::Corrupt | ErrorKind::NotFound => {
+                        let elsewhere = self.target.site().with_path_style();
+                        self.target.move_to(elsewhere);
+                        self.list_page(&first).await
+                    }
+                    _ => Err(error),
+                }
+            }
+            other => other,
+        };
+        let Err(error) = result else { return Ok(()) };
+        let site = self.target.site();
+        let bucket = self.target.bucket.as_deref().unwrap_or_default();
+        let about = match error.kind() {
+            ErrorKind::NotFound => format!("the bucket {bucket:?} does not exist at {site}"),
+            ErrorKind::Denied => format!("these credentials may not list the bucket {bucket:?} at {site}"),
+            ErrorKind::Unauthenticated if error.retryable() => return Err(error),
+            ErrorKind::Unauthenticated => format!("{site} does not accept the credentials"),
+            _ => return Err(error),
+        };
+        Err(Error::new(error.kind(), format!("{about}: {}", error.message())))
+    }
+
+    /// Tries out what the server honours, and refuses one that would lose writes.
+    async fn explore(&mut self, prefix: &Key) -> Result<Findings> {
+        let findings = probe::probe(self, prefix).await.map_err(|error| {
+            match error.kind() {
+                ErrorKind::Denied => Error::new(
+                    ErrorKind::Denied,
+                    format!(
+                        "these credentials may not write below {prefix:?}: mount read-only, or allow PutObject there: {}",
+                        error.message()
+                    ),
+                ),
+                _ => error,
+            }
+        })?;
+        log::debug!("{} honours {findings:?}", self.target.site());
+        if findings.put == Strength::None && !self.account.options.unsafe_writes {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} ignores the conditions of a put: when two write the same file, or one deletes it meanwhile, \
+                     the work of one is lost and nobody is told; mount read-only, or accept that with --unsafe-writes",
+                    self.target.site()
+                ),
+            ));
+        }
+        Ok(findings)
+    }
+
+    /// Refuses keys that no service of this kind can hold.
+    fn check_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
+        let why = if key.is_empty() {
+            (ErrorKind::InvalidKey, "a key cannot be empty")
+        } else if key.len() > MAX_KEY {
+            (ErrorKind::NameTooLong, "a key has at most 1024 bytes")
+        } else if key.to_str().is_none() {
+            (ErrorKind::InvalidKey, "a key must be UTF-8")
+        } else {
+            return Ok(());
+        };
+        Err(purpose.name(Error::new(why.0, why.1)))
+    }
+
+    /// Refuses writes to keys that this service cannot hold, and all writes of a driver that was
+    /// opened for reading.
+    fn check_written_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
+        self.check_key(key, purpose)?;
+        if self.account.options.read_only {
+            return Err(purpose.name(Error::new(
+                ErrorKind::ReadOnly,
+                "the bucket was opened for reading only",
+            )));
+        }
+        self.findings
+            .folded
+            .check(key)
+            .map_err(|error| purpose.name(error))
+    }
+}
+
+#[async_trait]
+impl Driver for Bucket {
+    fn capabilities(&self) -> Capabilities {
+        let writable = !self.account.options.read_only;
+        Capabilities {
+            put_condition: self.findings.put,
+            delete_condition: self.findings.delete,
+            range: true,
+            attributes: AttributeSupport::None,
+            commit_ids: true,
+            copy: self.findings.copy,
+            delete_many: self.findings.delete_many.then_some(bucket::MOST),
+            buckets: true,
+            create_bucket: writable,
+            utf8_keys: true,
+            max_key: MAX_KEY,
+            max_object: MAX_OBJECT,
+            ..Capabilities::default()
+        }
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        self.head_object(key).await
+    }
+
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
+        self.get_object(key, options).await
+    }
+
+    async fn put(&self, key: &Key, body: Body, options: PutOptions) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("put", Some(key));
+        self.check_written_key(key, &purpose)?;
+        options
+            .precondition
+            .require(self.findings.put, "put")
+            .map_err(|error| purpose.name(error))?;
+        if body.len() > MAX_OBJECT {
+            return Err(purpose.name(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "{} bytes are more than the {MAX_OBJECT} that one request can put",
+                    body.len()
+                ),
+            )));
+        }
+        self.put_raw(key, &body, &options).await
+    }
+
+    async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
+        let purpose = Purpose::of("delete", Some(key));
+        self.check_written_key(key, &purpose)?;
+        if precondition == Precondition::IfAbsent {
+            return Err(purpose.name(Error::new(
+                ErrorKind::InvalidArgument,
+                "what is absent cannot be deleted",
+            )));
+        }
+        precondition
+            .require(self.findings.delete, "delete")
+            .map_err(|error| purpose.name(error))?;
+        self.delete_raw(key, &precondition).await
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page> {
+        self.list_page(&request).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
+        let source = Purpose::of("copy", Some(from));
+        let destination = Purpose::of("copy", Some(to));
+        self.check_key(from, &source)?;
+        self.check_written_key(to, &destination)?;
+        let Some(copy) = self.findings.copy else {
+            return Err(Error::unsupported("copy").on(to));
+        };
+        if options.source.is_some() && copy.source == Strength::None {
+            return Err(source.name(Error::new(
+                ErrorKind::Unsupported,
+                "this store takes no condition on what is copied",
+            )));
+        }
+        options
+            .destination
+            .require(copy.destination, "copy")
+            .map_err(|error| destination.name(error))?;
+        self.copy_raw(from, to, &options).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        if !self.findings.delete_many {
+            return Err(Error::unsupported("delete_many"));
+        }
+        self.delete_objects(keys).await
+    }
+
+    async fn buckets(&self) -> Result<Vec<BucketInfo>> {
+        self.store.buckets().await
+    }
+
+    async fn bucket(&self, name: &str) -> Result<Arc<dyn Driver>> {
+        // Conditions are the server's, so what was found out in one bucket holds in all.
+        let other = Bucket {
+            store: self.store.clone(),
+            account: self.account.clone(),
+            target: Target::new(
+                Some(bucket::check_name(name)?),
+                (*self.target.site()).clone(),
+            ),
+            findings: self.findings.clone(),
+        };
+        other
+            .check(&Key::empty())
+            .await
+            .map_err(|error| error.during("bucket"))?;
+        Ok(Arc::new(other))
+    }
+
+    async fn create_bucket(&self, name: &str) -> Result<()> {
+        if self.account.options.read_only {
+            return Err(Error::unsupported("create_bucket"));
+        }
+        self.store.create_bucket(name).await
+    }
 }

@@ -1,0 +1,190 @@
+//! Whole buckets: listing, deleting many, and the buckets of an account.
+
+use super::refusal::{Failed, Purpose, Refusal};
+use super::site::Query;
+use super::store::{Call, Outgoing, Store, Target};
+use super::{Bucket, meta, xml};
+use crate::driver::{BucketInfo, Error, ErrorKind, ListRequest, Page, Precondition, Result};
+use crate::key::Key;
+use base64::Engine;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use md5::Digest;
+use std::collections::HashMap;
+
+/// The most entries of a page, and the most keys of one DeleteObjects.
+pub(super) const MOST: usize = 1000;
+
+impl Bucket {
+    pub(super) async fn list_page(&self, request: &ListRequest) -> Result<Page> {
+        let purpose = Purpose::of("list", Some(&request.prefix));
+        let mut query = Query::default();
+        if let Some(token) = &request.token {
+            query = query.with("continuation-token", token);
+        }
+        if request.delimiter {
+            query = query.with("delimiter", "/");
+        }
+        query = query
+            .with("encoding-type", "url")
+            .with_number("list-type", 2)
+            .with_number("max-keys", request.limit.clamp(1, MOST));
+        if !request.prefix.is_empty() {
+            query = query.with("prefix", request.prefix.as_bytes());
+        }
+        if let Some(after) = &request.start_after {
+            query = query.with("start-after", after.as_bytes());
+        }
+        let query = query.into_string();
+        let mut call = Call::new(Method::GET, b"");
+        call.query = &query;
+        let (_, body) = self
+            .store
+            .ask(&self.target, &call)
+            .await
+            .map_err(|failed| purpose.error(failed))?;
+        let mut page = xml::page(&body).map_err(|error| purpose.name(error))?;
+        if let Some(after) = &request.start_after {
+            // The service compares keys, and so tells a folded entry again as long as keys follow
+            // below it.
+            page.entries.retain(|entry| entry.key > *after);
+        }
+        if let Some(stray) = page
+            .entries
+            .iter()
+            .find(|entry| !entry.key.starts_with(&request.prefix))
+        {
+            return Err(purpose.name(Error::new(
+                ErrorKind::Corrupt,
+                format!("the server lists {:?}, which was not asked for", stray.key),
+            )));
+        }
+        Ok(page)
+    }
+
+    pub(super) async fn delete_objects(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+        let mut results: Vec<Option<Result<()>>> = Vec::with_capacity(keys.len());
+        results.resize_with(keys.len(), || None);
+        let mut batch = Vec::with_capacity(keys.len().min(MOST));
+        for (at, key) in keys.iter().enumerate() {
+            let purpose = Purpose::of("delete_many", Some(key));
+            if let Err(error) = self.check_written_key(key, &purpose) {
+                results[at] = Some(Err(error));
+            } else if xml::expressible(key) {
+                batch.push(at);
+            } else {
+                results[at] = Some(self.delete_raw(key, &Precondition::None).await);
+            }
+        }
+        for batch in batch.chunks(MOST) {
+            let mut failed = self.delete_batch(batch.iter().map(|at| &keys[*at])).await?;
+            for at in batch {
+                let key = &keys[*at];
+                let result = match key.to_str().and_then(|key| failed.remove(key)) {
+                    Some(refusal) if !refusal.object_missing() => {
+                        let purpose = Purpose::of("delete_many", Some(key));
+                        Err(purpose.error(Failed::Refused(refusal)))
+                    }
+                    _ => Ok(()),
+                };
+                results[*at] = Some(result);
+            }
+        }
+        Ok(results
+            .into_iter()
+            .map(|result| result.unwrap_or(Ok(())))
+            .collect())
+    }
+
+    /// Deletes keys by one request; gives those that were refused.
+    async fn delete_batch(
+        &self,
+        keys: impl Iterator<Item = &Key>,
+    ) -> Result<HashMap<String, Refusal>> {
+        let purpose = Purpose::of("delete_many", None);
+        let document = Bytes::from(xml::delete(keys));
+        let mut call = Call::new(Method::POST, b"");
+        call.query = "delete=";
+        // The request is refused without a digest of its body, and this one every server knows.
+        let digest = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(&document));
+        call.headers.insert("content-md5", meta::ascii(&digest)?);
+        call.headers
+            .insert("content-type", HeaderValue::from_static("application/xml"));
+        call.body = Outgoing::Document(document);
+        let (_, body) = self
+            .store
+            .ask(&self.target, &call)
+            .await
+            .map_err(|failed| purpose.error(failed))?;
+        let failed = xml::undeleted(&body).map_err(|error| purpose.name(error))?;
+        Ok(failed
+            .into_iter()
+            .map(|(key, complaint)| {
+                let status = match complaint.code.as_str() {
+                    "NoSuchKey" => StatusCode::NOT_FOUND,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                (key, Refusal { status, complaint })
+            })
+            .collect())
+    }
+}
+
+impl Store {
+    /// The buckets that these credentials may see.
+    pub async fn buckets(&self) -> Result<Vec<BucketInfo>> {
+        let purpose = Purpose::of("buckets", None);
+        let target = Target::new(None, self.site.clone());
+        let (_, body) = self
+            .ask(&target, &Call::new(Method::GET, b""))
+            .await
+            .map_err(|failed| purpose.error(failed))?;
+        xml::buckets(&body).map_err(|error| purpose.name(error))
+    }
+
+    /// Makes a bucket.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        let purpose = Purpose::of("create_bucket", None);
+        let target = Target::new(Some(check_name(name)?), self.site.clone());
+        // Amazon's oldest region makes a bucket that is there once more, and calls that a success.
+        let found = self.ask(&target, &Call::new(Method::HEAD, b"")).await;
+        if found.is_ok() {
+            return Err(purpose.name(Error::new(
+                ErrorKind::Exists,
+                format!("the bucket {name:?} is there already"),
+            )));
+        }
+        let target = Target::new(Some(name), self.site.clone());
+        let mut call = Call::new(Method::PUT, b"");
+        if !self.site.custom && self.site.region != "us-east-1" {
+            call.body = Outgoing::Document(Bytes::from(format!(
+                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                 <LocationConstraint>{}</LocationConstraint></CreateBucketConfiguration>",
+                self.site.region
+            )));
+        }
+        self.ask(&target, &call)
+            .await
+            .map(|_| ())
+            .map_err(|failed| purpose.error(failed))
+    }
+}
+
+/// Refuses what can be no bucket's name anywhere.
+pub(super) fn check_name(name: &str) -> Result<&str> {
+    let good = !name.is_empty()
+        && name.len() <= 255
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+        && name != "."
+        && name != "..";
+    if good {
+        Ok(name)
+    } else {
+        Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("{name:?} is no bucket name: those have small letters, digits, dots and hyphens"),
+        ))
+    }
+}

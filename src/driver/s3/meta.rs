@@ -1,0 +1,278 @@
+//! Objects' facts as headers: etags, times, user metadata, commit ids.
+//!
+//! User metadata lies where every tool looks for it, in `x-amz-meta-NAME`. A header holds printable
+//! ASCII only; other values are written as RFC 2047 words (`=?UTF-8?B?...?=`), which is the form in
+//! which Amazon itself gives such values back, and are read in both of its encodings.
+
+use super::xml;
+use crate::clock;
+use crate::driver::{Attributes, CommitId, Error, ErrorKind, ObjectInfo, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::time::SystemTime;
+
+/// What user metadata begins with.
+const META: &str = "x-amz-meta-";
+/// Where commit ids lie.
+const COMMITS: &str = "x-amz-meta-bucketfs-commit";
+
+/// Headers that a rewrite of the metadata has to repeat, because it replaces them all.
+pub(super) const CARRIED: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-amz-storage-class",
+];
+
+fn corrupt(why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, why)
+}
+
+/// The facts that the answer to a HEAD or GET tells. `size` is that of the whole object.
+pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let etag = text(ETAG)
+        .and_then(xml::etag)
+        .ok_or_else(|| corrupt("the answer has no etag"))?;
+    let modified = text(LAST_MODIFIED)
+        .and_then(|time| httpdate::parse_http_date(time).ok())
+        .ok_or_else(|| corrupt("the answer has no time of modification"))?;
+    let mut attributes = Attributes {
+        content_type: text(CONTENT_TYPE).map(str::to_owned),
+        ..Attributes::default()
+    };
+    let mut commits = Vec::new();
+    for (name, value) in headers {
+        if name == COMMITS {
+            commits = CommitId::parse(value.to_str().unwrap_or_default());
+        } else if let Some(name) = name.as_str().strip_prefix(META) {
+            attributes
+                .user
+                .insert(name.to_owned(), decode(value.as_bytes()));
+        }
+    }
+    Ok(ObjectInfo {
+        size,
+        etag,
+        modified,
+        attributes: Some(attributes),
+        commits,
+        version: None,
+    })
+}
+
+/// How many bytes the answer announces.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The first byte, the byte behind the last, and the size of the whole object where it is known.
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
+    let text = headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?;
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, end) = (first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?);
+    let size = match size {
+        "*" => None,
+        size => Some(size.parse().ok()?),
+    };
+    (first < end && size.is_none_or(|size| end <= size)).then_some((first, end, size))
+}
+
+/// The server's clock, as an answer tells it.
+pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
+}
+
+/// The server's clock or else this machine's: when a write was taken whose answer does not tell.
+pub(super) fn written(headers: &HeaderMap) -> SystemTime {
+    date(headers).unwrap_or_else(clock::wall)
+}
+
+/// Adds the headers of an object's attributes and commit ids. Attributes of files have no place
+/// here yet, and neither have names that are no header names.
+pub(super) fn describe(
+    headers: &mut HeaderMap,
+    attributes: &Attributes,
+    commits: &[CommitId],
+) -> Result<()> {
+    if let Some(kind) = &attributes.content_type {
+        let value = HeaderValue::from_str(kind)
+            .ok()
+            .filter(|value| value.to_str().is_ok());
+        let value = value.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{kind:?} is no media type"),
+            )
+        })?;
+        headers.insert(CONTENT_TYPE, value);
+    }
+    for (name, value) in &attributes.user {
+        let name = HeaderName::try_from(format!("{META}{name}"));
+        if let Ok(name) = name
+            && name != COMMITS
+        {
+            headers.insert(name, encode(value)?);
+        }
+    }
+    if !commits.is_empty() {
+        headers.insert(COMMITS, ascii(&CommitId::format(commits))?);
+    }
+    Ok(())
+}
+
+/// A header's value from text that is known to be plain.
+pub(super) fn ascii(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text)
+        .ok()
+        .filter(|value| value.to_str().is_ok())
+        .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "not plain text"))
+}
+
+/// A value as it stands in a header: as it is when a server gives that back unchanged.
+fn encode(value: &Bytes) -> Result<HeaderValue> {
+    let plain = value.iter().all(|byte| matches!(byte, b' '..=b'~'))
+        && !value.starts_with(b" ")
+        && !value.ends_with(b" ")
+        && !value.windows(2).any(|pair| pair == b"  ")
+        && decode_word(value).is_none();
+    if plain {
+        return HeaderValue::from_maybe_shared(value.clone())
+            .map_err(|_| Error::new(ErrorKind::InvalidArgument, "not plain text"));
+    }
+    let charset = match std::str::from_utf8(value) {
+        Ok(_) => "UTF-8",
+        Err(_) => "x-binary",
+    };
+    ascii(&format!("=?{charset}?B?{}?=", BASE64.encode(value)))
+}
+
+/// The value that a header stands for: RFC 2047 words, or else its bytes.
+fn decode(header: &[u8]) -> Bytes {
+    let mut value = Vec::new();
+    let mut words = header.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let all_words = words.all(|word| match decode_word(word) {
+        Some(part) => {
+            value.extend_from_slice(&part);
+            true
+        }
+        None => false,
+    });
+    if all_words && !header.is_empty() {
+        value.into()
+    } else {
+        Bytes::copy_from_slice(header)
+    }
+}
+
+/// The bytes of one RFC 2047 word in UTF-8, or of none in particular.
+fn decode_word(word: &[u8]) -> Option<Vec<u8>> {
+    let word = std::str::from_utf8(word).ok()?;
+    let mut parts = word.strip_prefix("=?")?.strip_suffix("?=")?.splitn(3, '?');
+    let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
+    if !["utf-8", "us-ascii", "x-binary"]
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(charset))
+    {
+        return None;
+    }
+    match encoding {
+        "B" | "b" => BASE64.decode(text).ok(),
+        "Q" | "q" => {
+            let mut bytes = Vec::with_capacity(text.len());
+            let mut rest = text.bytes();
+            while let Some(byte) = rest.next() {
+                bytes.push(match byte {
+                    b'_' => b' ',
+                    b'=' => {
+                        let digit = |byte: u8| (byte as char).to_digit(16);
+                        let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
+                        u8::try_from(value).ok()?
+                    }
+                    byte => byte,
+                });
+            }
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        list.iter()
+            .map(|(name, value)| (HeaderName::from_static(name), ascii(value).expect("text")))
+            .collect()
+    }
+
+    #[test]
+    fn metadata_comes_back_as_it_was_put() {
+        let mut attributes = Attributes {
+            content_type: Some("text/plain; charset=utf-8".into()),
+            ..Attributes::default()
+        };
+        for (name, value) in [
+            ("plain", &b"a b"[..]),
+            ("empty", b""),
+            ("umlaut", "\u{fc}ber".as_bytes()),
+            ("binary", &[0, 255, 10]),
+            ("spaces", b" a  b "),
+            ("word", b"=?UTF-8?B?eA==?="),
+            ("noword", b"=?latin1?Q?a?="),
+        ] {
+            attributes.user.insert(name.into(), Bytes::from_static(value));
+        }
+        let commits = [CommitId(7), CommitId(u64::MAX)];
+        let mut sent = headers(&[
+            ("etag", "W/\"abc\""),
+            ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT"),
+        ]);
+        describe(&mut sent, &attributes, &commits).expect("describable");
+        let got = info(&sent, Some(5)).expect("good headers");
+        assert_eq!(got.attributes, Some(attributes));
+        assert_eq!(got.commits, commits);
+        assert_eq!(got.etag.as_str(), "abc");
+    }
+
+    #[test]
+    fn words_of_other_tools_are_read() {
+        assert_eq!(decode(b"=?UTF-8?Q?=C3=BCber_x?="), "\u{fc}ber x");
+        assert_eq!(decode(b"=?utf-8?b?w7w=?= =?utf-8?q?y?="), "\u{fc}y");
+        assert_eq!(decode(b"=?UTF-8?B?!?="), "=?UTF-8?B?!?=");
+        assert_eq!(decode("\u{fc}".as_bytes()), "\u{fc}");
+    }
+
+    #[test]
+    fn an_answer_without_facts_is_corrupt() {
+        let good = [("etag", "\"a\""), ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT")];
+        assert!(info(&headers(&good), None).is_ok());
+        for wrong in [
+            &good[..1],
+            &good[1..],
+            &[("etag", "\"\""), good[1]],
+            &[good[0], ("last-modified", "yesterday")],
+        ] {
+            let error = info(&headers(wrong), None).expect_err("incomplete");
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn content_ranges_are_checked() {
+        let range = |text| content_range(&headers(&[("content-range", text)]));
+        assert_eq!(range("bytes 0-4/5"), Some((0, 5, Some(5))));
+        assert_eq!(range("bytes 2-2/*"), Some((2, 3, None)));
+        for wrong in ["bytes */5", "bytes 3-2/5", "bytes 0-5/5", "0-4/5", "bytes 0-18446744073709551615/5"] {
+            assert_eq!(range(wrong), None, "{wrong}");
+        }
+    }
+}

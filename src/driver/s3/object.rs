@@ -1,0 +1,377 @@
+//! Single objects: head, get, put, delete, copy.
+
+use super::refusal::{Failed, Purpose};
+use super::store::{Call, Outgoing};
+use super::{Bucket, http as connection, meta, site, xml};
+use crate::driver::{
+    Body, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object,
+    ObjectInfo, Precondition, PutOptions, Result,
+};
+use crate::key::Key;
+use futures::StreamExt;
+use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use std::ops::Range;
+
+/// What an object is without a media type.
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// How often a get is tried again when the object grows past the range while it is looked at.
+const GROWTHS: usize = 4;
+
+fn quoted(etag: &ETag) -> Result<HeaderValue> {
+    meta::ascii(&format!("\"{}\"", etag.as_str()))
+}
+
+/// What a lost condition on a written key means.
+fn lost(precondition: &Precondition) -> ErrorKind {
+    match precondition {
+        Precondition::IfAbsent => ErrorKind::Exists,
+        Precondition::None | Precondition::IfMatch(_) => ErrorKind::Changed,
+    }
+}
+
+impl Bucket {
+    /// An etag as the conditions of writes want it.
+    fn condition(&self, etag: &ETag) -> Result<HeaderValue> {
+        if self.findings.bare_etags {
+            meta::ascii(etag.as_str())
+        } else {
+            quoted(etag)
+        }
+    }
+
+    fn add_precondition(&self, headers: &mut HeaderMap, precondition: &Precondition) -> Result<()> {
+        match precondition {
+            Precondition::None => {}
+            Precondition::IfAbsent => {
+                headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+            }
+            Precondition::IfMatch(etag) => {
+                headers.insert(IF_MATCH, self.condition(etag)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The facts of an object and all headers that told them; `None` when it is still the version
+    /// of `if_none_match`.
+    pub(super) async fn look(
+        &self,
+        key: &Key,
+        if_match: Option<&ETag>,
+        if_none_match: Option<&ETag>,
+    ) -> std::result::Result<Option<(ObjectInfo, HeaderMap)>, Failed> {
+        let mut call = Call::new(Method::HEAD, key.as_bytes());
+        if let Some(etag) = if_match {
+            call.headers.insert(IF_MATCH, quoted(etag)?);
+        }
+        if let Some(etag) = if_none_match {
+            call.headers.insert(IF_NONE_MATCH, quoted(etag)?);
+        }
+        let (parts, _) = self.store.send(&self.target, &call).await?.into_parts();
+        if parts.status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let size = meta::length(&parts.headers).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the answer does not tell the object's size")
+        })?;
+        Ok(Some((meta::info(&parts.headers, Some(size))?, parts.headers)))
+    }
+
+    pub(super) async fn head_object(&self, key: &Key) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("head", Some(key));
+        self.check_key(key, &purpose)?;
+        match self.look(key, None, None).await {
+            Ok(Some((info, _))) => Ok(info),
+            Ok(None) => Err(purpose.name(Error::new(
+                ErrorKind::Corrupt,
+                "the server answered 'not modified' to a request without that condition",
+            ))),
+            Err(failed) => Err(purpose.error(failed)),
+        }
+    }
+
+    pub(super) async fn get_object(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
+        let purpose = Purpose::of("get", Some(key));
+        self.check_key(key, &purpose)?;
+        if options.version.is_some() {
+            return Err(Error::unsupported("get").on(key));
+        }
+        for _ in 0..GROWTHS {
+            let empty = options.range.as_ref().is_some_and(Range::is_empty);
+            if !empty {
+                match self.fetch(key, &options).await {
+                    Err(Failed::Refused(refusal))
+                        if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE => {}
+                    other => return other.map_err(|failed| purpose.error(failed)),
+                }
+            }
+            // Nothing of the object is in the range: only its facts are left to be told.
+            let facts = self
+                .look(key, options.if_match.as_ref(), options.if_none_match.as_ref())
+                .await
+                .map_err(|failed| purpose.error(failed))?;
+            let Some((info, _)) = facts else {
+                return Ok(GetOutcome::Unmodified);
+            };
+            let size = info.size.unwrap_or(0);
+            let start = options.range.as_ref().map_or(0, |range| range.start);
+            if empty || start >= size {
+                let at = start.min(size);
+                return Ok(GetOutcome::Found(Box::new(Object {
+                    info,
+                    range: at..at,
+                    body: futures::stream::empty().boxed(),
+                })));
+            }
+        }
+        Err(purpose.name(Error::new(
+            ErrorKind::Unavailable,
+            "the object grew each time its end was looked for",
+        )))
+    }
+
+    async fn fetch(
+        &self,
+        key: &Key,
+        options: &GetOptions,
+    ) -> std::result::Result<GetOutcome, Failed> {
+        let mut call = Call::new(Method::GET, key.as_bytes());
+        if let Some(range) = &options.range {
+            // Ends that no signed number holds are the same as none.
+            let text = if range.end > i64::MAX as u64 {
+                format!("bytes={}-", range.start)
+            } else {
+                format!("bytes={}-{}", range.start, range.end - 1)
+            };
+            call.headers.insert(RANGE, meta::ascii(&text)?);
+        }
+        if let Some(etag) = &options.if_match {
+            call.headers.insert(IF_MATCH, quoted(etag)?);
+        }
+        if let Some(etag) = &options.if_none_match {
+            call.headers.insert(IF_NONE_MATCH, quoted(etag)?);
+        }
+        let (parts, body) = self.store.send(&self.target, &call).await?.into_parts();
+        if parts.status == StatusCode::NOT_MODIFIED {
+            return Ok(GetOutcome::Unmodified);
+        }
+        let corrupt = |why: &str| Failed::Broken(Error::new(ErrorKind::Corrupt, why));
+        let length = meta::length(&parts.headers);
+        let (range, size) = if parts.status == StatusCode::PARTIAL_CONTENT {
+            let (start, end, size) = meta::content_range(&parts.headers)
+                .ok_or_else(|| corrupt("the answer does not tell which range it is"))?;
+            if options
+                .range
+                .as_ref()
+                .is_none_or(|range| range.start != start || range.end < end)
+                || length.is_some_and(|length| length != end - start)
+            {
+                return Err(corrupt("the answer is another range than was asked for"));
+            }
+            (start..end, size)
+        } else {
+            let size = length.ok_or_else(|| corrupt("the answer does not tell its length"))?;
+            if let Some(range) = &options.range
+                && (range.start > 0 || range.end < size)
+            {
+                return Err(corrupt("the server sends the whole object instead of a range"));
+            }
+            (0..size, Some(size))
+        };
+        let info = meta::info(&parts.headers, size)?;
+        if options.if_match.as_ref().is_some_and(|etag| *etag != info.etag) {
+            return Err(Failed::Broken(Error::new(
+                ErrorKind::Changed,
+                "the object has another version",
+            )));
+        }
+        Ok(GetOutcome::Found(Box::new(Object {
+            info,
+            range,
+            body: connection::stream(body),
+        })))
+    }
+
+    /// Puts an object under a condition, whatever is known of the server's conditions.
+    pub(super) async fn put_raw(
+        &self,
+        key: &Key,
+        body: &Body,
+        options: &PutOptions,
+    ) -> Result<ObjectInfo> {
+        let lost = lost(&options.precondition);
+        let missing = match options.precondition {
+            Precondition::IfMatch(_) => ErrorKind::Changed,
+            Precondition::None | Precondition::IfAbsent => ErrorKind::NotFound,
+        };
+        let purpose = Purpose {
+            lost,
+            missing,
+            ..Purpose::of("put", Some(key))
+        };
+        let send = async {
+            let mut call = Call::new(Method::PUT, key.as_bytes());
+            call.body = Outgoing::Object(body);
+            call.headers.insert(CONTENT_TYPE, BYTES);
+            meta::describe(&mut call.headers, &options.attributes, &options.commits)?;
+            self.add_precondition(&mut call.headers, &options.precondition)?;
+            self.store.ask(&self.target, &call).await
+        };
+        let (headers, _) = send.await.map_err(|failed| purpose.error(failed))?;
+        Ok(ObjectInfo {
+            size: Some(body.len()),
+            etag: self.written_etag(&headers, &purpose)?,
+            modified: meta::written(&headers),
+            attributes: None,
+            commits: options.commits.clone(),
+            version: None,
+        })
+    }
+
+    fn written_etag(&self, headers: &HeaderMap, purpose: &Purpose<'_>) -> Result<ETag> {
+        headers
+            .get(http::header::ETAG)
+            .and_then(|value| xml::etag(value.to_str().ok()?))
+            .ok_or_else(|| {
+                purpose.name(Error::new(
+                    ErrorKind::Corrupt,
+                    "the server took the object and tells no etag for it",
+                ))
+            })
+    }
+
+    /// Deletes an object under a condition, whatever is known of the server's conditions.
+    pub(super) async fn delete_raw(&self, key: &Key, precondition: &Precondition) -> Result<()> {
+        let purpose = Purpose {
+            missing: ErrorKind::Changed,
+            ..Purpose::of("delete", Some(key))
+        };
+        let send = async {
+            let mut call = Call::new(Method::DELETE, key.as_bytes());
+            self.add_precondition(&mut call.headers, precondition)?;
+            self.store.ask(&self.target, &call).await
+        };
+        match send.await {
+            Ok(_) => Ok(()),
+            Err(Failed::Refused(refusal))
+                if *precondition == Precondition::None && refusal.object_missing() =>
+            {
+                Ok(())
+            }
+            Err(failed) => Err(purpose.error(failed)),
+        }
+    }
+
+    /// Copies an object under conditions, whatever is known of the server's conditions.
+    pub(super) async fn copy_raw(
+        &self,
+        from: &Key,
+        to: &Key,
+        options: &CopyOptions,
+    ) -> Result<ObjectInfo> {
+        let source = Purpose::of("copy", Some(from));
+        let mut call = Call::new(Method::PUT, to.as_bytes());
+        let mut size = None;
+        let mut pin = options.source.clone();
+        // The service keeps all metadata or replaces all of it; what the caller does not give
+        // anew is asked for first, and its version pinned.
+        let replace = options.attributes.is_some() || !options.commits.is_empty();
+        if replace {
+            let mut attributes = options.attributes.clone();
+            let mut commits = options.commits.clone();
+            if attributes.is_none() || commits.is_empty() {
+                let looked = self.look(from, pin.as_ref(), None).await;
+                let (info, headers) = looked
+                    .map_err(|failed| source.error(failed))?
+                    .ok_or_else(|| source.name(Error::new(ErrorKind::Corrupt, "no answer")))?;
+                size = info.size;
+                pin = Some(info.etag);
+                if commits.is_empty() {
+                    commits = info.commits;
+                }
+                if attributes.is_none() {
+                    attributes = info.attributes;
+                }
+                for name in meta::CARRIED {
+                    if let Some(value) = headers.get(name) {
+                        call.headers.insert(name, value.clone());
+                    }
+                }
+            }
+            call.headers.insert(CONTENT_TYPE, BYTES);
+            let attributes = attributes.unwrap_or_default();
+            meta::describe(&mut call.headers, &attributes, &commits)
+                .map_err(|error| source.name(error))?;
+        }
+        let directive = if replace { "REPLACE" } else { "COPY" };
+        call.headers.insert(
+            "x-amz-metadata-directive",
+            HeaderValue::from_static(directive),
+        );
+        let bucket = self.target.bucket.as_deref().unwrap_or_default();
+        let origin = format!("{bucket}/{}", site::encode_key(from.as_bytes()));
+        let send = async {
+            call.headers.insert("x-amz-copy-source", meta::ascii(&origin)?);
+            if let Some(etag) = &pin {
+                call.headers
+                    .insert("x-amz-copy-source-if-match", self.condition(etag)?);
+            }
+            self.add_precondition(&mut call.headers, &options.destination)?;
+            let (headers, body) = self.store.ask(&self.target, &call).await?;
+            match xml::copied(&body)? {
+                Ok((etag, modified)) => Ok((etag, modified, headers)),
+                Err(complaint) => Err(Failed::Refused(super::refusal::Refusal {
+                    // The status was a success before the copy failed.
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    complaint,
+                })),
+            }
+        };
+        match send.await {
+            Ok((etag, modified, headers)) => Ok(ObjectInfo {
+                size,
+                etag,
+                modified: modified.unwrap_or_else(|| meta::written(&headers)),
+                attributes: None,
+                commits: options.commits.clone(),
+                version: None,
+            }),
+            Err(Failed::Refused(refusal)) => {
+                let probe = refusal.kind(ErrorKind::Changed, ErrorKind::NotFound).0;
+                if probe != ErrorKind::Changed {
+                    return Err(source.error(Failed::Refused(refusal)));
+                }
+                Err(self.lost_copy(from, to, pin, options, refusal).await)
+            }
+            Err(failed) => Err(source.error(failed)),
+        }
+    }
+
+    /// Finds out which of a copy's two conditions failed; the service does not tell.
+    async fn lost_copy(
+        &self,
+        from: &Key,
+        to: &Key,
+        pin: Option<ETag>,
+        options: &CopyOptions,
+        refusal: super::refusal::Refusal,
+    ) -> Error {
+        let source = Purpose::of("copy", Some(from));
+        if options.destination == Precondition::None {
+            return source.error(Failed::Refused(refusal));
+        }
+        if pin.is_some()
+            && let Err(failed) = self.look(from, pin.as_ref(), None).await
+        {
+            return source.error(failed);
+        }
+        let destination = Purpose {
+            lost: lost(&options.destination),
+            ..Purpose::of("copy", Some(to))
+        };
+        destination.error(Failed::Refused(refusal))
+    }
+}
+

@@ -1,0 +1,365 @@
+//! Finding out which conditions a server honours, on canary keys of our own.
+//!
+//! A server that does not know a condition ignores it and answers with success, so each one is
+//! tried in a way in which it must fail. Conditions of puts are raced as well: one that is tested
+//! before the write instead of with it lets two writers win.
+
+use super::Bucket;
+use crate::clock;
+use crate::driver::{
+    Body, CopyCapability, CopyOptions, ETag, Error, ErrorKind, ObjectInfo, Precondition,
+    PutOptions, Result, Strength,
+};
+use crate::key::Key;
+use futures::future::join_all;
+use std::time::Duration;
+
+/// How often the whole is tried when the service says that it cannot answer now.
+const ATTEMPTS: u32 = 3;
+/// How many writers race.
+const RACERS: usize = 2;
+
+/// What a server was seen to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// Strength of the conditions of a put.
+    pub put: Strength,
+    /// Strength of the condition of a delete.
+    pub delete: Strength,
+    /// Whether objects can be copied, and the strengths of a copy's conditions.
+    pub copy: Option<CopyCapability>,
+    /// Whether many keys can be deleted by one request.
+    pub delete_many: bool,
+    /// Whether conditions of writes want etags without quotes.
+    pub bare_etags: bool,
+    /// Forms of keys that the server takes for other keys, or not at all.
+    pub folded: Folded,
+}
+
+/// Forms of keys that a server does not keep apart from others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Folded {
+    /// A `/` at the start.
+    pub leading_slash: bool,
+    /// Two `/` in a row.
+    pub double_slash: bool,
+    /// `.` or `..` between slashes.
+    pub dots: bool,
+}
+
+impl Findings {
+    /// Nothing is known, and nothing is claimed.
+    pub const NOTHING: Findings = Findings {
+        put: Strength::None,
+        delete: Strength::None,
+        copy: None,
+        delete_many: false,
+        bare_etags: false,
+        folded: Folded {
+            leading_slash: false,
+            double_slash: false,
+            dots: false,
+        },
+    };
+}
+
+impl Folded {
+    /// Refuses a key that would become another one.
+    pub fn check(self, key: &Key) -> Result<()> {
+        let bytes = key.as_bytes();
+        let form = if self.leading_slash && bytes.first() == Some(&b'/') {
+            "a '/' at its start"
+        } else if self.double_slash && bytes.windows(2).any(|pair| pair == b"//") {
+            "two '/' in a row"
+        } else if self.dots
+            && bytes
+                .split(|byte| *byte == b'/')
+                .any(|part| matches!(part, b"." | b".."))
+        {
+            "'.' or '..' between its slashes"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(
+            ErrorKind::InvalidKey,
+            format!("this server does not keep a key with {form} apart from others"),
+        ))
+    }
+}
+
+/// How a conditional request ended.
+enum Verdict<T> {
+    /// It was done.
+    Done(T),
+    /// Its condition failed.
+    Lost,
+    /// The server refuses such a request, whatever the condition.
+    Refused,
+}
+
+fn verdict<T>(result: Result<T>) -> Result<Verdict<T>> {
+    match result {
+        Ok(done) => Ok(Verdict::Done(done)),
+        Err(error) => match error.kind() {
+            ErrorKind::Exists | ErrorKind::Changed => Ok(Verdict::Lost),
+            ErrorKind::Unsupported | ErrorKind::InvalidArgument => Ok(Verdict::Refused),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Whether a request that had to lose did.
+fn honoured<T>(verdict: &Verdict<T>) -> bool {
+    matches!(verdict, Verdict::Lost)
+}
+
+/// Tries a server out below `prefix`. An error means that nothing can be written there.
+pub(super) async fn probe(bucket: &mut Bucket, prefix: &Key) -> Result<Findings> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let a = prefix.join(format!(".bucketfs/probe-{:016x}", clock::random()));
+        let b = a.join("b");
+        bucket.findings = Findings::NOTHING;
+        let result = Probe {
+            bucket: &mut *bucket,
+            a: &a,
+            b: &b,
+        }
+        .run()
+        .await;
+        match result {
+            Ok(findings) => return Ok(findings),
+            Err(error) => {
+                // What cannot be removed now lies where `check --clean` looks for it.
+                let _ = bucket.delete_raw(&a, &Precondition::None).await;
+                let _ = bucket.delete_raw(&b, &Precondition::None).await;
+                if !error.retryable() || attempt == ATTEMPTS {
+                    return Err(error);
+                }
+                log::debug!("probing the server again: {error}");
+                tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+            }
+        }
+    }
+}
+
+struct Probe<'a> {
+    bucket: &'a mut Bucket,
+    a: &'a Key,
+    b: &'a Key,
+}
+
+impl Probe<'_> {
+    async fn put(
+        &self,
+        key: &Key,
+        text: String,
+        precondition: Precondition,
+    ) -> Result<Verdict<ETag>> {
+        let options = PutOptions {
+            precondition,
+            ..PutOptions::default()
+        };
+        let body = Body::from(text.into_bytes());
+        verdict(self.bucket.put_raw(key, &body, &options).await.map(|info| info.etag))
+    }
+
+    async fn copy(
+        &self,
+        source: Option<&ETag>,
+        destination: Precondition,
+    ) -> Result<Verdict<ObjectInfo>> {
+        let options = CopyOptions {
+            source: source.cloned(),
+            destination,
+            ..CopyOptions::default()
+        };
+        match verdict(self.bucket.copy_raw(self.a, self.b, &options).await) {
+            // Copying may be denied, or end in an error of the server, where putting is not.
+            Err(error) if !error.retryable() => Ok(Verdict::Refused),
+            other => other,
+        }
+    }
+
+    /// Races puts under one condition. Gives its strength and the etag that is there afterwards.
+    async fn race(
+        &self,
+        round: &str,
+        precondition: &Precondition,
+    ) -> Result<(Strength, Option<ETag>)> {
+        let racers = (0..RACERS).map(|i| self.put(self.a, format!("{round} {i}"), precondition.clone()));
+        let mut winners = Vec::new();
+        let mut losers = 0;
+        for result in join_all(racers).await {
+            match result? {
+                Verdict::Done(etag) => winners.push(etag),
+                Verdict::Lost => losers += 1,
+                Verdict::Refused => {}
+            }
+        }
+        match winners.as_slice() {
+            [winner] if losers + 1 == RACERS => return Ok((Strength::Atomic, Some(winner.clone()))),
+            // One who comes alone wins, if the condition is understood at all.
+            [] => return match self.put(self.a, format!("{round} alone"), precondition.clone()).await? {
+                Verdict::Done(etag) => Ok((Strength::Atomic, Some(etag))),
+                Verdict::Lost | Verdict::Refused => Ok((Strength::None, None)),
+            },
+            _ => {}
+        }
+        // Several won: one who comes late tells a test before the write from no test at all.
+        let etag = winners.last().cloned();
+        match self.put(self.a, format!("{round} late"), precondition.clone()).await? {
+            Verdict::Lost => Ok((Strength::Checked, etag)),
+            Verdict::Done(etag) => Ok((Strength::None, Some(etag))),
+            Verdict::Refused => Ok((Strength::None, etag)),
+        }
+    }
+
+    /// The etag that a canary has, unless it is known.
+    async fn etag(&self, key: &Key, known: Option<ETag>) -> Result<ETag> {
+        match known {
+            Some(etag) => Ok(etag),
+            None => Ok(self.bucket.head_object(key).await?.etag),
+        }
+    }
+
+    /// Tries and races the condition of a delete.
+    async fn delete(&self, stale: &ETag, etag: &ETag) -> Result<Strength> {
+        let delete = async |etag: &ETag| {
+            let precondition = Precondition::IfMatch(etag.clone());
+            match verdict(self.bucket.delete_raw(self.b, &precondition).await) {
+                // Who may write may yet be denied to delete.
+                Err(error) if error.kind() == ErrorKind::Denied => Ok(Verdict::Refused),
+                other => other,
+            }
+        };
+        if !honoured(&delete(stale).await?) {
+            return Ok(Strength::None);
+        }
+        let (one, other) = tokio::join!(delete(etag), delete(etag));
+        Ok(match (one?, other?) {
+            (Verdict::Done(()), Verdict::Lost) | (Verdict::Lost, Verdict::Done(())) => {
+                Strength::Atomic
+            }
+            (Verdict::Done(()), Verdict::Done(())) if honoured(&delete(etag).await?) => {
+                Strength::Checked
+            }
+            _ => Strength::None,
+        })
+    }
+
+    /// Whether the server takes a variant of the canary's key for the canary, or refuses it.
+    async fn folds(&self, variant: Key) -> bool {
+        match self.bucket.look(&variant, None, None).await {
+            Ok(_) => true,
+            Err(super::refusal::Failed::Refused(refusal)) => !refusal.object_missing(),
+            Err(super::refusal::Failed::Broken(_)) => true,
+        }
+    }
+
+    async fn run(self) -> Result<Findings> {
+        let stale = ETag::new("0123456789abcdef0123456789abcdef");
+        let any = Precondition::None;
+        let matching = |etag: &ETag| Precondition::IfMatch(etag.clone());
+
+        let (created, other) = tokio::join!(
+            self.race("create", &Precondition::IfAbsent),
+            self.put(self.b, "b".into(), any.clone()),
+        );
+        let (mut absent, mut a) = created?;
+        let mut b = match other? {
+            Verdict::Done(etag) => Some(etag),
+            Verdict::Lost | Verdict::Refused => None,
+        };
+        if a.is_none() {
+            // The condition is refused; the rest is still worth knowing.
+            self.put(self.a, "a".into(), any.clone()).await?;
+        }
+
+        // Everything here must lose, so nothing disturbs the others.
+        let path = self.a.as_bytes();
+        let cut = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        let (above, name) = (Key::from(&path[..cut]), &path[cut..]);
+        let (late, wrong, onto, over, from, leading_slash, double_slash, dots) = tokio::join!(
+            self.put(self.a, "late".into(), Precondition::IfAbsent),
+            self.put(self.a, "wrong".into(), matching(&stale)),
+            self.copy(None, Precondition::IfAbsent),
+            self.copy(None, matching(&stale)),
+            self.copy(Some(&stale), any.clone()),
+            self.folds(Key::from("/").join(path)),
+            self.folds(above.join(b"/").join(name)),
+            self.folds(above.join(b"/.").join(name)),
+        );
+        let (late, wrong, onto, over, from) = (late?, wrong?, onto?, over?, from?);
+        if !honoured(&late) {
+            absent = Strength::None;
+        }
+        if matches!(late, Verdict::Done(_)) || matches!(wrong, Verdict::Done(_)) || absent != Strength::Atomic {
+            a = None;
+        }
+        if [&onto, &over, &from].iter().any(|copy| matches!(copy, Verdict::Done(_))) {
+            b = None;
+        }
+        let mut a = self.etag(self.a, a).await?;
+        let mut b = self.etag(self.b, b).await?;
+
+        // The conditions must also hold when they are met.
+        let mut destination = honoured(&onto) && honoured(&over);
+        let mut source = honoured(&from);
+        let to = if destination { matching(&b) } else { any.clone() };
+        let mut can_copy = true;
+        match self.copy(source.then_some(&a), to).await? {
+            Verdict::Done(copy) => b = copy.etag,
+            Verdict::Lost | Verdict::Refused => {
+                (source, destination) = (false, false);
+                match self.copy(None, any.clone()).await? {
+                    Verdict::Done(copy) => b = copy.etag,
+                    Verdict::Lost | Verdict::Refused => can_copy = false,
+                }
+            }
+        }
+
+        let mut put = Strength::None;
+        let mut bare_etags = false;
+        if honoured(&wrong) {
+            (put, _) = self.race("match", &matching(&a)).await?;
+            if put == Strength::None {
+                self.bucket.findings.bare_etags = true;
+                a = self.etag(self.a, None).await?;
+                (put, _) = self.race("bare", &matching(&a)).await?;
+                bare_etags = put != Strength::None;
+                self.bucket.findings.bare_etags = bare_etags;
+            }
+        }
+        let delete = self.delete(&stale, &b).await?;
+        let keys = [self.a.clone(), self.b.clone()];
+        let delete_many = match self.bucket.delete_objects(&keys).await {
+            Ok(results) => results.iter().all(Result::is_ok),
+            Err(_) => false,
+        };
+        if !delete_many {
+            for key in &keys {
+                if let Err(error) = self.bucket.delete_raw(key, &any).await {
+                    log::warn!("a canary object stays behind: {error}");
+                }
+            }
+        }
+        let strength = |honoured: bool| if honoured { Strength::Atomic } else { Strength::None };
+        Ok(Findings {
+            put: put.min(absent),
+            delete,
+            copy: can_copy.then_some(CopyCapability {
+                source: strength(source),
+                destination: strength(destination),
+            }),
+            delete_many,
+            bare_etags,
+            folded: Folded {
+                leading_slash,
+                double_slash,
+                dots,
+            },
+        })
+    }
+}

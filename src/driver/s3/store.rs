@@ -1,0 +1,305 @@
+//! A service and how requests to it are made: signed, sent, and sent again where the answer tells
+//! what was wrong with the region, the clock or the credentials.
+
+use super::http::{self as connection, Client, Payload};
+use super::refusal::{Failed, Refusal};
+use super::sign::{self, Credentials};
+use super::site::Site;
+use super::{StaticCredentials, meta};
+use crate::clock;
+use crate::driver::{Body, Error, ErrorKind, OpenOptions, Result};
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sigv4::http_request::SignableBody;
+use aws_types::service_config::ServiceConfigKey;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// The largest answer that is read whole: a page of a listing, or a refusal.
+pub(super) const LARGEST: usize = 16 << 20;
+/// The largest refusal that is read.
+const LARGEST_REFUSAL: usize = 64 << 10;
+/// How far clocks may be apart before a refusal is put down to that. Services bear 15 minutes.
+const SKEW: i64 = 240;
+
+/// What a service is reached with.
+#[derive(Debug)]
+pub(super) struct Store {
+    client: Client,
+    credentials: Credentials,
+    /// Seconds that the service's clock is ahead of ours.
+    skew: AtomicI64,
+    /// Where buckets are looked for first.
+    pub site: Site,
+}
+
+/// Where requests go: to the service, or to one of its buckets. Each learns its own region.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The bucket.
+    pub bucket: Option<Box<str>>,
+    /// A leaf lock, held for moments only.
+    site: RwLock<Arc<Site>>,
+}
+
+impl Target {
+    /// A target that is believed to be at `site`.
+    pub fn new(bucket: Option<&str>, site: Site) -> Self {
+        Target {
+            bucket: bucket.map(Into::into),
+            site: RwLock::new(Arc::new(site)),
+        }
+    }
+
+    /// Where it is, as far as is known.
+    pub fn site(&self) -> Arc<Site> {
+        self.site.read().clone()
+    }
+
+    /// Corrects where it is.
+    pub fn move_to(&self, site: Site) {
+        *self.site.write() = Arc::new(site);
+    }
+}
+
+/// What a request carries.
+pub(super) enum Outgoing<'a> {
+    /// Nothing.
+    Nothing,
+    /// A document, which the signature covers.
+    Document(Bytes),
+    /// An object, which it does not cover: hashing would cost more than sending.
+    Object(&'a Body),
+}
+
+/// A request that can be made several times.
+pub(super) struct Call<'a> {
+    /// Its method.
+    pub method: Method,
+    /// The key, or nothing for the bucket.
+    pub key: &'a [u8],
+    /// Parameters, escaped.
+    pub query: &'a str,
+    /// Headers beside those of the signature.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Outgoing<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// A request without parameters, headers or body.
+    pub fn new(method: Method, key: &'a [u8]) -> Self {
+        Call {
+            method,
+            key,
+            query: "",
+            headers: HeaderMap::with_capacity(8),
+            body: Outgoing::Nothing,
+        }
+    }
+}
+
+impl Store {
+    /// Finds region, endpoint and credentials as the field's other tools do: options, environment,
+    /// profile. Nothing is sent, unless credentials come from a service.
+    pub async fn configure(options: &OpenOptions, keys: Option<StaticCredentials>) -> Result<Self> {
+        let mut profile = ProfileFileRegionProvider::builder();
+        if let Some(name) = &options.profile {
+            profile = profile.profile_name(name);
+        }
+        // No question to the machine's metadata service: a bucket tells its region itself.
+        let regions = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+            .or_else(EnvironmentVariableRegionProvider::new())
+            .or_else(profile.build())
+            .or_else(Region::from_static("us-east-1"));
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(regions);
+        if let Some(name) = &options.profile {
+            loader = loader.profile_name(name);
+        }
+        if let Some(keys) = keys {
+            loader = loader.credentials_provider(SharedCredentialsProvider::new(keys.0));
+        }
+        let config = loader.load().await;
+        let region = config.region().map_or("us-east-1", |region| region.as_ref());
+        let special = config.service_config().and_then(|service| {
+            let key = ServiceConfigKey::builder()
+                .service_id("S3")
+                .env("AWS_ENDPOINT_URL")
+                .profile("endpoint_url")
+                .build()
+                .ok()?;
+            service.load_config(key)
+        });
+        let endpoint = options
+            .endpoint_url
+            .as_deref()
+            .or(special.as_deref())
+            .or(config.endpoint_url());
+        let site = match endpoint {
+            Some(endpoint) => Site::custom(endpoint, region, options.force_path_style)?,
+            None => Site::amazon(region, options.force_path_style),
+        };
+        let provider = config.credentials_provider().ok_or_else(|| {
+            Error::new(ErrorKind::Unauthenticated, "there is no way to get credentials")
+        })?;
+        Ok(Store {
+            client: connection::client(site.https)?,
+            credentials: Credentials::new(provider),
+            skew: AtomicI64::new(0),
+            site,
+        })
+    }
+
+    /// Makes a request. What comes back is a success or "not modified", with its body unread.
+    pub async fn send(
+        &self,
+        target: &Target,
+        call: &Call<'_>,
+    ) -> std::result::Result<Response<Incoming>, Failed> {
+        let (mut moved, mut shifted, mut renewed) = (false, false, false);
+        loop {
+            let site = target.site();
+            let identity = self.credentials.identity().await?;
+            let request = self.request(&site, target, call, &identity)?;
+            let response = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| connection::unanswered(&error, &site))?;
+            let status = response.status();
+            if status.is_success() || status == StatusCode::NOT_MODIFIED {
+                return Ok(response);
+            }
+            let (parts, body) = response.into_parts();
+            let body = connection::collect(body, LARGEST_REFUSAL).await?;
+            let mut refusal = Refusal::read(status, &parts.headers, &body);
+            refusal.redact(Credentials::secrets(&identity));
+            log::debug!(
+                "{} {site}: {status} {}",
+                call.method,
+                refusal.complaint.code
+            );
+            match (status.as_u16(), &refusal.complaint.region) {
+                (301 | 307 | 400, Some(region)) if !moved && *region != site.region => {
+                    moved = true;
+                    log::debug!("{site}: the bucket is in region {region}");
+                    target.move_to(site.in_region(region));
+                    continue;
+                }
+                _ => {}
+            }
+            if status == StatusCode::FORBIDDEN && !shifted && self.shift(&parts.headers) {
+                shifted = true;
+                continue;
+            }
+            // A HEAD has no body that could tell the code.
+            let expired = match refusal.complaint.code.as_str() {
+                "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => true,
+                "" => call.method == Method::HEAD && status == StatusCode::BAD_REQUEST,
+                _ => false,
+            };
+            if expired && !renewed && self.credentials.refused(&identity) {
+                renewed = true;
+                continue;
+            }
+            return Err(Failed::Refused(refusal));
+        }
+    }
+
+    /// Makes a request whose answer is a document, and reads that.
+    pub async fn ask(
+        &self,
+        target: &Target,
+        call: &Call<'_>,
+    ) -> std::result::Result<(HeaderMap, Bytes), Failed> {
+        let (parts, body) = self.send(target, call).await?.into_parts();
+        Ok((parts.headers, connection::collect(body, LARGEST).await?))
+    }
+
+    fn request(
+        &self,
+        site: &Site,
+        target: &Target,
+        call: &Call<'_>,
+        identity: &aws_smithy_runtime_api::client::identity::Identity,
+    ) -> Result<Request<Payload>> {
+        let url = site.url(target.bucket.as_deref(), call.key, call.query);
+        let mut headers = call.headers.clone();
+        let covered = match &call.body {
+            Outgoing::Nothing => SignableBody::Bytes(b""),
+            Outgoing::Document(document) => SignableBody::Bytes(document),
+            Outgoing::Object(_) => SignableBody::UnsignedPayload,
+        };
+        sign::authorize(
+            identity,
+            &site.region,
+            self.time(),
+            &call.method,
+            &url,
+            &mut headers,
+            covered,
+        )?;
+        let payload = match &call.body {
+            Outgoing::Nothing => Payload::Whole(Bytes::new()),
+            Outgoing::Document(document) => Payload::Whole(document.clone()),
+            Outgoing::Object(body) => Payload::from(*body),
+        };
+        if matches!(call.method, Method::PUT | Method::POST) {
+            // Said even of an empty body, which would otherwise have no length at all.
+            let len = hyper::body::Body::size_hint(&payload).lower();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("bucketfs/", env!("CARGO_PKG_VERSION"))),
+        );
+        let mut request = Request::new(payload);
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = url.parse().map_err(|cause| {
+            Error::new(
+                ErrorKind::InvalidKey,
+                format!("the key makes no URL: {cause}"),
+            )
+        })?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// The time that signatures carry: the service's.
+    fn time(&self) -> SystemTime {
+        let skew = self.skew.load(Ordering::Relaxed);
+        let shift = Duration::from_secs(skew.unsigned_abs());
+        if skew >= 0 {
+            clock::wall() + shift
+        } else {
+            clock::wall() - shift
+        }
+    }
+
+    /// Adopts the service's clock if ours is too far from it.
+    fn shift(&self, headers: &HeaderMap) -> bool {
+        let Some(theirs) = meta::date(headers) else {
+            return false;
+        };
+        let seconds = |from: SystemTime| match theirs.duration_since(from) {
+            Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
+            Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(i64::MAX),
+        };
+        if seconds(self.time()).abs() <= SKEW {
+            return false;
+        }
+        let skew = seconds(clock::wall());
+        log::warn!("this machine's clock differs from the server's by {skew} s; correct it");
+        self.skew.store(skew, Ordering::Relaxed);
+        true
+    }
+}
