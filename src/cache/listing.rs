@@ -1,0 +1,480 @@
+//! The listing cache: what is known of names, directory by directory, and since when.
+//!
+//! A directory's knowledge is a *window*, everything from its first name up to some name at some
+//! time, as pages of a listing told it, and *points*, single names learned since. A name inside
+//! the window that is not recorded is absent. Ages are for the caller to judge: an answer carries
+//! the time since which it is known.
+//!
+//! Own changes are noted at once. A page that was asked for before a change and arrives after it
+//! does not undo it: each note takes a number from a sequence, and a page skips names whose note
+//! is younger than the page's request.
+
+use crate::clock::Instant;
+use crate::driver::{ObjectInfo, Page};
+use crate::key::Key;
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What is known of one name (a component of keys).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// The object whose key ends with the name.
+    pub object: Option<Arc<ObjectInfo>>,
+    /// Whether keys go on behind the name and a `/`, or a marker stands there.
+    pub directory: bool,
+    /// The directory's marker.
+    pub marker: Marker,
+}
+
+/// What is known of the marker of a directory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Marker {
+    /// Nobody asked.
+    #[default]
+    Unknown,
+    /// There is none: the directory is implied by its keys.
+    Absent,
+    /// It is there.
+    Present(Arc<ObjectInfo>),
+}
+
+impl Marker {
+    /// The marker's facts.
+    pub fn info(&self) -> Option<&ObjectInfo> {
+        match self {
+            Marker::Present(info) => Some(info),
+            Marker::Unknown | Marker::Absent => None,
+        }
+    }
+}
+
+impl Known {
+    /// Nothing has that name.
+    pub fn is_absent(&self) -> bool {
+        self.object.is_none() && !self.directory
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    known: Known,
+    /// When it was learned; `None` when only the window vouches for it.
+    at: Option<Instant>,
+    /// Sequence number of the last own change.
+    changed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Directory {
+    /// Names in the order of components.
+    records: BTreeMap<Bytes, Record>,
+    /// How far the window reaches, and when its listing began.
+    window: Option<Window>,
+}
+
+#[derive(Clone, Debug)]
+struct Window {
+    /// The last key told, relative to the directory; `None` when the listing reached the end.
+    upto: Option<Bytes>,
+    since: Instant,
+}
+
+impl Window {
+    /// Whether both the object `name` and the directory `name/` lie inside.
+    fn covers(&self, name: &[u8]) -> bool {
+        match &self.upto {
+            None => true,
+            Some(upto) => {
+                let upto = upto.as_ref();
+                upto.len() > name.len() && &upto[..name.len()] == name && upto[name.len()] >= b'/'
+                    || (!upto.starts_with(name) && upto > name)
+            }
+        }
+    }
+}
+
+/// A listing under way: made before the first request, so that own changes made meanwhile win.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    sequence: u64,
+    since: Instant,
+    last: Option<Bytes>,
+    first: bool,
+}
+
+impl Ticket {
+    /// When the listing began.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+}
+
+/// All directories' knowledge, bounded in entries; the directory used longest ago goes first.
+#[derive(Debug)]
+pub struct ListingCache {
+    directories: Mutex<LruCache<Key, Directory>>,
+    sequence: AtomicU64,
+    entries: AtomicU64,
+    capacity: usize,
+}
+
+/// Entry count that an empty directory weighs, so that many of them stay bounded too.
+const DIRECTORY_WEIGHT: u64 = 1;
+
+impl ListingCache {
+    /// A cache of at most about `capacity` names.
+    pub fn new(capacity: usize) -> Self {
+        ListingCache {
+            directories: Mutex::new(LruCache::unbounded()),
+            sequence: AtomicU64::new(1),
+            entries: AtomicU64::new(0),
+            capacity,
+        }
+    }
+
+    /// How many names are recorded.
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    fn change<R>(&self, prefix: &Key, act: impl FnOnce(&mut Directory) -> R) -> R {
+        let mut directories = self.directories.lock();
+        if directories.get_mut(prefix).is_none() {
+            directories.push(prefix.clone(), Directory::default());
+            self.entries.fetch_add(DIRECTORY_WEIGHT, Ordering::Relaxed);
+        }
+        let directory = directories
+            .get_mut(prefix)
+            .expect("the directory was just put there");
+        let before = directory.records.len() as u64;
+        let result = act(directory);
+        let after = directory.records.len() as u64;
+        let mut total = self
+            .entries
+            .fetch_add(after.wrapping_sub(before), Ordering::Relaxed)
+            .wrapping_add(after.wrapping_sub(before));
+        while total > self.capacity as u64 && directories.len() > 1 {
+            let Some((_, gone)) = directories.pop_lru() else {
+                break;
+            };
+            let weight = gone.records.len() as u64 + DIRECTORY_WEIGHT;
+            total = self.entries.fetch_sub(weight, Ordering::Relaxed) - weight;
+        }
+        result
+    }
+
+    /// Begins a listing of `prefix`.
+    pub fn begin(&self, now: Instant) -> Ticket {
+        Ticket {
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            since: now,
+            last: None,
+            first: true,
+        }
+    }
+
+    /// Takes in the next page of the listing that `ticket` began.
+    pub fn page(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) {
+        let mut told: BTreeMap<Bytes, Known> = BTreeMap::new();
+        let mut last = ticket.last.clone();
+        for entry in &page.entries {
+            let Some(rest) = entry.key.strip_prefix(prefix) else {
+                continue;
+            };
+            let rest = rest.bytes();
+            last = Some(rest.clone());
+            match (rest.strip_suffix(b"/"), &entry.object) {
+                (Some(name), marker) => {
+                    let known = told.entry(rest.slice(..name.len())).or_default();
+                    known.directory = true;
+                    if let Some(info) = marker {
+                        known.marker = Marker::Present(Arc::new(info.clone()));
+                    }
+                }
+                (None, Some(info)) => {
+                    told.entry(rest).or_default().object = Some(Arc::new(info.clone()));
+                }
+                (None, None) => {}
+            }
+        }
+        let upto = page.next.as_ref().and(last.clone());
+        self.change(prefix, |directory| {
+            // What lies between the pages' ends and was not told is gone.
+            let window = Window {
+                upto: upto.clone(),
+                since: ticket.since,
+            };
+            let continues = !ticket.first
+                && directory
+                    .window
+                    .as_ref()
+                    .is_some_and(|window| window.since == ticket.since);
+            let sequence = ticket.sequence;
+            if ticket.first {
+                // A new listing starts from nothing but what is younger than itself.
+                directory.records.retain(|_, record| {
+                    record.changed > sequence || record.at.is_some_and(|at| at > ticket.since)
+                });
+            }
+            for (name, known) in told {
+                match directory.records.get_mut(&name) {
+                    Some(record) if record.changed > sequence => {}
+                    Some(record) => {
+                        // A name's object and its directory may stand in different pages.
+                        let earlier = continues && record.at.is_none();
+                        let merged = Known {
+                            object: known
+                                .object
+                                .or_else(|| earlier.then(|| record.known.object.clone()).flatten()),
+                            directory: known.directory || (earlier && record.known.directory),
+                            marker: known.marker,
+                        };
+                        record.known = merged;
+                        record.at = None;
+                    }
+                    None => {
+                        directory.records.insert(
+                            name,
+                            Record {
+                                known,
+                                at: None,
+                                changed: 0,
+                            },
+                        );
+                    }
+                }
+            }
+            if ticket.first || continues {
+                directory.window = Some(window);
+            }
+        });
+        ticket.first = false;
+        ticket.last = last;
+    }
+
+    /// What is known of `name` in the directory `prefix`, and since when.
+    pub fn get(&self, prefix: &Key, name: &[u8]) -> Option<(Known, Instant)> {
+        let mut directories = self.directories.lock();
+        let directory = directories.get(prefix)?;
+        let window = directory
+            .window
+            .as_ref()
+            .filter(|window| window.covers(name))
+            .map(|window| window.since);
+        match directory.records.get(name) {
+            Some(record) => Some((record.known.clone(), record.at.max(window)?)),
+            None => Some((Known::default(), window?)),
+        }
+    }
+
+    /// All names of a directory whose whole listing is known, in the order of names, and since
+    /// when.
+    pub fn all(&self, prefix: &Key) -> Option<(Vec<(Bytes, Known)>, Instant)> {
+        let mut directories = self.directories.lock();
+        let directory = directories.get(prefix)?;
+        let window = directory.window.as_ref()?;
+        if window.upto.is_some() {
+            return None;
+        }
+        let names = directory
+            .records
+            .iter()
+            .filter(|(_, record)| !record.known.is_absent())
+            .map(|(name, record)| (name.clone(), record.known.clone()))
+            .collect();
+        Some((names, window.since))
+    }
+
+    /// The known names of a directory that follow `after`: what is listed next to a file is
+    /// looked ahead from here.
+    pub fn following(&self, prefix: &Key, after: &[u8], limit: usize) -> Vec<(Bytes, Known)> {
+        let mut directories = self.directories.lock();
+        let Some(directory) = directories.get(prefix) else {
+            return Vec::new();
+        };
+        directory
+            .records
+            .range::<[u8], _>((Bound::Excluded(after), Bound::Unbounded))
+            .take(limit)
+            .map(|(name, record)| (name.clone(), record.known.clone()))
+            .collect()
+    }
+
+    /// Notes what a request of its own told of one name, asked at `since` with a ticket of then.
+    pub fn learned(&self, prefix: &Key, name: &[u8], known: Known, ticket: &Ticket) {
+        self.change(prefix, |directory| {
+            match directory.records.get_mut(name) {
+                Some(record) if record.changed > ticket.sequence => {}
+                Some(record) => {
+                    record.known = known;
+                    record.at = record.at.max(Some(ticket.since));
+                }
+                None => {
+                    directory.records.insert(
+                        Bytes::copy_from_slice(name),
+                        Record {
+                            known,
+                            at: Some(ticket.since),
+                            changed: 0,
+                        },
+                    );
+                }
+            };
+        });
+    }
+
+    /// Notes an own change of a name: `act` alters what is known of it.
+    pub fn changed(&self, prefix: &Key, name: &[u8], now: Instant, act: impl FnOnce(&mut Known)) {
+        let changed = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        self.change(prefix, |directory| {
+            let record = directory
+                .records
+                .entry(Bytes::copy_from_slice(name))
+                .or_insert_with(|| Record {
+                    known: Known::default(),
+                    at: None,
+                    changed,
+                });
+            act(&mut record.known);
+            record.at = Some(now);
+            record.changed = changed;
+        });
+    }
+
+    /// Forgets one name.
+    pub fn forget(&self, prefix: &Key, name: &[u8]) {
+        let mut directories = self.directories.lock();
+        if let Some(directory) = directories.get_mut(prefix) {
+            let before = directory.records.len() as u64;
+            directory.records.remove(name);
+            // Without its record the window would call the name absent.
+            directory.window = None;
+            let gone = before - directory.records.len() as u64;
+            self.entries.fetch_sub(gone, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets every directory at or below `prefix`.
+    pub fn forget_below(&self, prefix: &Key) {
+        let mut directories = self.directories.lock();
+        let below: Vec<Key> = directories
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in below {
+            if let Some(gone) = directories.pop(&key) {
+                self.entries.fetch_sub(
+                    gone.records.len() as u64 + DIRECTORY_WEIGHT,
+                    Ordering::Relaxed,
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::driver::{ETag, ListEntry};
+    use std::time::SystemTime;
+
+    fn info(etag: &str) -> ObjectInfo {
+        ObjectInfo {
+            size: Some(1),
+            etag: ETag::new(etag),
+            modified: SystemTime::UNIX_EPOCH,
+            attributes: None,
+            commits: Vec::new(),
+            version: None,
+        }
+    }
+
+    fn page(entries: &[&str], more: bool) -> Page {
+        Page {
+            entries: entries
+                .iter()
+                .map(|key| ListEntry {
+                    key: Key::from(*key),
+                    object: (!key.ends_with('/')).then(|| info(key)),
+                })
+                .collect(),
+            next: more.then(|| "more".into()),
+        }
+    }
+
+    #[test]
+    fn a_miss_inside_the_window_is_an_answer() {
+        let cache = ListingCache::new(100);
+        let dir = Key::from("d/");
+        let mut ticket = cache.begin(clock::now());
+        cache.page(&dir, &page(&["d/a", "d/c", "d/e/"], true), &mut ticket);
+        assert!(cache.get(&dir, b"b").expect("known").0.is_absent());
+        assert!(cache.get(&dir, b"c").expect("known").0.object.is_some());
+        assert!(cache.get(&dir, b"e").expect("known").0.directory);
+        assert!(cache.get(&dir, b"f").is_none());
+        assert!(cache.all(&dir).is_none());
+        cache.page(&dir, &page(&["d/f"], false), &mut ticket);
+        assert_eq!(cache.all(&dir).expect("complete").0.len(), 4);
+    }
+
+    #[test]
+    fn a_name_is_unknown_until_its_directory_form_is_passed() {
+        let cache = ListingCache::new(100);
+        let dir = Key::empty();
+        let mut ticket = cache.begin(clock::now());
+        // `a/` sorts behind `a-b`: whether `a` is a directory is not known yet.
+        cache.page(&dir, &page(&["a", "a-b"], true), &mut ticket);
+        assert!(cache.get(&dir, b"a").is_none());
+        cache.page(&dir, &page(&["a/", "b"], false), &mut ticket);
+        let known = cache.get(&dir, b"a").expect("known").0;
+        assert!(known.object.is_some() && known.directory);
+    }
+
+    #[test]
+    fn a_page_asked_before_an_own_change_does_not_undo_it() {
+        let cache = ListingCache::new(100);
+        let dir = Key::empty();
+        let mut ticket = cache.begin(clock::now());
+        cache.changed(&dir, b"new", clock::now(), |known| {
+            known.object = Some(Arc::new(info("n")));
+        });
+        cache.changed(&dir, b"gone", clock::now(), |known| known.object = None);
+        cache.page(&dir, &page(&["gone"], false), &mut ticket);
+        assert!(cache.get(&dir, b"new").expect("known").0.object.is_some());
+        assert!(cache.get(&dir, b"gone").expect("known").0.is_absent());
+        let names = cache.all(&dir).expect("complete").0;
+        assert_eq!(names.len(), 1);
+    }
+
+    #[test]
+    fn a_new_listing_drops_what_others_removed() {
+        let cache = ListingCache::new(100);
+        let dir = Key::empty();
+        let mut ticket = cache.begin(clock::now());
+        cache.page(&dir, &page(&["a", "b"], false), &mut ticket);
+        let mut ticket = cache.begin(clock::now());
+        cache.page(&dir, &page(&["b"], false), &mut ticket);
+        assert!(cache.get(&dir, b"a").expect("known").0.is_absent());
+    }
+
+    #[test]
+    fn it_stays_within_its_capacity() {
+        let cache = ListingCache::new(10);
+        for i in 0..20 {
+            let dir = Key::from(format!("{i}/"));
+            let mut ticket = cache.begin(clock::now());
+            let keys: Vec<String> = (0..4).map(|j| format!("{i}/{j}")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            cache.page(&dir, &page(&keys, false), &mut ticket);
+        }
+        assert!(cache.entries() <= 10, "{}", cache.entries());
+        assert!(cache.all(&Key::from("19/")).is_some());
+    }
+}
