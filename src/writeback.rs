@@ -1,4 +1,5 @@
 //! What was written and is not yet in the store: `stage` holds the bytes, one buffer for each
-//! inode, until a conditional put has taken them.
+//! inode, until a conditional put has taken them; `conflict` keeps what no put took.
 
+pub mod conflict;
 pub mod stage;

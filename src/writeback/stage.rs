@@ -255,6 +255,14 @@ impl Stage {
         self.origin = origin;
     }
 
+    /// The stored version beneath is the same bytes under another key or etag.
+    pub fn moved(&mut self, key: Key, etag: ETag) {
+        if let Some(origin) = &mut self.origin {
+            origin.key = key;
+            origin.etag = etag;
+        }
+    }
+
     /// The first byte at or behind `offset` that is no hole, for `SEEK_DATA`. Bytes of the origin
     /// count as data, fetched or not.
     pub fn next_data(&self, offset: u64) -> Option<u64> {
