@@ -1,13 +1,70 @@
 //! Filesystem operations in our own types, without a kernel: what `fuse` calls and tests drive.
+//!
+//! Every operation is an async function that waits only where the store has to be asked, so that
+//! polling it once answers whatever the caches know. Operations that change something are not
+//! cancelled half-way: whoever calls them polls them to the end.
+//!
+//! | file | operations |
+//! |---|---|
+//! | [`lookup`] | names to inodes, `getattr` |
+//! | [`handle`] | open, read, write, flush, fsync, release, fallocate, lseek, copy_file_range |
+//! | [`make`] | create, mkdir, symlink, mknod |
+//! | [`remove`] | unlink, rmdir |
+//! | [`rename`], [`movedir`] | rename |
+//! | [`dir`] | opendir, readdir, readdirplus |
+//! | [`node`] | setattr, extended attributes, readlink, statfs |
+//! | [`commit`], [`lost`] | a dirty file's way to the store, and what becomes of losers |
 
+mod attr;
+mod commit;
+mod dir;
+pub mod errno;
+mod handle;
+mod inode;
+mod locks;
+mod lookup;
+mod lost;
+mod make;
+mod movedir;
+mod node;
+mod remove;
+mod rename;
 mod status;
+mod watch;
 
+pub use attr::{Attr, BLOCK_SIZE, Kind};
+pub use dir::DirEntry;
+pub use errno::{FsError, FsResult};
+pub use handle::Opened;
+pub use inode::ROOT;
+pub use lookup::{Entry, Lookup};
+pub use make::Caller;
+pub use node::{SetAttr, SetTime};
 pub use status::{CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, Unsent};
 
-use crate::driver::Driver;
+use crate::cache::disk::DiskOptions;
+use crate::cache::fetch::{FetchOptions, Fetcher};
+use crate::cache::listing::ListingCache;
+use crate::clock::{self, Instant};
+use crate::driver::{Capabilities, Driver, ObjectInfo, Space};
+use crate::key::Key;
+use crate::writeback::stage::{StagingArea, StagingOptions};
+use inode::{Inode, Table};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+/// The directory of bucketfs' own objects, at the top of the mount; it never shows.
+const HIDDEN: &[u8] = b".bucketfs";
+
+/// How often what is due is looked for.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long attributes and names are believed while a change feed invalidates them.
+const WATCHED_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Where an exclusive create (`O_EXCL`) is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,6 +91,8 @@ pub enum Consistency {
 /// Settings of a mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct FsOptions {
+    /// What is mounted: the URL without secrets.
+    pub name: String,
     /// Owner of objects that store none.
     pub uid: u32,
     /// Group of objects that store none.
@@ -70,8 +129,10 @@ pub struct FsOptions {
     pub host: String,
 }
 
-/// What the filesystem tells the kernel on its own. Calls only enqueue: they never block and may
-/// be made under any lock.
+/// What the filesystem tells the kernel on its own.
+///
+/// Telling that only attributes are stale happens at once, for the answer that follows must not
+/// overtake it; everything else is queued. Neither blocks, and both may be called under any lock.
 pub trait KernelNotify: Send + Sync + std::fmt::Debug + 'static {
     /// Attributes of the inode, and its pages unless `attributes_only`, are stale.
     fn invalidate_inode(&self, inode: u64, attributes_only: bool);
@@ -84,28 +145,241 @@ pub trait KernelNotify: Send + Sync + std::fmt::Debug + 'static {
 pub struct Fs {
     options: FsOptions,
     driver: Arc<dyn Driver>,
+    capabilities: Capabilities,
+    notify: Arc<dyn KernelNotify>,
+    started: SystemTime,
+    table: Table,
+    listing: ListingCache,
+    fetcher: Arc<Fetcher>,
+    area: Arc<StagingArea>,
+    handles: Mutex<HashMap<u64, Arc<handle::Handle>>>,
+    dir_handles: Mutex<HashMap<u64, Arc<dir::DirHandle>>>,
+    last_handle: AtomicU64,
+    /// Shared by everything that changes the store under a key; taken alone by renames of
+    /// directories, which change many keys.
+    names: tokio::sync::RwLock<()>,
+    dirty: Mutex<HashMap<u64, Arc<Inode>>>,
+    unsent: Mutex<HashMap<u64, lost::Waiting>>,
+    may_be_empty: Mutex<HashMap<u64, remove::MayBeEmpty>>,
+    /// When an exclusive create was last won on the server.
+    acquired: Mutex<Option<Instant>>,
+    records: Mutex<Records>,
+    space: Mutex<Option<(Space, Instant)>>,
+    uploads: AtomicU64,
+    watching: AtomicBool,
+}
+
+/// What is remembered for `bucketfs status`.
+#[derive(Debug, Default)]
+struct Records {
+    errors: VecDeque<ErrorRecord>,
+    conflicts: VecDeque<ConflictRecord>,
 }
 
 impl Fs {
-    /// A filesystem over a driver. Must be called inside a tokio runtime.
+    /// A filesystem over a driver. Must be called inside a tokio runtime, on which it keeps a task
+    /// that ends with it.
     pub fn new(
         driver: Arc<dyn Driver>,
         options: FsOptions,
         notify: Arc<dyn KernelNotify>,
     ) -> std::io::Result<Arc<Fs>> {
-        let _ = notify;
-        Ok(Arc::new(Fs { options, driver }))
+        let started = clock::wall();
+        let capabilities = driver.capabilities();
+        let root = Attr {
+            nlink: 2,
+            ..Attr::of_directory(ROOT, None, started, &options)
+        };
+        let root = Inode::new(root, Key::empty(), None, clock::now());
+        root.state().lookups = 1;
+        let fs = Arc::new(Fs {
+            table: Table::new(root),
+            listing: ListingCache::new(options.listing_entries),
+            fetcher: Fetcher::new(
+                driver.clone(),
+                FetchOptions {
+                    disk: options.cache_dir.clone().map(|directory| DiskOptions {
+                        namespace: options.name.clone(),
+                        dir: directory,
+                        size: options.max_cache_size,
+                    }),
+                    ..FetchOptions::new(options.memory_cache)
+                },
+            )?,
+            area: StagingArea::new(StagingOptions {
+                largest_file: options.staging_size,
+                ..StagingOptions::new(&options.staging_dir)
+            })?,
+            handles: Mutex::default(),
+            dir_handles: Mutex::default(),
+            last_handle: AtomicU64::new(0),
+            names: tokio::sync::RwLock::new(()),
+            dirty: Mutex::default(),
+            unsent: Mutex::default(),
+            may_be_empty: Mutex::default(),
+            acquired: Mutex::default(),
+            records: Mutex::default(),
+            space: Mutex::default(),
+            uploads: AtomicU64::new(0),
+            watching: AtomicBool::new(false),
+            started,
+            capabilities,
+            driver,
+            options,
+            notify,
+        });
+        tokio::spawn(Fs::tick(Arc::downgrade(&fs)));
+        if fs.capabilities.watch {
+            tokio::spawn(watch::follow(Arc::downgrade(&fs)));
+        }
+        Ok(fs)
     }
 
-    /// Commits everything dirty, within `timeout` without progress. What the store does not take
-    /// is saved in the state directory and told in the report.
-    pub async fn drain(&self, timeout: Duration) -> DrainReport {
-        let _ = (timeout, &self.options, &self.driver);
-        DrainReport::default()
+    /// Does what is due from time to time, until the filesystem is gone.
+    async fn tick(fs: Weak<Fs>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let Some(fs) = fs.upgrade() else {
+                return;
+            };
+            fs.retry_due().await;
+            fs.write_markers(false).await;
+        }
+    }
+
+    /// Records a failure of an operation on an inode; ordinary answers are not.
+    pub fn report(&self, operation: &str, ino: u64, error: &FsError) {
+        if error.message().is_none() {
+            return;
+        }
+        match self.table.get(ino) {
+            // A failed commit has been recorded where it failed.
+            Some(inode) if inode.state().last_error == Some(error.to_string()) => {}
+            Some(inode) => self.record(operation, &inode, error),
+            None => log::warn!("{operation} inode {ino}: {error}"),
+        }
+    }
+
+    /// Makes a directory's entries durable.
+    pub async fn fsyncdir(&self, ino: u64) -> FsResult<()> {
+        let directory = self.directory(ino)?;
+        self.driver.sync(&directory.key()).await?;
+        Ok(())
+    }
+
+    /// What the driver below can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Takes lookups of an inode back.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.table.forget(ino, count);
+    }
+
+    fn next_handle(&self) -> u64 {
+        self.last_handle.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How long attributes and names are believed.
+    fn metadata_ttl(&self) -> Duration {
+        if self.is_watching() {
+            WATCHED_TTL
+        } else {
+            self.options.metadata_ttl
+        }
+    }
+
+    /// Whether a change feed invalidates what others change.
+    fn is_watching(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
+    }
+
+    /// Largest file that can be written.
+    fn max_file_size(&self) -> u64 {
+        self.options
+            .staging_size
+            .min(self.capabilities.max_object)
+            .min(i64::MAX as u64)
+    }
+
+    fn mark_dirty(&self, inode: &Arc<Inode>) {
+        let mut dirty = self.dirty.lock();
+        dirty.entry(inode.ino).or_insert_with(|| inode.clone());
+    }
+
+    /// Notes in the listing what an inode's object is now.
+    fn note_object(&self, inode: &Inode, info: Option<&ObjectInfo>, at: Instant) {
+        let Some((parent, name)) = inode.state().place.clone() else {
+            return;
+        };
+        if let Some(component) = self.component(&name) {
+            let info = info.cloned().map(Arc::new);
+            self.listing
+                .changed(&parent.key(), &component, at, |known| known.object = info);
+        }
+    }
+
+    /// Notes in the listing that an inode is a directory.
+    fn note_directory(&self, inode: &Inode, exists: bool) {
+        let Some((parent, name)) = inode.state().place.clone() else {
+            return;
+        };
+        if let Some(component) = self.component(&name) {
+            self.listing
+                .changed(&parent.key(), &component, clock::now(), |known| {
+                    known.directory = exists;
+                    known.marker = Default::default();
+                });
+        }
+    }
+
+    /// Notes in the listing that a name is a directory.
+    fn note_directory_at(&self, parent: &Inode, name: &[u8]) {
+        if let Some(component) = self.component(name) {
+            self.listing
+                .changed(&parent.key(), &component, clock::now(), |known| {
+                    known.directory = true;
+                    known.marker = Default::default();
+                });
+        }
     }
 
     /// What `bucketfs status` shows of the filesystem.
     pub fn status(&self) -> FsStatus {
-        FsStatus::default()
+        let dirty: Vec<Arc<Inode>> = self.dirty.lock().values().cloned().collect();
+        let dirty_bytes = dirty
+            .iter()
+            .map(|inode| {
+                let state = inode.state();
+                state
+                    .file
+                    .stage
+                    .as_ref()
+                    .map_or(0, |stage| stage.dirty_bytes())
+            })
+            .sum();
+        let usage = self.fetcher.usage();
+        let records = self.records.lock();
+        FsStatus {
+            dirty_files: dirty.len() as u64,
+            dirty_bytes,
+            uploads: self.uploads.load(Ordering::Relaxed),
+            handles: (self.handles.lock().len() + self.dir_handles.lock().len()) as u64,
+            inodes: self.table.count() as u64,
+            cache: CacheUse {
+                memory_bytes: usage.memory,
+                disk_bytes: usage.disk,
+                listing_entries: self.listing.entries(),
+            },
+            conflicts: records.conflicts.iter().cloned().collect(),
+            errors: records.errors.iter().cloned().collect(),
+        }
     }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -1,0 +1,513 @@
+//! Commits: a dirty file's content becomes the store's by one conditional put, or is kept beside
+//! it.
+//!
+//! The caller holds the inode's turn, so that an inode has one commit at a time; writes go on
+//! meanwhile and are told from what is being sent by the state's `generation`.
+
+use super::errno::{self, FsError, FsResult};
+use super::inode::{Inode, State};
+use super::{ConflictRecord, Fs};
+use crate::cache::content::BLOCK;
+use crate::cache::content::Version;
+use crate::clock;
+use crate::driver::{
+    AttributeSupport, Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, GetOptions,
+    ObjectInfo, Precondition, PutOptions, Result, Strength,
+};
+use crate::key::Key;
+use crate::writeback::conflict;
+use crate::writeback::stage::{Origin, Stage};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often an append is merged behind other writers' before it gives up.
+const MERGES: u32 = 200;
+
+/// A commit on its way.
+struct Plan {
+    key: Key,
+    content: Content,
+    options: PutOptions,
+    generation: u64,
+    id: CommitId,
+}
+
+/// Where a commit's bytes are.
+enum Content {
+    Here(Body),
+    /// Another object's, unchanged: copied on the server.
+    There(Origin),
+}
+
+/// What a commit has to do next.
+enum Step {
+    /// Nothing is dirty.
+    Clean,
+    /// Parts of the stored version are missing here.
+    Fetch(Arc<Version>, Vec<std::ops::Range<u64>>),
+    /// What the stored version carries beside its bytes is not known.
+    Head(Key, ETag),
+    /// Send.
+    Send(Box<Plan>),
+}
+
+impl Fs {
+    /// Commits a file if it is dirty; waits for a commit under way.
+    pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        if !inode.state().file.dirty {
+            return Ok(());
+        }
+        let _names = self.names.read().await;
+        let _turn = inode.turn.lock().await;
+        self.commit_in_turn(inode).await
+    }
+
+    /// Commits a file; the caller holds its turn and a share of `names`.
+    pub(super) async fn commit_in_turn(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        self.uploads.fetch_add(1, Ordering::Relaxed);
+        let result = self.commit_rounds(inode).await;
+        self.uploads.fetch_sub(1, Ordering::Relaxed);
+        match &result {
+            Ok(()) => self.unsent.lock().remove(&inode.ino),
+            Err(error) => {
+                self.record("commit", inode, error);
+                self.retry_later(inode);
+                None
+            }
+        };
+        result
+    }
+
+    async fn commit_rounds(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        let mut merges = 0;
+        loop {
+            let plan = match self.next_step(inode)? {
+                Step::Clean => return Ok(()),
+                Step::Fetch(version, missing) => {
+                    match self.fill(inode, &version, missing, None).await {
+                        Ok(()) => continue,
+                        Err(error)
+                            if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) =>
+                        {
+                            // The base is gone, and with it the race.
+                            if self.merge_append(inode, &mut merges).await? {
+                                continue;
+                            }
+                            return Err(self.lose(inode, libc::ESTALE, LOST).await);
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Step::Head(key, etag) => {
+                    self.learn_attributes(inode, &key, &etag).await?;
+                    continue;
+                }
+                Step::Send(plan) => plan,
+            };
+            let error = match self.send(&plan).await {
+                Ok(info) => {
+                    if self.settle(inode, &plan, &info).await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::Exists | ErrorKind::Changed => {
+                    if self.own_lost_reply(inode, &plan).await? {
+                        continue;
+                    }
+                    if self.merge_append(inode, &mut merges).await? {
+                        continue;
+                    }
+                    let fresh = plan.options.precondition == Precondition::IfAbsent;
+                    let (errno, why) = if fresh {
+                        (libc::EEXIST, LOST_NEW)
+                    } else {
+                        (libc::ESTALE, LOST)
+                    };
+                    return Err(self.lose(inode, errno, why).await);
+                }
+                // It may have been applied, or may be when the store answers again.
+                ErrorKind::Timeout
+                | ErrorKind::Unreachable
+                | ErrorKind::Unavailable
+                | ErrorKind::Corrupt => {
+                    let mut state = inode.state();
+                    state.file.attempts.push(plan.id);
+                    let excess = state.file.attempts.len().saturating_sub(64);
+                    state.file.attempts.drain(..excess);
+                    return Err(error.into());
+                }
+                // Somebody may make room, log in or bring the bucket back: the bytes wait.
+                ErrorKind::NoSpace
+                | ErrorKind::Unauthenticated
+                | ErrorKind::NotFound
+                | ErrorKind::Io => {
+                    return Err(FsError::new(errno::errno(error.kind()), error.to_string()));
+                }
+                // The store will never take it under this name.
+                ErrorKind::Denied
+                | ErrorKind::TooLarge
+                | ErrorKind::NameTooLong
+                | ErrorKind::InvalidKey
+                | ErrorKind::Unsupported
+                | ErrorKind::InvalidDocument
+                | ErrorKind::InvalidArgument
+                | ErrorKind::ReadOnly => {
+                    let errno = errno::errno(error.kind());
+                    return Err(self.lose(inode, errno, &error.to_string()).await);
+                }
+            }
+        }
+    }
+
+    /// Finds out under the lock what a commit needs next.
+    fn next_step(&self, inode: &Arc<Inode>) -> FsResult<Step> {
+        let mut guard = inode.state();
+        let state = &mut *guard;
+        if !state.file.dirty || state.removed {
+            state.file.dirty = false;
+            self.dirty.lock().remove(&inode.ino);
+            return Ok(Step::Clean);
+        }
+        if let (None, Some(base)) = (&state.attributes, &state.file.base) {
+            return Ok(Step::Head(state.key.clone(), base.clone()));
+        }
+        let mut content = Content::Here(Body::empty());
+        if let Some(stage) = &mut state.file.stage {
+            let foreign = stage
+                .origin()
+                .filter(|origin| stage.is_origin() && origin.key != state.key)
+                .cloned();
+            let missing = stage.missing(0..stage.size());
+            match (foreign, stage.origin()) {
+                (Some(origin), _) if self.can_copy() => {
+                    content = Content::There(origin);
+                }
+                (_, Some(origin)) if !missing.is_empty() => {
+                    let version = Version {
+                        key: origin.key.clone(),
+                        etag: origin.etag.clone(),
+                        size: origin.size,
+                    };
+                    return Ok(Step::Fetch(Arc::new(version), missing));
+                }
+                _ => content = Content::Here(stage.snapshot()?),
+            }
+        }
+        let id = CommitId(clock::random());
+        let mut commits = vec![id];
+        commits.extend(&state.file.commits);
+        commits.truncate(CommitId::KEPT);
+        let precondition = match &state.file.base {
+            _ if self.capabilities.put_condition == Strength::None => Precondition::None,
+            None => Precondition::IfAbsent,
+            Some(etag) => Precondition::IfMatch(etag.clone()),
+        };
+        Ok(Step::Send(Box::new(Plan {
+            key: state.key.clone(),
+            content,
+            options: PutOptions {
+                precondition,
+                attributes: self.stored_attributes(state),
+                commits,
+                base: None,
+            },
+            generation: state.file.generation,
+            id,
+        })))
+    }
+
+    /// The attributes that a commit of this inode writes.
+    pub(super) fn stored_attributes(&self, state: &State) -> Attributes {
+        let mut attributes = state.attributes.clone().unwrap_or_default();
+        if self.capabilities.attributes != AttributeSupport::None {
+            state.attr.store(&mut attributes);
+        }
+        attributes
+    }
+
+    /// Whether the server can copy an object under conditions on both ends.
+    pub(super) fn can_copy(&self) -> bool {
+        self.capabilities.copy.is_some_and(|copy| {
+            copy.source == Strength::Atomic && copy.destination == Strength::Atomic
+        })
+    }
+
+    async fn send(&self, plan: &Plan) -> Result<ObjectInfo> {
+        match &plan.content {
+            Content::Here(body) => {
+                self.driver
+                    .put(&plan.key, body.clone(), plan.options.clone())
+                    .await
+            }
+            Content::There(origin) => {
+                let options = CopyOptions {
+                    source: Some(origin.etag.clone()),
+                    destination: plan.options.precondition.clone(),
+                    attributes: Some(plan.options.attributes.clone()),
+                    commits: plan.options.commits.clone(),
+                };
+                self.driver.copy(&origin.key, &plan.key, options).await
+            }
+        }
+    }
+
+    /// Makes the inode stand for the version that a commit made. Whether nothing more is dirty.
+    async fn settle(&self, inode: &Arc<Inode>, plan: &Plan, info: &ObjectInfo) -> bool {
+        let size = match &plan.content {
+            Content::Here(body) => body.len(),
+            Content::There(origin) => origin.size,
+        };
+        let version = Arc::new(Version {
+            key: plan.key.clone(),
+            etag: info.etag.clone(),
+            size,
+        });
+        if let Content::Here(body) = &plan.content
+            && body.len() <= BLOCK
+            && let Ok(bytes) = body.collect().await
+        {
+            self.fetcher.insert(&version, 0, bytes);
+        }
+        let mut told = info.clone();
+        told.size = Some(size);
+        if self.capabilities.attributes != AttributeSupport::None {
+            told.attributes = Some(plan.options.attributes.clone());
+        }
+        let clean = {
+            let mut state = inode.state();
+            state.file.commits.clone_from(&plan.options.commits);
+            state.file.attempts.clear();
+            state.file.base = Some(info.etag.clone());
+            state.file.version = Some(version);
+            state.check(clock::now());
+            state.attributes = Some(plan.options.attributes.clone());
+            if let Some(stage) = &mut state.file.stage {
+                stage.rebase(Some(Origin {
+                    key: plan.key.clone(),
+                    etag: info.etag.clone(),
+                    size,
+                }));
+            }
+            let clean = state.file.generation == plan.generation;
+            if clean {
+                state.file.dirty = false;
+                state.file.append_from = None;
+                state.file.exclusive = false;
+                if state.handles == 0 {
+                    state.file.stage = None;
+                }
+                self.dirty.lock().remove(&inode.ino);
+            } else if state.file.append_from.is_some() {
+                state.file.append_from = Some(size);
+            }
+            clean
+        };
+        self.note_object(inode, Some(&told), clock::now());
+        if clean {
+            self.table.reap(inode);
+        }
+        clean
+    }
+
+    /// Asks for what others stored beside the bytes, so that a rewrite keeps it.
+    async fn learn_attributes(&self, inode: &Arc<Inode>, key: &Key, base: &ETag) -> FsResult<()> {
+        let told = match self.driver.head(key).await {
+            Ok(info) if info.etag == *base => Some(info),
+            // Another version: the put's condition will tell.
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut state = inode.state();
+        match told {
+            Some(info) => {
+                state.attributes = Some(info.attributes.unwrap_or_default());
+                if state.file.commits.is_empty() {
+                    state.file.commits = info.commits;
+                }
+            }
+            None => state.attributes = Some(Attributes::default()),
+        }
+        Ok(())
+    }
+
+    /// Whether the version in the way is an earlier commit of ours whose answer was lost. The
+    /// next commit is then based on it.
+    async fn own_lost_reply(&self, inode: &Arc<Inode>, plan: &Plan) -> FsResult<bool> {
+        let attempts = inode.state().file.attempts.clone();
+        if attempts.is_empty() || !self.capabilities.commit_ids {
+            return Ok(false);
+        }
+        let info = match self.driver.head(&plan.key).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(newest) = info.commits.first() else {
+            return Ok(false);
+        };
+        if !attempts.contains(newest) {
+            return Ok(false);
+        }
+        let mut state = inode.state();
+        state.file.base = Some(info.etag);
+        state.file.commits = info.commits;
+        state.file.attempts.clear();
+        Ok(true)
+    }
+
+    /// When everything dirty was appended: puts it behind what is in the store now. Whether that
+    /// could be done.
+    async fn merge_append(&self, inode: &Arc<Inode>, merges: &mut u32) -> FsResult<bool> {
+        let key = {
+            let state = inode.state();
+            if state.file.append_from.is_none() || *merges >= MERGES {
+                return Ok(false);
+            }
+            state.key.clone()
+        };
+        *merges += 1;
+        if *merges > 1 {
+            let spread = clock::random() % (1 + u64::from((*merges).min(20)) * 2);
+            tokio::time::sleep(Duration::from_millis(spread)).await;
+        }
+        let since = clock::now();
+        let options = GetOptions {
+            range: Some(0..BLOCK),
+            ..GetOptions::default()
+        };
+        let (info, first) = match self.driver.get(&key, options).await {
+            Ok(outcome) => outcome.found()?.collect().await?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // A new file that is absent again may be tried again; an old one was removed.
+                return Ok(inode.state().file.base.is_none());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let version = Arc::new(Version {
+            key: key.clone(),
+            etag: info.etag.clone(),
+            size: info.size.unwrap_or(first.len() as u64),
+        });
+        self.fetcher.insert(&version, 0, first);
+        {
+            let mut guard = inode.state();
+            let state = &mut *guard;
+            let (Some(from), Some(stage)) = (state.file.append_from, &state.file.stage) else {
+                return Ok(false);
+            };
+            let tail = stage.read(from..stage.size())?;
+            let mut merged = Stage::new(
+                &self.area,
+                Some(Origin {
+                    key,
+                    etag: info.etag.clone(),
+                    size: version.size,
+                }),
+            );
+            merged.write(version.size, &tail)?;
+            state.attr.size = merged.size();
+            state.file.stage = Some(merged);
+            state.file.append_from = Some(version.size);
+            state.file.base = Some(info.etag.clone());
+            state.file.commits = info.commits;
+            state.file.version = Some(version);
+            state.file.pages_valid = false;
+            state.attributes = info.attributes;
+            state.check(since);
+        }
+        self.notify.invalidate_inode(inode.ino, false);
+        Ok(true)
+    }
+
+    /// The commit lost its race, or the store refuses it for good: the bytes go to a conflict file
+    /// beside the name, or to the state directory. From then on the inode is that file, so that
+    /// its open handles lose nothing either. Gives the error for the program.
+    async fn lose(self: &Arc<Self>, inode: &Arc<Inode>, errno: i32, why: &str) -> FsError {
+        let path = inode.path();
+        let (place, generation, body, options) = match self.loser(inode) {
+            Ok(loser) => loser,
+            Err(error) => return error,
+        };
+        let Some((parent, name)) = place else {
+            return FsError::new(libc::ESTALE, why);
+        };
+        let prefix = parent.key();
+        let time = clock::wall();
+        let mut refused: Option<Error> = None;
+        for number in 0..100 {
+            let beside = conflict::name(&name, &self.options.host, time, number);
+            let Some(component) = self.component(&beside) else {
+                break;
+            };
+            let key = prefix.join(&component);
+            match self.driver.put(&key, body.clone(), options.clone()).await {
+                Ok(info) => {
+                    self.rehome(inode, &parent, &name, &beside, key, &info, generation);
+                    let kept = String::from_utf8_lossy(&beside).into_owned();
+                    self.record_conflict(ConflictRecord {
+                        time: super::seconds(time),
+                        path: path.clone(),
+                        kept_as: kept.clone(),
+                        reason: why.into(),
+                    });
+                    return FsError::new(
+                        errno,
+                        format!(
+                            "{path:?}: {why}; the bytes written here are kept beside it as {kept:?}"
+                        ),
+                    );
+                }
+                Err(error) if error.kind() == ErrorKind::Exists => {}
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
+        match conflict::keep(&self.options.state_dir, &path, why, &body).await {
+            Ok(kept) => {
+                self.unname(inode, &parent, &name);
+                let kept = kept.display().to_string();
+                self.record_conflict(ConflictRecord {
+                    time: super::seconds(time),
+                    path: path.clone(),
+                    kept_as: kept.clone(),
+                    reason: why.into(),
+                });
+                FsError::new(
+                    errno,
+                    format!(
+                        "{path:?}: {why}; no conflict file could be written{refusal}, so the bytes are kept in {kept:?}"
+                    ),
+                )
+            }
+            Err(disk) => FsError::new(
+                errno,
+                format!(
+                    "{path:?}: {why}; neither a conflict file{refusal} nor the state directory ({disk}) takes the bytes: they stay in memory, write them elsewhere before unmounting"
+                ),
+            ),
+        }
+    }
+}
+
+const LOST: &str = "somebody else changed or removed it since it was opened here";
+const LOST_NEW: &str = "somebody else created it first";
+
+/// Whether the server's copy holds a condition on its source and this one on its destination.
+pub(super) fn same_conditions(
+    capabilities: &crate::driver::Capabilities,
+    destination: &Precondition,
+) -> bool {
+    capabilities.copy.is_some_and(|copy| {
+        copy.source == Strength::Atomic
+            && (copy.destination == Strength::Atomic || *destination == Precondition::None)
+    })
+}

@@ -1,0 +1,659 @@
+//! Open files: open, read, write, flush, release.
+
+use super::attr::{Attr, Kind};
+use super::errno::{FsError, FsResult};
+use super::inode::Inode;
+use super::lookup::Entry;
+use super::{Consistency, Fs};
+use crate::cache::content::BLOCK;
+use crate::cache::content::Version;
+use crate::cache::fetch::Pattern;
+use crate::clock;
+use crate::driver::{ErrorKind, GetOptions, GetOutcome};
+use crate::writeback::stage::{Origin, Stage};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// An open file.
+#[derive(Debug)]
+pub struct Handle {
+    /// What is open.
+    pub inode: Arc<Inode>,
+    /// Opened for writing.
+    pub writable: bool,
+    /// Opened with `O_APPEND`.
+    pub append: bool,
+    pattern: Pattern,
+}
+
+/// The answer to an open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The handle's number.
+    pub handle: u64,
+    /// Whether the kernel may keep the pages it has.
+    pub keep_cache: bool,
+    /// Whether close need not ask: nothing can have been written through this handle.
+    pub no_flush: bool,
+}
+
+/// How content is written into a file that is not wholly here.
+fn origin(version: &Arc<Version>) -> Origin {
+    Origin {
+        key: version.key.clone(),
+        etag: version.etag.clone(),
+        size: version.size,
+    }
+}
+
+impl Fs {
+    /// An open file by its handle.
+    pub(super) fn handle(&self, handle: u64) -> FsResult<Arc<Handle>> {
+        self.handles
+            .lock()
+            .get(&handle)
+            .cloned()
+            .ok_or(FsError::plain(libc::EBADF))
+    }
+
+    /// Opens a file: finds out whether its version is still the store's, and truncates it for
+    /// `O_TRUNC`.
+    pub async fn open(&self, ino: u64, flags: i32, uid: u32) -> FsResult<Opened> {
+        let inode = self.inode(ino)?;
+        if inode.kind == Kind::Directory {
+            return Err(FsError::plain(libc::EISDIR));
+        }
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let truncate = flags & libc::O_TRUNC != 0;
+        if (writable || truncate) && self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        self.revalidate(&inode, truncate).await?;
+        if truncate {
+            self.truncate_open(&inode, uid)?;
+        }
+        Ok(self.add_handle(&inode, flags))
+    }
+
+    /// Registers a handle of an inode.
+    pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: i32) -> Opened {
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let number = self.next_handle();
+        let keep_cache = {
+            let mut state = inode.state();
+            state.handles += 1;
+            std::mem::replace(&mut state.file.pages_valid, true)
+        };
+        self.handles.lock().insert(
+            number,
+            Arc::new(Handle {
+                inode: inode.clone(),
+                writable,
+                append: flags & libc::O_APPEND != 0,
+                pattern: Pattern::default(),
+            }),
+        );
+        Opened {
+            handle: number,
+            keep_cache,
+            no_flush: !writable,
+        }
+    }
+
+    /// Close-to-open: asks whether the inode's version is still the store's. An open that
+    /// truncates needs only to know a version to expect; everything else wants the first block.
+    async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool) -> FsResult<()> {
+        let (version, cached, key) = {
+            let state = inode.state();
+            if state.superseded {
+                return Err(FsError::plain(libc::ESTALE));
+            }
+            if state.is_local() {
+                return Ok(());
+            }
+            let acquired = *self.acquired.lock();
+            let trusted = acquired.is_none_or(|acquired| state.checked >= acquired);
+            let fresh = state.is_fresh(self.metadata_ttl());
+            if truncate && trusted && state.file.version.is_some() {
+                return Ok(());
+            }
+            if self.options.consistency == Consistency::Ttl && trusted && fresh {
+                return Ok(());
+            }
+            let version = state.file.version.clone();
+            let cached = version.as_ref().is_some_and(|version| {
+                state.handles > 0
+                    || state.file.pages_valid
+                    || self
+                        .fetcher
+                        .cached(version, 0..version.size.min(BLOCK), &Pattern::default())
+                        .is_some()
+            });
+            (version, cached, state.key.clone())
+        };
+        if self.take_look_ahead(inode) {
+            return Ok(());
+        }
+        let since = clock::now();
+        let options = GetOptions {
+            range: Some(0..BLOCK),
+            if_none_match: version
+                .as_ref()
+                .filter(|_| cached)
+                .map(|version| version.etag.clone()),
+            ..GetOptions::default()
+        };
+        let object = match self.driver.get(&key, options).await {
+            Ok(GetOutcome::Unmodified) => {
+                inode.state().check(since);
+                return Ok(());
+            }
+            Ok(GetOutcome::Found(object)) => object,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // The kernel looks the name up again and finds what is there now.
+                self.forget_name(inode);
+                return Err(FsError::plain(libc::ESTALE));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (info, data) = object.collect().await?;
+        let found = Arc::new(Version {
+            key,
+            etag: info.etag.clone(),
+            size: info.size.unwrap_or(data.len() as u64),
+        });
+        self.fetcher.insert(&found, 0, data);
+        let moved = {
+            let state = inode.state();
+            if state.is_local() {
+                return Ok(());
+            }
+            let same = state
+                .file
+                .version
+                .as_ref()
+                .is_some_and(|version| version.etag == info.etag);
+            match (same, state.handles) {
+                (true, _) => false,
+                (false, 0) => true,
+                // Older handles keep the old version: the name gets a fresh inode.
+                (false, _) => {
+                    drop(state);
+                    self.note_object(inode, Some(&info), since);
+                    self.forget_name(inode);
+                    return Err(FsError::plain(libc::ESTALE));
+                }
+            }
+        };
+        self.adopt(inode, &info, since);
+        self.note_object(inode, Some(&info), since);
+        if moved {
+            self.notify.invalidate_inode(inode.ino, true);
+        }
+        Ok(())
+    }
+
+    /// Takes the inode's name from it: somebody else's version, or nothing, is there now.
+    fn forget_name(&self, inode: &Arc<Inode>) {
+        let Some((parent, name)) = inode.state().place.clone() else {
+            return;
+        };
+        let mut children = parent.children();
+        let mut state = inode.state();
+        if state.is_local() {
+            return;
+        }
+        state.superseded = true;
+        drop(state);
+        if children
+            .get(&name)
+            .is_some_and(|known| Arc::ptr_eq(known, inode))
+        {
+            children.remove(&name);
+        }
+        drop(children);
+        if let Some(component) = self.component(&name) {
+            self.listing.forget(&parent.key(), &component);
+        }
+    }
+
+    /// Empties a file that is opened with `O_TRUNC`.
+    fn truncate_open(&self, inode: &Arc<Inode>, uid: u32) -> FsResult<()> {
+        let mut state = inode.state();
+        state.file.stage = Some(Stage::new(&self.area, None));
+        self.wrote(&mut state, uid, false);
+        state.attr.size = 0;
+        drop(state);
+        self.mark_dirty(inode);
+        Ok(())
+    }
+
+    /// The bookkeeping of every change of content.
+    pub(super) fn wrote(&self, state: &mut super::inode::State, uid: u32, appended: bool) {
+        state.touch_content(appended);
+        let now = clock::wall();
+        state.attr.mtime = now;
+        state.attr.ctime = now;
+        if uid != 0 {
+            state.attr.drop_privilege_bits();
+        }
+    }
+
+    /// The stage of an inode, begun over its version if there is none.
+    pub(super) fn stage<'a>(&self, state: &'a mut super::inode::State) -> &'a mut Stage {
+        let version = state.file.version.as_ref().map(origin);
+        state
+            .file
+            .stage
+            .get_or_insert_with(|| Stage::new(&self.area, version))
+    }
+
+    /// Writes through a handle. With `O_APPEND` the bytes go to the end, wherever the kernel
+    /// believes that to be, unless they are `paged`: stored through a mapping.
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        uid: u32,
+        paged: bool,
+    ) -> FsResult<u32> {
+        let handle = self.handle(handle)?;
+        if !handle.writable {
+            return Err(FsError::plain(libc::EBADF));
+        }
+        let inode = &handle.inode;
+        let mut state = inode.state();
+        let stage = self.stage(&mut state);
+        let appends = handle.append && !paged;
+        let at = if appends { stage.size() } else { offset };
+        let end = at
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= self.max_file_size())
+            .ok_or_else(|| self.too_large(inode))?;
+        stage.write(at, data)?;
+        let size = stage.size();
+        self.wrote(&mut state, uid, appends);
+        state.attr.size = size;
+        drop(state);
+        self.mark_dirty(inode);
+        if at != offset {
+            log::debug!("inode {}: appended at {at}..{end}, not {offset}", inode.ino);
+            self.notify.invalidate_inode(inode.ino, false);
+        }
+        Ok(data.len() as u32)
+    }
+
+    pub(super) fn too_large(&self, inode: &Inode) -> FsError {
+        FsError::new(
+            libc::EFBIG,
+            format!(
+                "{:?}: larger than {} bytes, the most that can be staged or stored; see --staging-size",
+                inode.path(),
+                self.max_file_size()
+            ),
+        )
+    }
+
+    /// Reads through a handle; short only at the end of the file.
+    pub async fn read(&self, handle: u64, offset: u64, size: u32) -> FsResult<Bytes> {
+        let handle = self.handle(handle)?;
+        self.read_inode(
+            &handle.inode,
+            offset..offset.saturating_add(u64::from(size)),
+            &handle.pattern,
+        )
+        .await
+    }
+
+    /// Reads a range of an inode's content, staged or stored.
+    pub(super) async fn read_inode(
+        &self,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+        pattern: &Pattern,
+    ) -> FsResult<Bytes> {
+        // A second round is needed when a commit or a rename moved the version meanwhile.
+        for _ in 0..8 {
+            let (missing, version) = {
+                let state = inode.state();
+                match &state.file.stage {
+                    Some(stage) => {
+                        let end = range.end.min(stage.size());
+                        if range.start >= end {
+                            return Ok(Bytes::new());
+                        }
+                        let missing = stage.missing(range.start..end);
+                        if missing.is_empty() {
+                            return Ok(stage.read(range.start..end)?);
+                        }
+                        let origin = stage.origin().ok_or(FsError::plain(libc::EIO))?;
+                        let version = Version {
+                            key: origin.key.clone(),
+                            etag: origin.etag.clone(),
+                            size: origin.size,
+                        };
+                        (missing, Arc::new(version))
+                    }
+                    None => {
+                        let Some(version) = &state.file.version else {
+                            return Ok(Bytes::new());
+                        };
+                        let end = range.end.min(version.size);
+                        if range.start >= end {
+                            return Ok(Bytes::new());
+                        }
+                        if let Some(bytes) = self.fetcher.cached(version, range.start..end, pattern)
+                        {
+                            return Ok(bytes);
+                        }
+                        (Vec::new(), version.clone())
+                    }
+                }
+            };
+            let outcome = if missing.is_empty() {
+                let end = range.end.min(version.size);
+                match self.fetcher.read(&version, range.start..end, pattern).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => Err(error),
+                }
+            } else {
+                self.fill(inode, &version, missing, Some(pattern)).await
+            };
+            if let Err(error) = outcome {
+                let moved = {
+                    let state = inode.state();
+                    let stands_for = match &state.file.stage {
+                        Some(stage) => stage.origin().map(|origin| (&origin.key, &origin.etag)),
+                        None => state.file.version.as_ref().map(|v| (&v.key, &v.etag)),
+                    };
+                    stands_for != Some((&version.key, &version.etag))
+                };
+                match error.kind() {
+                    _ if moved => continue,
+                    ErrorKind::Changed | ErrorKind::NotFound => {
+                        return Err(FsError::new(
+                            libc::ESTALE,
+                            format!(
+                                "{:?}: the version that was opened is gone from the store; open the file again",
+                                version.key
+                            ),
+                        ));
+                    }
+                    _ => return Err(error.into()),
+                }
+            }
+        }
+        Err(FsError::new(
+            libc::EIO,
+            format!("{:?}: the file keeps changing its version", inode.path()),
+        ))
+    }
+
+    /// Fetches ranges of a stage's origin into it.
+    pub(super) async fn fill(
+        &self,
+        inode: &Arc<Inode>,
+        version: &Arc<Version>,
+        missing: Vec<Range<u64>>,
+        pattern: Option<&Pattern>,
+    ) -> crate::driver::Result<()> {
+        /// The most that is held in memory on the way into the stage.
+        const PIECE: u64 = 8 << 20;
+        let own = Pattern::default();
+        for range in missing {
+            let mut start = range.start;
+            while start < range.end {
+                let end = range.end.min(start + PIECE);
+                let bytes = self
+                    .fetcher
+                    .read(version, start..end, pattern.unwrap_or(&own))
+                    .await?;
+                let mut state = inode.state();
+                if let Some(stage) = &mut state.file.stage
+                    && stage
+                        .origin()
+                        .is_some_and(|o| o.etag == version.etag && o.key == version.key)
+                {
+                    stage.fill(start, &bytes)?;
+                }
+                start = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file's whole content independent of the store, for handles that outlive its name.
+    pub(super) async fn keep_content(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        loop {
+            let (version, missing) = {
+                let mut state = inode.state();
+                let stage = self.stage(&mut state);
+                let missing = stage.missing(0..stage.size());
+                let Some(origin) = stage.origin().filter(|_| !missing.is_empty()) else {
+                    return Ok(());
+                };
+                let version = Version {
+                    key: origin.key.clone(),
+                    etag: origin.etag.clone(),
+                    size: origin.size,
+                };
+                (Arc::new(version), missing)
+            };
+            match self.fill(inode, &version, missing, None).await {
+                Ok(()) => {}
+                // Gone already: its handles read ESTALE, as they would have anyway.
+                Err(error) if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What close does first: commits what is dirty.
+    pub async fn flush(self: &Arc<Self>, handle: u64) -> FsResult<()> {
+        let handle = self.handle(handle)?;
+        if handle.writable {
+            self.commit(&handle.inode).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits what is dirty and makes it durable.
+    pub async fn fsync(self: &Arc<Self>, handle: u64) -> FsResult<()> {
+        let handle = self.handle(handle)?;
+        self.sync_inode(&handle.inode).await
+    }
+
+    pub(super) async fn sync_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        self.commit(inode).await?;
+        let key = {
+            let state = inode.state();
+            if state.removed || state.superseded {
+                return Ok(());
+            }
+            state.key.clone()
+        };
+        self.driver.sync(&key).await?;
+        Ok(())
+    }
+
+    /// The last close of a handle. What a mapping stored since the flush is committed now; its
+    /// failure can only be seen in the status.
+    pub async fn release(self: &Arc<Self>, handle: u64) -> FsResult<()> {
+        let Some(handle) = self.handles.lock().remove(&handle) else {
+            return Err(FsError::plain(libc::EBADF));
+        };
+        let inode = &handle.inode;
+        let result = if inode.state().file.dirty {
+            self.commit(inode).await
+        } else {
+            Ok(())
+        };
+        {
+            let mut state = inode.state();
+            state.handles -= 1;
+            if state.handles == 0 && (state.removed || !state.file.dirty) {
+                // Nobody reads through the stage any more; what is committed comes from the store.
+                state.file.stage = None;
+            }
+        }
+        self.table.reap(inode);
+        result
+    }
+
+    /// Cuts or extends a file.
+    pub(super) fn resize(&self, inode: &Arc<Inode>, size: u64, uid: u32) -> FsResult<()> {
+        if size > self.max_file_size() {
+            return Err(self.too_large(inode));
+        }
+        let mut state = inode.state();
+        let stage = self.stage(&mut state);
+        stage.set_size(size)?;
+        self.wrote(&mut state, uid, false);
+        state.attr.size = size;
+        drop(state);
+        self.mark_dirty(inode);
+        Ok(())
+    }
+
+    /// `fallocate`: reserves (which extends), punches holes and zeroes ranges.
+    pub fn fallocate(
+        &self,
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        uid: u32,
+    ) -> FsResult<()> {
+        let handle = self.handle(handle)?;
+        if !handle.writable {
+            return Err(FsError::plain(libc::EBADF));
+        }
+        let end = offset
+            .checked_add(length)
+            .filter(|_| length > 0)
+            .ok_or(FsError::plain(libc::EINVAL))?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let inode = &handle.inode;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 if keep_size => return Ok(()),
+            0 => {
+                if end <= inode.state().attr.size {
+                    return Ok(());
+                }
+                return self.resize(inode, end, uid);
+            }
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => {}
+            libc::FALLOC_FL_ZERO_RANGE => {}
+            _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
+        }
+        if end > self.max_file_size() {
+            return Err(self.too_large(inode));
+        }
+        let mut state = inode.state();
+        let stage = self.stage(&mut state);
+        if !keep_size && end > stage.size() {
+            stage.set_size(end)?;
+        }
+        let end = end.min(stage.size());
+        if offset < end {
+            stage.zero(offset..end)?;
+        }
+        let size = stage.size();
+        self.wrote(&mut state, uid, false);
+        state.attr.size = size;
+        drop(state);
+        self.mark_dirty(inode);
+        Ok(())
+    }
+
+    /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`.
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> FsResult<i64> {
+        let handle = self.handle(handle)?;
+        let state = handle.inode.state();
+        let size = state.attr.size;
+        let at = u64::try_from(offset)
+            .ok()
+            .filter(|at| *at < size)
+            .ok_or(FsError::plain(libc::ENXIO))?;
+        let found = match (whence, &state.file.stage) {
+            (libc::SEEK_DATA, Some(stage)) => stage.next_data(at),
+            (libc::SEEK_DATA, None) => Some(at),
+            (libc::SEEK_HOLE, Some(stage)) => Some(stage.next_hole(at)),
+            (libc::SEEK_HOLE, None) => Some(size),
+            _ => return Err(FsError::plain(libc::EINVAL)),
+        };
+        let found = found.ok_or(FsError::plain(libc::ENXIO))?;
+        Ok(found.min(size) as i64)
+    }
+
+    /// `copy_file_range`: the whole of a clean file into an empty one becomes a copy on the
+    /// server when the target is committed; everything else is read and written here, up to
+    /// 8 MiB a call.
+    pub async fn copy_file_range(
+        self: &Arc<Self>,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+        uid: u32,
+    ) -> FsResult<u32> {
+        const PIECE: u64 = 8 << 20;
+        let source = self.handle(from.0)?;
+        let target = self.handle(to.0)?;
+        if !target.writable {
+            return Err(FsError::plain(libc::EBADF));
+        }
+        if target.append {
+            return Err(FsError::plain(libc::EBADF));
+        }
+        if from.1 == 0 && to.1 == 0 && self.capabilities.copy.is_some() {
+            let version = {
+                let state = source.inode.state();
+                state.file.version.clone().filter(|v| {
+                    state.file.stage.is_none()
+                        && !state.is_local()
+                        && v.size > 0
+                        && v.size <= length
+                        && v.size <= i32::MAX as u64
+                })
+            };
+            if let Some(version) = version
+                && !Arc::ptr_eq(&source.inode, &target.inode)
+            {
+                let mut state = target.inode.state();
+                let empty = state.attr.size == 0;
+                if empty {
+                    state.file.stage = Some(Stage::new(&self.area, Some(origin(&version))));
+                    self.wrote(&mut state, uid, false);
+                    state.attr.size = version.size;
+                    drop(state);
+                    self.mark_dirty(&target.inode);
+                    return Ok(version.size as u32);
+                }
+            }
+        }
+        let end = from.1.saturating_add(length.min(PIECE));
+        let bytes = self
+            .read_inode(&source.inode, from.1..end, &source.pattern)
+            .await?;
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let written = self.write(to.0, to.1, &bytes, uid, false)?;
+        Ok(written)
+    }
+
+    /// Looks at an open file's attributes.
+    pub fn fstat(&self, handle: u64) -> FsResult<Attr> {
+        Ok(self.handle(handle)?.inode.state().attr)
+    }
+
+    /// What a created or opened inode is to the kernel.
+    pub(super) fn entry_counted(&self, inode: &Arc<Inode>) -> Entry {
+        inode.state().lookups += 1;
+        self.entry(inode)
+    }
+}

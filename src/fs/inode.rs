@@ -1,0 +1,335 @@
+//! Inodes, the table of those in use, and the names that lead to them.
+//!
+//! A clean inode stands for one version of its object, and only our own commits move it. When
+//! somebody else's version is found under a name whose inode is open, the name gets a fresh inode
+//! and the old one lives on, *superseded*, for its handles.
+//!
+//! Locks, in the order in which they may be taken: an inode's `turn` (directories before their
+//! children), a directory's `children`, an inode's `state` (parents before children), the table.
+//! All but `turn` are short and never held over an await. `turn` guards no data: operations that
+//! change the store for an inode queue in it, so no answer from memory ever waits for it.
+
+use super::attr::{Attr, Kind};
+use crate::cache::content::Version;
+use crate::clock::{self, Instant};
+use crate::driver::{Attributes, CommitId, ETag};
+use crate::key::Key;
+use crate::writeback::stage::Stage;
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The root's inode number.
+pub const ROOT: u64 = 1;
+
+/// Where an inode hangs: its directory and its name there.
+pub type Place = (Arc<Inode>, Bytes);
+
+/// A file, directory, link or special file.
+pub struct Inode {
+    /// Its number.
+    pub ino: u64,
+    /// What it is; an object that becomes something else gets another inode.
+    pub kind: Kind,
+    /// The queue of operations that change the store for this inode.
+    pub turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    children: Mutex<HashMap<Bytes, Arc<Inode>>>,
+}
+
+/// What changes about an inode.
+pub struct State {
+    /// How often the kernel looked it up without forgetting it.
+    pub lookups: u64,
+    /// Open handles.
+    pub handles: u32,
+    /// Its directory and name; `None` for the root.
+    pub place: Option<Place>,
+    /// Whether its name is gone (unlinked, replaced, removed).
+    pub removed: bool,
+    /// Whether the name leads to another inode, because another version was found there.
+    pub superseded: bool,
+    /// The object's key; of a directory its prefix.
+    pub key: Key,
+    /// What `stat` shows.
+    pub attr: Attr,
+    /// Since when attributes and version are known to be the store's.
+    pub checked: Instant,
+    /// Whether something was heard since that makes it doubtful.
+    pub expired: bool,
+    /// Stored attributes with media type and user attributes; `None` while unknown.
+    pub attributes: Option<Attributes>,
+    /// The file's content and its way to the store.
+    pub file: FileState,
+    /// The directory's marker: whether one is there, where that is known.
+    pub marker: Option<bool>,
+    /// Whether attributes of a directory were changed here only (times that move with entries).
+    pub local_times: bool,
+    /// The last failure, for `bucketfs why`.
+    pub last_error: Option<String>,
+}
+
+/// Content of a file.
+#[derive(Default)]
+pub struct FileState {
+    /// The committed version that the inode stands for; `None` before the first commit.
+    pub version: Option<Arc<Version>>,
+    /// What the next commit expects in the store: this etag, or nothing.
+    pub base: Option<ETag>,
+    /// Commit ids of `version`, newest first.
+    pub commits: Vec<CommitId>,
+    /// Bytes not (only) in the store.
+    pub stage: Option<Stage>,
+    /// Whether a commit is due.
+    pub dirty: bool,
+    /// Counts changes, so that a commit knows whether more came while it ran.
+    pub generation: u64,
+    /// While dirty: everything written came through `O_APPEND`, at or past this offset.
+    pub append_from: Option<u64>,
+    /// Commits whose answer was lost.
+    pub attempts: Vec<CommitId>,
+    /// Whether the kernel's pages belong to `version` or are our own writes.
+    pub pages_valid: bool,
+    /// When a lookup told the version, until the first open has used that.
+    pub looked_ahead: Option<Instant>,
+    /// Set while a commit of a new name was created with `O_EXCL`.
+    pub exclusive: bool,
+}
+
+impl State {
+    /// Whether the inode knows better than the store: it is dirty, or its name is gone.
+    pub fn is_local(&self) -> bool {
+        self.file.dirty || self.removed || self.superseded
+    }
+
+    /// Whether what is known is the store's as of less than `ttl` ago.
+    pub fn is_fresh(&self, ttl: Duration) -> bool {
+        !self.expired && self.checked + ttl > clock::now()
+    }
+
+    /// Notes that what is known was the store's at a time.
+    pub fn check(&mut self, since: Instant) {
+        self.checked = self.checked.max(since);
+        self.expired = false;
+    }
+
+    /// Marks the content as changed: a commit is due.
+    pub fn touch_content(&mut self, appended: bool) {
+        let before = self.file.version.as_ref().map_or(0, |version| version.size);
+        if !self.file.dirty {
+            self.file.append_from = appended.then_some(before);
+        } else if !appended {
+            self.file.append_from = None;
+        }
+        self.file.dirty = true;
+        self.file.generation += 1;
+    }
+
+    /// Marks attributes as changed that ride on the commit that is due anyway.
+    pub fn touch_attributes(&mut self) {
+        self.file.generation += 1;
+        self.attr.ctime = clock::wall();
+    }
+}
+
+impl std::fmt::Debug for Inode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inode")
+            .field("ino", &self.ino)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inode {
+    /// A new inode, not yet in any table.
+    pub fn new(attr: Attr, key: Key, place: Option<Place>, now: Instant) -> Inode {
+        Inode {
+            ino: attr.ino,
+            kind: attr.kind,
+            turn: tokio::sync::Mutex::new(()),
+            children: Mutex::default(),
+            state: Mutex::new(State {
+                lookups: 0,
+                handles: 0,
+                place,
+                removed: false,
+                superseded: false,
+                key,
+                attr,
+                checked: now,
+                expired: false,
+                attributes: None,
+                file: FileState::default(),
+                marker: None,
+                local_times: false,
+                last_error: None,
+            }),
+        }
+    }
+
+    /// Its state, locked.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The known names in this directory, locked.
+    pub fn children(&self) -> MutexGuard<'_, HashMap<Bytes, Arc<Inode>>> {
+        self.children.lock()
+    }
+
+    /// The inode that a name of this directory leads to, if it is known.
+    pub fn child(&self, name: &[u8]) -> Option<Arc<Inode>> {
+        self.children.lock().get(name).cloned()
+    }
+
+    /// Its key, or its prefix.
+    pub fn key(&self) -> Key {
+        self.state.lock().key.clone()
+    }
+
+    /// The path from the mount's root, for people.
+    pub fn path(&self) -> String {
+        let mut names = Vec::new();
+        let mut place = self.state().place.clone();
+        while let Some((parent, name)) = place {
+            names.push(String::from_utf8_lossy(&name).into_owned());
+            place = parent.state().place.clone();
+        }
+        names.reverse();
+        names.join("/")
+    }
+}
+
+/// The inodes in use.
+#[derive(Debug)]
+pub struct Table {
+    inodes: Mutex<HashMap<u64, Arc<Inode>>>,
+    root: Arc<Inode>,
+}
+
+/// A hash of bytes that is the same in every process, so that inode numbers rarely change between
+/// mounts (FNV-1a with a final mix).
+fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
+    struct Fnv(u64);
+    impl Hasher for Fnv {
+        fn finish(&self) -> u64 {
+            let mut h = self.0;
+            h ^= h >> 32;
+            h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            h ^ (h >> 29)
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    bytes.hash(&mut hasher);
+    (kind == Kind::Directory).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The inode number that a key has unless another inode has it already.
+pub fn preferred_ino(key: &Key, kind: Kind) -> u64 {
+    stable_hash(key.as_bytes(), kind).max(ROOT + 1)
+}
+
+impl Table {
+    /// A table with only the root in it.
+    pub fn new(root: Inode) -> Self {
+        let root = Arc::new(root);
+        Table {
+            inodes: Mutex::new(HashMap::from([(root.ino, root.clone())])),
+            root,
+        }
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> &Arc<Inode> {
+        &self.root
+    }
+
+    /// How many inodes are in use.
+    pub fn count(&self) -> usize {
+        self.inodes.lock().len()
+    }
+
+    /// An inode by its number.
+    pub fn get(&self, ino: u64) -> Option<Arc<Inode>> {
+        self.inodes.lock().get(&ino).cloned()
+    }
+
+    /// All inodes in use.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.inodes.lock().values().cloned().collect()
+    }
+
+    /// Puts a new inode in, under its preferred number or the next free one. `make` is given that
+    /// number. The caller holds the lock on the directory's children.
+    pub fn insert(&self, key: &Key, kind: Kind, make: impl FnOnce(u64) -> Inode) -> Arc<Inode> {
+        let mut inodes = self.inodes.lock();
+        let mut ino = preferred_ino(key, kind);
+        while inodes.contains_key(&ino) {
+            ino = ino.wrapping_add(1).max(ROOT + 1);
+        }
+        let inode = Arc::new(make(ino));
+        inodes.insert(ino, inode.clone());
+        inode
+    }
+
+    /// Takes `count` lookups back.
+    pub fn forget(&self, ino: u64, count: u64) {
+        let Some(inode) = self.get(ino) else {
+            return;
+        };
+        {
+            let mut state = inode.state();
+            state.lookups = state.lookups.saturating_sub(count);
+        }
+        self.reap(&inode);
+    }
+
+    /// Drops an inode that nothing needs any more, then its directory if that was only kept for
+    /// it.
+    pub fn reap(&self, inode: &Arc<Inode>) {
+        let mut current = inode.clone();
+        while current.ino != ROOT {
+            let place = current.state().place.clone();
+            let Some((parent, name)) = place else {
+                break;
+            };
+            {
+                let mut siblings = parent.children();
+                let unused = {
+                    let state = current.state();
+                    state.lookups == 0
+                        && state.handles == 0
+                        && !state.file.dirty
+                        && state
+                            .place
+                            .as_ref()
+                            .is_some_and(|place| Arc::ptr_eq(&place.0, &parent) && place.1 == name)
+                } && current.children().is_empty();
+                if !unused {
+                    return;
+                }
+                if siblings
+                    .get(&name)
+                    .is_some_and(|known| Arc::ptr_eq(known, &current))
+                {
+                    siblings.remove(&name);
+                }
+                self.inodes.lock().remove(&current.ino);
+            }
+            current = parent;
+            if current.state().lookups > 0 {
+                break;
+            }
+        }
+    }
+}

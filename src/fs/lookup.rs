@@ -1,0 +1,536 @@
+//! Names to inodes: what a name in a directory is, by cache or by request, and the inode for it.
+
+use super::attr::{Attr, Kind};
+use super::errno::{FsError, FsResult};
+use super::inode::{Inode, Place, ROOT};
+use super::{Fs, HIDDEN};
+use crate::cache::content::Version;
+use crate::cache::listing::{Known, Marker};
+use crate::clock::{self, Instant};
+use crate::driver::{AttributeSupport, ErrorKind, ListRequest, ObjectInfo};
+use crate::key::Key;
+use crate::name::{self, Component};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An inode for the kernel, and how long it may believe in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// The inode's attributes.
+    pub attr: Attr,
+    /// How long name and attributes are valid.
+    pub ttl: Duration,
+}
+
+/// The answer to a lookup.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lookup {
+    /// The name leads to this inode, whose lookup count was raised.
+    Found(Entry),
+    /// Nothing has that name; the kernel may remember it for so long.
+    Absent(Duration),
+}
+
+/// How long a lookup's own answer counts for the open that follows it.
+const LOOK_AHEAD: Duration = Duration::from_millis(250);
+
+/// What a name in a directory means.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// The component of the key.
+    pub component: Bytes,
+    /// Whether the name means the object, the directory, or whichever is there.
+    pub form: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A directory, or else an object.
+    Plain,
+    /// The object beside a directory of that name.
+    Beside,
+    /// The pseudo-directory of long names that begin with this.
+    Chunk,
+}
+
+/// What was found under a name.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Object(Arc<ObjectInfo>),
+    Directory(Marker),
+    Nothing,
+}
+
+/// What was found under a name, since when that is known, and whether it was asked just now.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub found: Found,
+    pub since: Instant,
+    pub asked: bool,
+}
+
+impl Target {
+    /// What a name means; `None` for a name that no key can have.
+    pub fn of(name: &[u8]) -> Option<Target> {
+        let (component, form) = match name::decode(name)? {
+            Component::Plain(component) => (component, Form::Plain),
+            Component::FileBeside(component) => (component, Form::Beside),
+            Component::Continued(component) => (component, Form::Chunk),
+            Component::DirectoryBeside(_) => return None,
+        };
+        Some(Target {
+            component: Bytes::from(component.into_owned()),
+            form,
+        })
+    }
+
+    /// The key of the object of that name.
+    pub fn object_key(&self, prefix: &Key) -> Key {
+        prefix.join(&self.component)
+    }
+
+    /// The prefix of the directory of that name.
+    pub fn directory_prefix(&self, prefix: &Key) -> Key {
+        let key = prefix.join(&self.component);
+        if self.form == Form::Chunk {
+            key
+        } else {
+            key.join(b"/")
+        }
+    }
+
+    /// What of all that is known the name shows.
+    pub fn choose(&self, known: &Known) -> Found {
+        let object = known
+            .object
+            .as_ref()
+            // An empty object that is called like its directory is that directory's marker.
+            .filter(|info| !self.component.is_empty() || info.size != Some(0));
+        match (self.form, known.directory, object) {
+            (Form::Chunk, true, _) => Found::Directory(Marker::Absent),
+            (Form::Plain, true, _) => Found::Directory(known.marker.clone()),
+            (Form::Plain, false, Some(info)) | (Form::Beside, true, Some(info)) => {
+                Found::Object(info.clone())
+            }
+            _ => Found::Nothing,
+        }
+    }
+}
+
+impl Fs {
+    /// An inode by the kernel's number.
+    pub(super) fn inode(&self, ino: u64) -> FsResult<Arc<Inode>> {
+        self.table.get(ino).ok_or(FsError::plain(libc::ESTALE))
+    }
+
+    /// A directory by the kernel's number.
+    pub(super) fn directory(&self, ino: u64) -> FsResult<Arc<Inode>> {
+        let inode = self.inode(ino)?;
+        if inode.kind == Kind::Directory {
+            Ok(inode)
+        } else {
+            Err(FsError::plain(libc::ENOTDIR))
+        }
+    }
+
+    /// A directory in which something is to be made or changed: it must still have its name.
+    pub(super) fn live_directory(&self, ino: u64) -> FsResult<Arc<Inode>> {
+        let inode = self.directory(ino)?;
+        if inode.state().removed {
+            return Err(FsError::plain(libc::ENOENT));
+        }
+        Ok(inode)
+    }
+
+    /// Whether a name is one of ours that never shows.
+    pub(super) fn is_hidden(&self, directory: &Inode, name: &[u8]) -> bool {
+        directory.ino == ROOT && name == HIDDEN
+    }
+
+    /// How long what is known of a name may be believed.
+    pub(super) fn ttl(&self, name: &[u8]) -> Duration {
+        if super::locks::looks_like_lock(name) {
+            Duration::ZERO
+        } else {
+            self.metadata_ttl()
+        }
+    }
+
+    fn negative_ttl(&self, name: &[u8]) -> Duration {
+        if super::locks::looks_like_lock(name) {
+            Duration::ZERO
+        } else if self.is_watching() {
+            self.metadata_ttl()
+        } else {
+            self.options.negative_ttl
+        }
+    }
+
+    /// What is known of a name without asking, if it is fresh enough.
+    fn cached(&self, prefix: &Key, target: &Target, name: &[u8]) -> Option<(Known, Instant)> {
+        if target.form == Form::Chunk {
+            return None;
+        }
+        let (known, since) = self.listing.get(prefix, &target.component)?;
+        let ttl = if known.is_absent() {
+            self.negative_ttl(name)
+        } else {
+            self.ttl(name)
+        };
+        (since + ttl > clock::now()).then_some((known, since))
+    }
+
+    /// Asks the store what a name is: head and a listing of one key, side by side.
+    async fn ask(&self, prefix: &Key, target: &Target) -> FsResult<(Known, Instant)> {
+        let ticket = self.listing.begin(clock::now());
+        let key = target.object_key(prefix);
+        let below = target.directory_prefix(prefix);
+        if key.len() > self.capabilities.max_key {
+            return Err(FsError::plain(libc::ENAMETOOLONG));
+        }
+        let head = async {
+            if key.is_empty() || target.form == Form::Chunk {
+                return Ok(None);
+            }
+            match self.driver.head(&key).await {
+                Ok(info) => Ok(Some(Arc::new(info))),
+                Err(error) => match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::InvalidKey => Ok(None),
+                    _ => Err(error),
+                },
+            }
+        };
+        let list = self.driver.list(ListRequest {
+            limit: 1,
+            ..ListRequest::flat(&below)
+        });
+        let (head, list) = futures::join!(head, list);
+        let object = head?;
+        let page = match list {
+            Ok(page) => page,
+            // Who may read one object need not be allowed to list.
+            Err(error) if object.is_some() && error.kind() == ErrorKind::Denied => {
+                Default::default()
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidKey => Default::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let first = page.entries.into_iter().next();
+        let directory = first.is_some() || page.next.is_some();
+        let marker = match first {
+            Some(entry) if entry.key == below => entry
+                .object
+                .map_or(Marker::Unknown, |info| Marker::Present(Arc::new(info))),
+            Some(_) => Marker::Absent,
+            None => Marker::Unknown,
+        };
+        let known = Known {
+            object,
+            directory,
+            marker,
+        };
+        if target.form != Form::Chunk {
+            self.listing
+                .learned(prefix, &target.component, known.clone(), &ticket);
+        }
+        Ok((known, ticket.since()))
+    }
+
+    /// Looks a name up.
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Lookup> {
+        let directory = self.directory(parent)?;
+        match self.find(&directory, name, true).await? {
+            Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
+            None => Ok(Lookup::Absent(self.negative_ttl(name))),
+        }
+    }
+
+    /// The inode of a name, refreshed when it is older than the TTL; its lookup count is raised
+    /// when `counted`.
+    pub(super) async fn find(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        counted: bool,
+    ) -> FsResult<Option<Arc<Inode>>> {
+        if name.len() > 255 {
+            return Err(FsError::plain(libc::ENAMETOOLONG));
+        }
+        if directory.state().removed || self.is_hidden(directory, name) {
+            return Ok(None);
+        }
+        if let Some(inode) = self.fresh_child(directory, name, counted) {
+            return Ok(Some(inode));
+        }
+        let Some(target) = Target::of(name) else {
+            return Ok(None);
+        };
+        let prefix = directory.key();
+        let (known, since, asked) = match self.cached(&prefix, &target, name) {
+            Some((known, since)) => (known, since, false),
+            None => {
+                let (known, since) = self.ask(&prefix, &target).await?;
+                (known, since, true)
+            }
+        };
+        let mut found = target.choose(&known);
+        let mut since = since;
+        if let Found::Directory(Marker::Unknown) = found
+            && target.form != Form::Chunk
+            && self.capabilities.attributes != AttributeSupport::None
+        {
+            // The listing told no attributes of the directory: its marker does.
+            let (known, asked) = self.ask(&prefix, &target).await?;
+            found = target.choose(&known);
+            since = asked;
+        }
+        let seen = Seen {
+            found,
+            since,
+            asked,
+        };
+        Ok(self.attach(directory, name, &target, seen, counted))
+    }
+
+    /// The known inode of a name, while it may be believed.
+    fn fresh_child(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        counted: bool,
+    ) -> Option<Arc<Inode>> {
+        let children = directory.children();
+        let inode = children.get(name)?;
+        let mut state = inode.state();
+        let ttl = if state.is_local() || inode.kind != Kind::File {
+            self.metadata_ttl()
+        } else {
+            self.ttl(name)
+        };
+        if !state.is_local() && !state.is_fresh(ttl) {
+            return None;
+        }
+        state.lookups += u64::from(counted);
+        Some(inode.clone())
+    }
+
+    /// The answer for an inode.
+    pub(super) fn entry(&self, inode: &Inode) -> Entry {
+        let state = inode.state();
+        let ttl = match &state.place {
+            Some((_, name)) if inode.kind == Kind::File => self.ttl(name),
+            _ => self.metadata_ttl(),
+        };
+        Entry {
+            attr: state.attr,
+            ttl,
+        }
+    }
+
+    /// The inode for what was found under a name: the known one, moved to the version found if
+    /// nobody has it open, or a fresh one.
+    pub(super) fn attach(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        target: &Target,
+        seen: Seen,
+        counted: bool,
+    ) -> Option<Arc<Inode>> {
+        let Seen {
+            found,
+            since,
+            asked,
+        } = seen;
+        let prefix = directory.key();
+        let mut children = directory.children();
+        if let Some(known) = children.get(name).cloned() {
+            match self.refresh(&known, &found, since) {
+                Refreshed::Same => {
+                    let mut state = known.state();
+                    state.lookups += u64::from(counted);
+                    if asked {
+                        state.file.looked_ahead = Some(since);
+                    }
+                    drop(state);
+                    return Some(known);
+                }
+                Refreshed::Other => {
+                    let (key, bytes) = children
+                        .remove_entry(name)
+                        .map(|(key, _)| (known.key(), key))?;
+                    known.state().superseded = true;
+                    log::debug!("{key:?}: another version has the name {bytes:?} now");
+                }
+            }
+        }
+        let place: Place = (directory.clone(), Bytes::copy_from_slice(name));
+        let inode = match found {
+            Found::Nothing => return None,
+            Found::Object(info) => {
+                let key = target.object_key(&prefix);
+                let kind = Attr::of_object(0, &info, &self.options).kind;
+                self.table.insert(&key, kind, |ino| {
+                    let inode = Inode::new(
+                        Attr::of_object(ino, &info, &self.options),
+                        key.clone(),
+                        Some(place.clone()),
+                        since,
+                    );
+                    self.adopt(&inode, &info, since);
+                    inode
+                })
+            }
+            Found::Directory(marker) => {
+                let key = target.directory_prefix(&prefix);
+                self.table.insert(&key, Kind::Directory, |ino| {
+                    let attr = Attr::of_directory(ino, marker.info(), self.started, &self.options);
+                    let inode = Inode::new(attr, key.clone(), Some(place.clone()), since);
+                    inode.state().marker = marker_known(&marker);
+                    inode.state().attributes =
+                        marker.info().and_then(|info| info.attributes.clone());
+                    inode
+                })
+            }
+        };
+        {
+            let mut state = inode.state();
+            state.lookups += u64::from(counted);
+            if asked {
+                state.file.looked_ahead = Some(since);
+            }
+        }
+        children.insert(place.1, inode.clone());
+        Some(inode)
+    }
+
+    /// Makes an inode stand for the version that `info` tells.
+    pub(super) fn adopt(&self, inode: &Inode, info: &ObjectInfo, since: Instant) {
+        let mut state = inode.state();
+        let same = state
+            .file
+            .version
+            .as_ref()
+            .is_some_and(|version| version.etag == info.etag);
+        let attr = Attr::of_object(inode.ino, info, &self.options);
+        if info.attributes.is_some() || !same {
+            let nlink = state.attr.nlink;
+            state.attr = Attr {
+                kind: inode.kind,
+                nlink,
+                ..attr
+            };
+            state.attributes.clone_from(&info.attributes);
+        }
+        if !same {
+            state.file.version = Some(Arc::new(Version {
+                key: state.key.clone(),
+                etag: info.etag.clone(),
+                size: info.size.unwrap_or(0),
+            }));
+            state.file.stage = None;
+            state.file.pages_valid = false;
+            state.file.commits.clear();
+        }
+        if !info.commits.is_empty() {
+            state.file.commits.clone_from(&info.commits);
+        }
+        state.file.base = Some(info.etag.clone());
+        state.check(since);
+    }
+
+    /// Compares a known inode with what was found under its name.
+    fn refresh(&self, inode: &Arc<Inode>, found: &Found, since: Instant) -> Refreshed {
+        {
+            let state = inode.state();
+            if state.is_local() || since < state.checked {
+                return Refreshed::Same;
+            }
+        }
+        match found {
+            Found::Nothing => Refreshed::Other,
+            Found::Directory(marker) => {
+                if inode.kind != Kind::Directory {
+                    return Refreshed::Other;
+                }
+                let mut state = inode.state();
+                if let Some(info) = marker.info()
+                    && !(state.local_times && info.modified <= state.attr.ctime)
+                {
+                    state.attr =
+                        Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
+                    state.attributes.clone_from(&info.attributes);
+                }
+                state.marker = marker_known(marker).or(state.marker);
+                state.check(since);
+                Refreshed::Same
+            }
+            Found::Object(info) => {
+                let attr = Attr::of_object(inode.ino, info, &self.options);
+                if inode.kind == Kind::Directory
+                    || (attr.kind != inode.kind && info.attributes.is_some())
+                {
+                    return Refreshed::Other;
+                }
+                let (same, open) = {
+                    let state = inode.state();
+                    let same = state
+                        .file
+                        .version
+                        .as_ref()
+                        .is_some_and(|version| version.etag == info.etag);
+                    (same, state.handles > 0)
+                };
+                if !same && open {
+                    return Refreshed::Other;
+                }
+                self.adopt(inode, info, since);
+                Refreshed::Same
+            }
+        }
+    }
+
+    /// Attributes of an inode, asked anew when they are older than the TTL and nobody has it open.
+    pub async fn getattr(&self, ino: u64) -> FsResult<Entry> {
+        let inode = self.inode(ino)?;
+        let place = {
+            let state = inode.state();
+            let fresh =
+                state.is_local() || state.handles > 0 || state.is_fresh(self.metadata_ttl());
+            if fresh { None } else { state.place.clone() }
+        };
+        if let Some((parent, name)) = place {
+            match self.find(&parent, &name, false).await? {
+                Some(found) if Arc::ptr_eq(&found, &inode) => {}
+                // The kernel asks for the name again and finds the other one, or none.
+                Some(_) | None => return Err(FsError::plain(libc::ESTALE)),
+            }
+        }
+        Ok(self.entry(&inode))
+    }
+
+    /// Whether a lookup has just told the version that an open wants; counts once.
+    pub(super) fn take_look_ahead(&self, inode: &Inode) -> bool {
+        let taken = inode.state().file.looked_ahead.take();
+        let acquired = *self.acquired.lock();
+        taken.is_some_and(|at| {
+            at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)
+        })
+    }
+}
+
+/// Whether a known inode still stands for what its name leads to.
+enum Refreshed {
+    Same,
+    Other,
+}
+
+/// Whether a marker is there, where that was asked.
+fn marker_known(marker: &Marker) -> Option<bool> {
+    match marker {
+        Marker::Unknown => None,
+        Marker::Absent => Some(false),
+        Marker::Present(_) => Some(true),
+    }
+}

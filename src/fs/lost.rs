@@ -1,0 +1,273 @@
+//! After a lost commit: what the loser's inode becomes, what waits to be sent again, and what is
+//! saved when the mount ends.
+
+use super::errno::{self, FsError, FsResult};
+use super::inode::{Inode, Place};
+use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, Unsent};
+use crate::cache::content::Version;
+use crate::clock::{self, Instant};
+use crate::driver::{Body, ObjectInfo, Precondition, PutOptions, Strength};
+use crate::key::Key;
+use crate::writeback::conflict;
+use crate::writeback::stage::Origin;
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many errors and conflicts are remembered.
+const REMEMBERED: usize = 100;
+
+/// How long a failed commit waits before it is tried again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+
+/// How many commits a drain runs at a time.
+const DRAIN_WIDTH: usize = 16;
+
+/// A commit that failed and is to be tried again.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    inode: Arc<Inode>,
+    due: Instant,
+    delay: Duration,
+}
+
+/// What a lost commit leaves: where it was, the generation of its bytes, the bytes, and how to put
+/// them elsewhere.
+pub(super) type Loser = (Option<Place>, u64, Body, PutOptions);
+
+impl Fs {
+    /// Takes the bytes of a commit that lost. What of the base could not be fetched any more is
+    /// zeros: the program never read it either.
+    pub(super) fn loser(&self, inode: &Inode) -> FsResult<Loser> {
+        let mut guard = inode.state();
+        let state = &mut *guard;
+        let body = match &mut state.file.stage {
+            Some(stage) => {
+                for range in stage.missing(0..stage.size()) {
+                    stage.zero(range)?;
+                }
+                stage.snapshot()?
+            }
+            None => Body::empty(),
+        };
+        let precondition = if self.capabilities.put_condition == Strength::None {
+            Precondition::None
+        } else {
+            Precondition::IfAbsent
+        };
+        let options = PutOptions {
+            precondition,
+            attributes: self.stored_attributes(state),
+            ..PutOptions::default()
+        };
+        Ok((state.place.clone(), state.file.generation, body, options))
+    }
+
+    /// Makes the loser's inode stand for its conflict file.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn rehome(
+        &self,
+        inode: &Arc<Inode>,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        beside: &bytes::Bytes,
+        key: Key,
+        info: &ObjectInfo,
+        generation: u64,
+    ) {
+        {
+            let mut children = parent.children();
+            let mut state = inode.state();
+            if children
+                .get(name)
+                .is_some_and(|known| Arc::ptr_eq(known, inode))
+            {
+                children.remove(name);
+            }
+            children.insert(beside.clone(), inode.clone());
+            state.place = Some((parent.clone(), beside.clone()));
+            state.superseded = false;
+            state.key = key.clone();
+            state.check(clock::now());
+            state.file.base = Some(info.etag.clone());
+            state.file.attempts.clear();
+            state.file.commits.clear();
+            state.file.append_from = None;
+            let size = state.attr.size;
+            state.file.version = Some(Arc::new(Version {
+                key: key.clone(),
+                etag: info.etag.clone(),
+                size,
+            }));
+            if let Some(stage) = &mut state.file.stage {
+                stage.rebase(Some(Origin {
+                    key,
+                    etag: info.etag.clone(),
+                    size,
+                }));
+            }
+            if state.file.generation == generation {
+                state.file.dirty = false;
+                self.dirty.lock().remove(&inode.ino);
+            }
+        }
+        self.note_object(inode, Some(info), clock::now());
+        self.forget_entry(parent, name);
+        self.notify.invalidate_entry(parent.ino, beside);
+    }
+
+    /// Takes the name from an inode whose bytes are kept outside of the store.
+    pub(super) fn unname(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &[u8]) {
+        {
+            let mut children = parent.children();
+            if children
+                .get(name)
+                .is_some_and(|known| Arc::ptr_eq(known, inode))
+            {
+                children.remove(name);
+            }
+            let mut state = inode.state();
+            state.removed = true;
+            state.file.dirty = false;
+            self.dirty.lock().remove(&inode.ino);
+        }
+        self.forget_entry(parent, name);
+        self.table.reap(inode);
+    }
+
+    /// Makes the kernel and the listing ask again what a name is.
+    pub(super) fn forget_entry(&self, parent: &Arc<Inode>, name: &[u8]) {
+        if let Some(component) = self.component(name) {
+            self.listing.forget(&parent.key(), &component);
+        }
+        self.notify.invalidate_entry(parent.ino, name);
+    }
+
+    /// Remembers a failure for `bucketfs status` and `bucketfs why`, and logs it.
+    pub(super) fn record(&self, operation: &str, inode: &Inode, error: &FsError) {
+        let Some(message) = error.message() else {
+            return;
+        };
+        let path = inode.path();
+        log::warn!(
+            "{operation} inode {} {path:?}: {}: {message}",
+            inode.ino,
+            errno::name(error.errno())
+        );
+        inode.state().last_error = Some(error.to_string());
+        let mut records = self.records.lock();
+        if records.errors.len() >= REMEMBERED {
+            records.errors.pop_front();
+        }
+        records.errors.push_back(ErrorRecord {
+            time: super::seconds(clock::wall()),
+            operation: operation.into(),
+            path,
+            errno: errno::name(error.errno()),
+            message: message.into(),
+        });
+    }
+
+    pub(super) fn record_conflict(&self, conflict: ConflictRecord) {
+        log::warn!(
+            "{:?}: {}; kept as {:?}",
+            conflict.path,
+            conflict.reason,
+            conflict.kept_as
+        );
+        let mut records = self.records.lock();
+        if records.conflicts.len() >= REMEMBERED {
+            records.conflicts.pop_front();
+        }
+        records.conflicts.push_back(conflict);
+    }
+
+    /// Puts an inode whose commit failed into the queue of those that are tried again.
+    pub(super) fn retry_later(&self, inode: &Arc<Inode>) {
+        if !inode.state().file.dirty {
+            self.unsent.lock().remove(&inode.ino);
+            return;
+        }
+        let mut unsent = self.unsent.lock();
+        let delay = unsent
+            .get(&inode.ino)
+            .map_or(RETRY_FIRST, |waiting| (waiting.delay * 2).min(RETRY_LAST));
+        unsent.insert(
+            inode.ino,
+            Waiting {
+                inode: inode.clone(),
+                due: clock::now() + delay,
+                delay,
+            },
+        );
+    }
+
+    /// Tries the commits that are due again. Called about once a second.
+    pub(super) async fn retry_due(self: &Arc<Self>) {
+        let now = clock::now();
+        let due: Vec<Arc<Inode>> = self
+            .unsent
+            .lock()
+            .values_mut()
+            .filter(|waiting| waiting.due <= now)
+            .map(|waiting| {
+                waiting.due = now + waiting.delay;
+                waiting.inode.clone()
+            })
+            .collect();
+        futures::stream::iter(due)
+            .for_each_concurrent(4, |inode| async move {
+                // Its failure is recorded and queued again by the commit itself.
+                let _ = self.commit(&inode).await;
+            })
+            .await;
+    }
+
+    /// Commits everything dirty, giving up on a file after `timeout`. What the store does not take
+    /// is saved in the state directory and told in the report.
+    pub async fn drain(self: &Arc<Self>, timeout: Duration) -> DrainReport {
+        let mut report = DrainReport::default();
+        self.write_markers(true).await;
+        let dirty: Vec<Arc<Inode>> = self.dirty.lock().values().cloned().collect();
+        let mut results = futures::stream::iter(dirty)
+            .map(|inode| async move {
+                let result = match tokio::time::timeout(timeout, self.commit(&inode)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(FsError::new(
+                        libc::ETIMEDOUT,
+                        format!("not sent within {} s", timeout.as_secs()),
+                    )),
+                };
+                (inode, result)
+            })
+            .buffer_unordered(DRAIN_WIDTH);
+        while let Some((inode, result)) = results.next().await {
+            match result {
+                Ok(()) => report.committed += 1,
+                // A lost race has its conflict file; only what is still dirty is unsent.
+                Err(_) if !inode.state().file.dirty => report.committed += 1,
+                Err(error) => {
+                    let path = inode.path();
+                    let reason = error.to_string();
+                    let kept = match self.loser(&inode) {
+                        Ok((_, _, body, _)) => {
+                            conflict::keep(&self.options.state_dir, &path, &reason, &body)
+                                .await
+                                .map(|kept| kept.display().to_string())
+                                .map_err(|error| error.to_string())
+                        }
+                        Err(error) => Err(error.to_string()),
+                    };
+                    log::error!("{path:?}: not sent: {reason}; kept as {kept:?}");
+                    report.unsent.push(Unsent {
+                        path,
+                        kept_as: kept.unwrap_or_else(|error| format!("nowhere: {error}")),
+                        reason,
+                    });
+                }
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,351 @@
+//! Renames of directories: every key below the old prefix is moved to the new one, in parallel.
+//!
+//! While it runs it holds `names` alone, so that no commit of this mount goes to a key that is
+//! being moved. What could not be moved is still there under its old name.
+
+use super::Fs;
+use super::attr::Kind;
+use super::errno::{FsError, FsResult};
+use super::inode::Inode;
+use super::rename::Moved;
+use crate::cache::content::Version;
+use crate::clock;
+use crate::driver::{
+    Body, CopyOptions, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Precondition,
+    PutOptions, Strength,
+};
+use crate::key::Key;
+use futures::StreamExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Inodes by the keys of their objects.
+type KnownBelow = HashMap<Key, Arc<Inode>>;
+
+/// How many keys are moved at a time.
+const WIDTH: usize = 16;
+
+/// How often the old prefix is listed again for keys that others put there meanwhile.
+const ROUNDS: u32 = 5;
+
+impl Fs {
+    /// Renames a directory.
+    pub(super) async fn rename_directory(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        from: (&Arc<Inode>, &[u8]),
+        to: (&Arc<Inode>, &[u8]),
+        flags: u32,
+    ) -> FsResult<()> {
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            return Err(FsError::plain(libc::EINVAL));
+        }
+        let _alone = self.names.write().await;
+        let source = match self.find(from.0, from.1, false).await? {
+            Some(now) if Arc::ptr_eq(&now, source) => now,
+            Some(_) => return Err(FsError::plain(libc::ESTALE)),
+            None => return Err(FsError::plain(libc::ENOENT)),
+        };
+        let old = source.key();
+        let target = self.find(to.0, to.1, false).await?;
+        if target
+            .as_ref()
+            .is_some_and(|target| Arc::ptr_eq(target, &source))
+        {
+            return Ok(());
+        }
+        if flags & libc::RENAME_NOREPLACE != 0 && target.is_some() {
+            return Err(FsError::plain(libc::EEXIST));
+        }
+        if let Some(target) = &target {
+            if target.kind != Kind::Directory {
+                return Err(FsError::plain(libc::ENOTDIR));
+            }
+            self.require_empty(target).await?;
+        }
+        let (_, new) = self.new_target(to.0, to.1, true)?;
+        if new.starts_with(&old) {
+            return Err(FsError::plain(libc::EINVAL));
+        }
+        if !old.as_bytes().ends_with(b"/") {
+            return Err(FsError::new(
+                libc::EPERM,
+                format!("{old:?}: the part of a long name cannot be renamed; rename what is in it"),
+            ));
+        }
+        let known = self.known_below(&source);
+        let result = self.move_keys(&old, &new, &known).await;
+        self.listing.forget_below(&old);
+        self.listing.forget_below(&new);
+        match result {
+            Ok(()) => {
+                self.moved(&source, target.as_ref(), from, to);
+                self.note_directory_at(to.0, to.1);
+                self.rekey(&source, &old, &new);
+                if source.state().marker.is_none() {
+                    self.may_be_empty(&source);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Some keys are here, some there: what nobody writes to is looked up anew.
+                self.forget_known(&source);
+                if let Some(target) = &target {
+                    self.forget_known(target);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves all keys below one prefix to another; the directory's own marker goes last.
+    async fn move_keys(&self, old: &Key, new: &Key, known: &KnownBelow) -> FsResult<()> {
+        for _ in 0..ROUNDS {
+            let mut markers = Vec::new();
+            let mut moved = 0u64;
+            let mut request = ListRequest::flat(old);
+            loop {
+                let page = self.driver.list(request.clone()).await?;
+                let longest = page.entries.iter().map(|entry| entry.key.len()).max();
+                if longest.unwrap_or(0) + new.len() > self.capabilities.max_key + old.len() {
+                    return Err(FsError::new(
+                        libc::ENAMETOOLONG,
+                        format!("{old:?}: a key below it would get longer than the store allows"),
+                    ));
+                }
+                let mut files = Vec::new();
+                for entry in page.entries {
+                    if entry.key.as_bytes().ends_with(b"/") {
+                        markers.push(entry);
+                    } else {
+                        files.push(entry);
+                    }
+                }
+                moved += files.len() as u64;
+                self.move_entries(files, old, new, known).await?;
+                request.token = page.next;
+                if request.token.is_none() {
+                    break;
+                }
+            }
+            // Deepest first, so that a directory is empty when its own marker goes.
+            markers.sort_by(|a, b| b.key.cmp(&a.key));
+            moved += markers.len() as u64;
+            for marker in markers {
+                self.move_entries(vec![marker], old, new, known).await?;
+            }
+            if moved == 0 {
+                return Ok(());
+            }
+        }
+        Err(FsError::new(
+            libc::EBUSY,
+            format!(
+                "{old:?}: others keep creating files below it; what was moved is below {new:?}"
+            ),
+        ))
+    }
+
+    async fn move_entries(
+        &self,
+        entries: Vec<ListEntry>,
+        old: &Key,
+        new: &Key,
+        known: &KnownBelow,
+    ) -> FsResult<()> {
+        let mut results = futures::stream::iter(entries)
+            .map(|entry| async move {
+                let Some(rest) = entry.key.strip_prefix(old) else {
+                    return Ok(());
+                };
+                let to = new.join(rest.as_bytes());
+                let moved = self.move_key(&entry, &to).await?;
+                if let (Some(inode), Some(now)) = (known.get(&entry.key), moved) {
+                    self.follow(inode, entry.object.as_ref(), to, &now);
+                }
+                Ok(())
+            })
+            .buffer_unordered(WIDTH);
+        let mut failed: Option<Error> = None;
+        while let Some(result) = results.next().await {
+            if let Err(error) = result {
+                failed.get_or_insert(error);
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => Err(FsError::new(
+                super::errno::errno(error.kind()),
+                format!("{error}; what could not be moved is still below {old:?}"),
+            )),
+        }
+    }
+
+    /// Moves one key. Gives the facts of the object at its new place; nothing if it was gone or
+    /// changed meanwhile, which the next listing tells.
+    async fn move_key(&self, entry: &ListEntry, to: &Key) -> Result<Option<ObjectInfo>, Error> {
+        let vanished =
+            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed);
+        let info = entry.object.as_ref();
+        let Some(info) = info.filter(|_| !entry.key.as_bytes().ends_with(b"/")) else {
+            self.move_marker(entry, to).await?;
+            return Ok(None);
+        };
+        let destination = self.if_absent();
+        let options = CopyOptions {
+            source: Some(info.etag.clone()),
+            destination: destination.clone(),
+            ..CopyOptions::default()
+        };
+        if self.capabilities.rename {
+            return match self.driver.rename(&entry.key, to, options).await {
+                Ok(moved) => Ok(Some(moved)),
+                Err(error) if vanished(&error) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        let copied = if super::commit::same_conditions(&self.capabilities, &destination) {
+            match self.driver.copy(&entry.key, to, options).await {
+                Err(error) if vanished(&error) => return Ok(None),
+                copied => copied?,
+            }
+        } else {
+            match self.carry(&entry.key, to, &info.etag, destination).await {
+                Ok(copied) => copied,
+                Err(Moved::Source) => return Ok(None),
+                Err(Moved::Failed(error)) => return Err(error),
+                Err(Moved::Destination) => {
+                    let why = "somebody else made a file of that name below the new directory";
+                    return Err(Error::new(ErrorKind::Exists, why).during("rename").on(to));
+                }
+            }
+        };
+        let precondition = if self.capabilities.delete_condition == Strength::None {
+            Precondition::None
+        } else {
+            Precondition::IfMatch(info.etag.clone())
+        };
+        match self.driver.delete(&entry.key, precondition).await {
+            Ok(()) => Ok(Some(copied)),
+            // Written meanwhile: both versions are kept, the next round meets the new one.
+            Err(error) if vanished(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves a marker. One that is there already is replaced.
+    async fn move_marker(&self, entry: &ListEntry, to: &Key) -> Result<(), Error> {
+        let empty = entry
+            .object
+            .as_ref()
+            .is_some_and(|info| info.size == Some(0));
+        let attributes = entry
+            .object
+            .as_ref()
+            .and_then(|info| info.attributes.clone());
+        let moved = match attributes {
+            Some(attributes) if empty => {
+                let options = PutOptions {
+                    attributes,
+                    ..PutOptions::default()
+                };
+                self.driver.put(to, Body::empty(), options).await
+            }
+            _ if self.capabilities.copy.is_some() => {
+                self.driver.copy(&entry.key, to, Default::default()).await
+            }
+            _ => self.carry_marker(&entry.key, to).await,
+        };
+        match moved {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            moved => moved?,
+        };
+        self.driver.delete(&entry.key, Precondition::None).await
+    }
+
+    /// Lets a known inode follow its object to another key.
+    fn follow(&self, inode: &Inode, was: Option<&ObjectInfo>, key: Key, now: &ObjectInfo) {
+        let mut state = inode.state();
+        state.key = key.clone();
+        let Some(was) = was else {
+            return;
+        };
+        if state.file.base.as_ref() == Some(&was.etag) {
+            state.file.base = Some(now.etag.clone());
+            state.check(clock::now());
+        }
+        let version = state.file.version.clone();
+        if let Some(version) = version.filter(|version| version.etag == was.etag) {
+            state.file.version = Some(Arc::new(Version {
+                key: key.clone(),
+                etag: now.etag.clone(),
+                size: version.size,
+            }));
+            if let Some(stage) = &mut state.file.stage {
+                stage.moved(key, now.etag.clone());
+            }
+        }
+    }
+
+    /// The known inodes of stored files below a directory, by their keys.
+    fn known_below(&self, directory: &Arc<Inode>) -> KnownBelow {
+        let mut known = KnownBelow::new();
+        let mut pending = vec![directory.clone()];
+        while let Some(inode) = pending.pop() {
+            for child in inode.children().values() {
+                if child.kind == Kind::Directory {
+                    pending.push(child.clone());
+                } else {
+                    known.insert(child.key(), child.clone());
+                }
+            }
+        }
+        known
+    }
+
+    /// Moves a marker through this machine.
+    async fn carry_marker(&self, from: &Key, to: &Key) -> Result<ObjectInfo, Error> {
+        let outcome = self.driver.get(from, Default::default()).await?;
+        let (info, bytes) = outcome.found()?.collect().await?;
+        let options = PutOptions {
+            attributes: info.attributes.unwrap_or_default(),
+            ..Default::default()
+        };
+        self.driver.put(to, bytes.into(), options).await
+    }
+
+    /// Gives every known inode below a renamed directory its new key.
+    fn rekey(&self, directory: &Arc<Inode>, old: &Key, new: &Key) {
+        let mut pending = vec![directory.clone()];
+        while let Some(inode) = pending.pop() {
+            pending.extend(inode.children().values().cloned());
+            let mut state = inode.state();
+            let Some(rest) = state.key.strip_prefix(old) else {
+                continue;
+            };
+            state.key = new.join(rest.as_bytes());
+        }
+    }
+
+    /// Drops what is known below a directory, except what is dirty.
+    fn forget_known(&self, directory: &Arc<Inode>) {
+        let known: Vec<_> = directory
+            .children()
+            .iter()
+            .map(|(name, child)| (name.clone(), child.clone()))
+            .collect();
+        for (name, child) in known {
+            if child.kind == Kind::Directory {
+                self.forget_known(&child);
+                continue;
+            }
+            let mut children = directory.children();
+            let mut state = child.state();
+            if !state.is_local() {
+                state.superseded = true;
+                children.remove(&name);
+                self.notify.invalidate_entry(directory.ino, &name);
+            }
+        }
+    }
+}

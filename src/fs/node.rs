@@ -1,0 +1,479 @@
+//! Attributes, extended attributes, links' targets, and the room that is left.
+
+use super::Fs;
+use super::attr::{Attr, Kind};
+use super::errno::{FsError, FsResult};
+use super::inode::{Inode, ROOT, State};
+use super::lookup::Entry;
+use crate::cache::content::Version;
+use crate::cache::fetch::Pattern;
+use crate::clock;
+use crate::driver::{
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ErrorKind, ObjectInfo, Space,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// This moment.
+    Now,
+    /// That one.
+    At(SystemTime),
+}
+
+impl SetTime {
+    fn resolve(self, now: SystemTime) -> SystemTime {
+        match self {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        }
+    }
+}
+
+/// What `setattr` changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+    /// The handle through which it is asked: `ftruncate`, which a close follows.
+    pub handle: Option<u64>,
+}
+
+/// The extended attribute that tells a path's last error.
+const ERROR_XATTR: &[u8] = b"user.bucketfs.error";
+/// The one that tells the version.
+const ETAG_XATTR: &[u8] = b"user.bucketfs.etag";
+/// The one that tells the key.
+const KEY_XATTR: &[u8] = b"user.bucketfs.key";
+/// Longest value of an extended attribute, as in the kernel.
+const XATTR_MAX: usize = 64 << 10;
+
+/// How long the store's room is believed.
+const SPACE_TTL: Duration = Duration::from_secs(5);
+/// What a store without a notion of room is said to have.
+const BOUNDLESS: Space = Space {
+    total: 1 << 50,
+    free: 1 << 50,
+};
+
+impl Fs {
+    /// Changes attributes. What a commit that is due carries anyway rides on it; everything else
+    /// goes to the store at once.
+    pub async fn setattr(self: &Arc<Self>, ino: u64, set: SetAttr, uid: u32) -> FsResult<Entry> {
+        let inode = self.inode(ino)?;
+        if self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        let _names = self.names.read().await;
+        let _turn = inode.turn.lock().await;
+        if let Some(size) = set.size {
+            if inode.kind != Kind::File {
+                return Err(FsError::plain(libc::EISDIR));
+            }
+            // Through a handle or a path: a new length equal to the old one changes only times.
+            self.resize(&inode, size, uid)?;
+        }
+        let now = clock::wall();
+        let mut change = AttributeChange {
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.atime.map(|time| time.resolve(now)),
+            mtime: set.mtime.map(|time| time.resolve(now)),
+            ..AttributeChange::default()
+        };
+        {
+            let state = inode.state();
+            let mut attr = state.attr;
+            if let Some(mode) = set.mode {
+                attr.mode = mode & 0o7777;
+            } else if set.uid.is_some() || set.gid.is_some() {
+                // A file that changes hands loses its privileges, whoever does it.
+                attr.drop_privilege_bits();
+            }
+            if set.mode.is_some() || attr.mode != state.attr.mode {
+                change.mode = Some(attr.st_mode());
+            }
+        }
+        let touch = set.mtime == Some(SetTime::Now)
+            && matches!(set.atime, None | Some(SetTime::Now))
+            && set.mode.is_none()
+            && set.uid.is_none()
+            && set.gid.is_none();
+        if !change.is_empty() {
+            self.change_attributes(&inode, change, touch).await?;
+        }
+        if set.size.is_some() && set.handle.is_none() {
+            self.commit_in_turn(&inode).await?;
+        }
+        Ok(self.entry(&inode))
+    }
+
+    /// Changes attributes of an inode; the caller holds its turn.
+    async fn change_attributes(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        change: AttributeChange,
+        touch: bool,
+    ) -> FsResult<()> {
+        {
+            let mut state = inode.state();
+            let never_stored = inode.kind == Kind::Directory && inode.ino == ROOT;
+            if self.capabilities.attributes == AttributeSupport::None {
+                // What cannot be stored may still be what it is already, or a time that a commit
+                // sets by itself.
+                let same = change.user.is_empty()
+                    && change.mode.is_none_or(|mode| mode == state.attr.st_mode())
+                    && change.uid.is_none_or(|uid| uid == state.attr.uid)
+                    && change.gid.is_none_or(|gid| gid == state.attr.gid);
+                if same && (change.mtime.is_none() || touch && state.is_local()) {
+                    return Ok(());
+                }
+                if !(same && touch) {
+                    drop(state);
+                    return Err(self.no_attributes(inode));
+                }
+            } else if state.is_local() || never_stored {
+                apply(&mut state, &change);
+                state.touch_attributes();
+                return Ok(());
+            }
+        }
+        if inode.kind == Kind::Directory {
+            return self.change_directory(inode, change).await;
+        }
+        let (key, version) = {
+            let state = inode.state();
+            (state.key.clone(), state.file.version.clone())
+        };
+        let Some(version) = version else {
+            return Err(FsError::plain(libc::ESTALE));
+        };
+        if self.capabilities.attributes == AttributeSupport::None {
+            return self.touch_by_copy(inode, &version).await;
+        }
+        if !self.capabilities.set_attributes {
+            return Err(self.no_attributes(inode));
+        }
+        let etag = Some(version.etag.clone());
+        match self.driver.set_attributes(&key, change.clone(), etag).await {
+            Ok(info) => {
+                let mut state = inode.state();
+                apply(&mut state, &change);
+                state.attr.ctime = info.modified.max(state.attr.ctime);
+                self.same_content(&mut state, &info);
+                drop(state);
+                self.note_object(inode, Some(&info), clock::now());
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Changed => {
+                // Attributes are last-writer-wins, but they do not make a version ours that
+                // nobody here has seen.
+                let info = self
+                    .driver
+                    .set_attributes(&key, change.clone(), None)
+                    .await?;
+                self.note_object(inode, Some(&info), clock::now());
+                if inode.state().handles == 0 {
+                    self.adopt(inode, &info, clock::now());
+                } else {
+                    apply(&mut inode.state(), &change);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn no_attributes(&self, inode: &Inode) -> FsError {
+        FsError::new(
+            libc::EOPNOTSUPP,
+            format!(
+                "{:?}: this store keeps no modes, owners, times and extended attributes",
+                inode.path()
+            ),
+        )
+    }
+
+    /// The inode's content is the same under a version's new name.
+    fn same_content(&self, state: &mut State, info: &ObjectInfo) {
+        let Some(version) = &state.file.version else {
+            return;
+        };
+        if version.etag != info.etag {
+            let moved = Version {
+                key: version.key.clone(),
+                etag: info.etag.clone(),
+                size: version.size,
+            };
+            let moved = Arc::new(moved);
+            if version.size <= crate::cache::content::BLOCK
+                && let Some(bytes) =
+                    self.fetcher
+                        .cached(version, 0..version.size, &Pattern::default())
+            {
+                self.fetcher.insert(&moved, 0, bytes);
+            }
+            if let Some(stage) = &mut state.file.stage {
+                stage.moved(moved.key.clone(), moved.etag.clone());
+            }
+            state.file.version = Some(moved);
+            state.file.base = Some(info.etag.clone());
+        }
+        state.check(clock::now());
+    }
+
+    /// `touch` where no times are stored: a copy of the object onto itself.
+    async fn touch_by_copy(&self, inode: &Arc<Inode>, version: &Arc<Version>) -> FsResult<()> {
+        let copies = self
+            .capabilities
+            .copy
+            .is_some_and(|copy| copy.source == crate::driver::Strength::Atomic);
+        if !copies {
+            return Err(self.no_attributes(inode));
+        }
+        let told = self.driver.head(&version.key).await?;
+        let mut commits = vec![CommitId(clock::random())];
+        commits.extend(&told.commits);
+        commits.truncate(CommitId::KEPT);
+        let options = CopyOptions {
+            source: Some(version.etag.clone()),
+            attributes: Some(told.attributes.unwrap_or_default()),
+            commits,
+            ..CopyOptions::default()
+        };
+        let info = self
+            .driver
+            .copy(&version.key, &version.key, options)
+            .await?;
+        let mut state = inode.state();
+        state.attr.mtime = info.modified;
+        state.attr.atime = info.modified;
+        state.attr.ctime = info.modified;
+        self.same_content(&mut state, &info);
+        drop(state);
+        self.note_object(inode, Some(&info), clock::now());
+        Ok(())
+    }
+
+    /// Changes what a directory's marker stores, writing the marker if there is none.
+    async fn change_directory(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        change: AttributeChange,
+    ) -> FsResult<()> {
+        let (key, marker) = {
+            let state = inode.state();
+            (state.key.clone(), state.marker)
+        };
+        if marker != Some(true) {
+            self.write_marker(inode).await?;
+        }
+        let info = match self.driver.set_attributes(&key, change.clone(), None).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Somebody removed the marker; the directory is still named by its keys.
+                inode.state().marker = Some(false);
+                self.write_marker(inode).await?;
+                self.driver
+                    .set_attributes(&key, change.clone(), None)
+                    .await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut state = inode.state();
+        apply(&mut state, &change);
+        state.attr.ctime = info.modified.max(state.attr.ctime);
+        state.check(clock::now());
+        drop(state);
+        self.note_directory(inode, true);
+        Ok(())
+    }
+
+    /// The target of a symbolic link.
+    pub async fn readlink(&self, ino: u64) -> FsResult<Bytes> {
+        let inode = self.inode(ino)?;
+        if inode.kind != Kind::Symlink {
+            return Err(FsError::plain(libc::EINVAL));
+        }
+        let size = inode.state().attr.size;
+        let target = self
+            .read_inode(&inode, 0..size.min(4096), &Pattern::default())
+            .await?;
+        Ok(target)
+    }
+
+    /// Attributes as the store keeps them, asked for when a listing did not tell.
+    async fn user_attributes(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        if self.capabilities.attributes == AttributeSupport::None {
+            return Err(FsError::plain(libc::EOPNOTSUPP));
+        }
+        let key = {
+            let state = inode.state();
+            if state.attributes.is_some() || state.is_local() {
+                return Ok(());
+            }
+            state.key.clone()
+        };
+        if key.is_empty() {
+            return Ok(());
+        }
+        match self.driver.head(&key).await {
+            Ok(info) => inode.state().attributes = Some(info.attributes.unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// An extended attribute.
+    pub async fn getxattr(&self, ino: u64, name: &[u8]) -> FsResult<Bytes> {
+        let inode = self.inode(ino)?;
+        let absent = FsError::plain(libc::ENODATA);
+        let text = |text: String| Bytes::from(text.into_bytes());
+        match name {
+            ERROR_XATTR => return inode.state().last_error.clone().map(text).ok_or(absent),
+            ETAG_XATTR => {
+                let base = inode.state().file.base.clone();
+                return base.map(|etag| text(etag.as_str().into())).ok_or(absent);
+            }
+            KEY_XATTR => return Ok(inode.key().bytes()),
+            _ => {}
+        }
+        let name = user_name(name)?;
+        self.user_attributes(&inode).await?;
+        let state = inode.state();
+        let attributes = state.attributes.as_ref();
+        attributes
+            .and_then(|attributes| attributes.user.get(&name))
+            .cloned()
+            .ok_or(absent)
+    }
+
+    /// The names of extended attributes, each followed by a NUL byte.
+    pub async fn listxattr(&self, ino: u64) -> FsResult<Bytes> {
+        let inode = self.inode(ino)?;
+        match self.user_attributes(&inode).await {
+            Ok(()) => {}
+            Err(error) if error.errno() == libc::EOPNOTSUPP => return Ok(Bytes::new()),
+            Err(error) => return Err(error),
+        }
+        let mut names = Vec::new();
+        if let Some(attributes) = &inode.state().attributes {
+            for name in attributes.user.keys() {
+                names.extend_from_slice(b"user.");
+                names.extend_from_slice(name.as_bytes());
+                names.push(0);
+            }
+        }
+        Ok(names.into())
+    }
+
+    /// Sets an extended attribute; `flags` may demand that it is new (`XATTR_CREATE`) or not
+    /// (`XATTR_REPLACE`).
+    pub async fn setxattr(
+        self: &Arc<Self>,
+        ino: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> FsResult<()> {
+        if value.len() > XATTR_MAX {
+            return Err(FsError::plain(libc::E2BIG));
+        }
+        let value = Bytes::copy_from_slice(value);
+        self.change_xattr(ino, name, Some(value), flags).await
+    }
+
+    /// Removes an extended attribute.
+    pub async fn removexattr(self: &Arc<Self>, ino: u64, name: &[u8]) -> FsResult<()> {
+        self.change_xattr(ino, name, None, libc::XATTR_REPLACE)
+            .await
+    }
+
+    async fn change_xattr(
+        self: &Arc<Self>,
+        ino: u64,
+        name: &[u8],
+        value: Option<Bytes>,
+        flags: i32,
+    ) -> FsResult<()> {
+        let inode = self.inode(ino)?;
+        if [ERROR_XATTR, ETAG_XATTR, KEY_XATTR].contains(&name) {
+            return Err(FsError::plain(libc::EPERM));
+        }
+        let name = user_name(name)?;
+        if self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        if !matches!(inode.kind, Kind::File | Kind::Directory) {
+            return Err(FsError::plain(libc::EPERM));
+        }
+        let _names = self.names.read().await;
+        let _turn = inode.turn.lock().await;
+        self.user_attributes(&inode).await?;
+        let exists = {
+            let state = inode.state();
+            let attributes = state.attributes.as_ref();
+            attributes.is_some_and(|attributes| attributes.user.contains_key(&name))
+        };
+        if flags & libc::XATTR_CREATE != 0 && exists {
+            return Err(FsError::plain(libc::EEXIST));
+        }
+        if flags & libc::XATTR_REPLACE != 0 && !exists {
+            return Err(FsError::plain(libc::ENODATA));
+        }
+        let change = AttributeChange {
+            user: [(name, value)].into(),
+            ..AttributeChange::default()
+        };
+        self.change_attributes(&inode, change, false).await
+    }
+
+    /// Room in the store, from a moment ago.
+    pub async fn statfs(&self) -> FsResult<Space> {
+        if let Some((space, at)) = *self.space.lock()
+            && at + SPACE_TTL > clock::now()
+        {
+            return Ok(space);
+        }
+        let space = self.driver.space().await?.unwrap_or(BOUNDLESS);
+        *self.space.lock() = Some((space, clock::now()));
+        Ok(space)
+    }
+}
+
+/// The stored name of an extended attribute; only `user.` ones are kept.
+fn user_name(name: &[u8]) -> FsResult<String> {
+    let name = name
+        .strip_prefix(b"user.")
+        .filter(|name| !name.is_empty())
+        .ok_or(FsError::plain(libc::EOPNOTSUPP))?;
+    String::from_utf8(name.to_vec()).map_err(|_| FsError::plain(libc::EILSEQ))
+}
+
+/// Applies a change to what is known here.
+fn apply(state: &mut State, change: &AttributeChange) {
+    let attr: &mut Attr = &mut state.attr;
+    if let Some(mode) = change.mode {
+        attr.mode = mode & 0o7777;
+    }
+    attr.uid = change.uid.unwrap_or(attr.uid);
+    attr.gid = change.gid.unwrap_or(attr.gid);
+    attr.mtime = change.mtime.unwrap_or(attr.mtime);
+    attr.atime = change.atime.unwrap_or(attr.atime);
+    attr.ctime = clock::wall();
+    change.apply(state.attributes.get_or_insert_default());
+}

@@ -1,0 +1,251 @@
+//! Removing names: unlink, rmdir, and the markers of directories that lose their last file.
+
+use super::attr::Kind;
+use super::errno::{FsError, FsResult};
+use super::inode::{Inode, ROOT};
+use super::{Fs, lookup};
+use crate::clock::{self, Instant};
+use crate::driver::{AttributeSupport, Body, ErrorKind, ListRequest, PutOptions};
+use crate::key::Key;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an implied directory may be empty before it gets a marker: `rm -r` removes it sooner.
+const MARKER_DELAY: Duration = Duration::from_secs(1);
+
+/// A directory that may have lost its last file here.
+#[derive(Debug)]
+pub(super) struct MayBeEmpty {
+    directory: Arc<Inode>,
+    since: Instant,
+}
+
+impl Fs {
+    /// Removes a file's name. Its open handles keep the content.
+    pub async fn unlink(self: &Arc<Self>, parent: u64, name: &[u8]) -> FsResult<()> {
+        let directory = self.live_directory(parent)?;
+        if self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        let _names = self.names.read().await;
+        let _turn = directory.turn.lock().await;
+        let Some(inode) = self.find(&directory, name, false).await? else {
+            return Err(FsError::plain(libc::ENOENT));
+        };
+        if inode.kind == Kind::Directory {
+            return Err(FsError::plain(libc::EISDIR));
+        }
+        let _turn = inode.turn.lock().await;
+        self.before_replaced(&inode).await?;
+        if self.is_stored(&inode) {
+            let key = inode.key();
+            match self.driver.delete(&key, Default::default()).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.detach(&directory, name, &inode);
+        self.note_removed(&directory, name, false);
+        self.touch_directory(&directory);
+        self.may_be_empty(&directory);
+        Ok(())
+    }
+
+    /// Whether the store has, or may have, an object for an inode.
+    pub(super) fn is_stored(&self, inode: &Inode) -> bool {
+        let state = inode.state();
+        state.file.version.is_some() || state.file.base.is_some() || !state.file.attempts.is_empty()
+    }
+
+    /// Makes what handles still read independent of a name that is about to go.
+    pub(super) async fn before_replaced(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        let needed = {
+            let state = inode.state();
+            state.handles > 0 && inode.kind == Kind::File && state.file.version.is_some()
+        };
+        if needed {
+            self.keep_content(inode).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes its name from an inode.
+    pub(super) fn detach(&self, directory: &Arc<Inode>, name: &[u8], inode: &Arc<Inode>) {
+        {
+            let mut children = directory.children();
+            if children
+                .get(name)
+                .is_some_and(|known| Arc::ptr_eq(known, inode))
+            {
+                children.remove(name);
+            }
+            let mut state = inode.state();
+            state.removed = true;
+            state.file.dirty = false;
+            state.attr.nlink = 0;
+            state.attr.ctime = clock::wall();
+        }
+        self.dirty.lock().remove(&inode.ino);
+        self.unsent.lock().remove(&inode.ino);
+        self.table.reap(inode);
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(self: &Arc<Self>, parent: u64, name: &[u8]) -> FsResult<()> {
+        let parent = self.live_directory(parent)?;
+        if self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        let _names = self.names.read().await;
+        let _turn = parent.turn.lock().await;
+        let Some(directory) = self.find(&parent, name, false).await? else {
+            return Err(FsError::plain(libc::ENOENT));
+        };
+        if directory.kind != Kind::Directory {
+            return Err(FsError::plain(libc::ENOTDIR));
+        }
+        let _turn = directory.turn.lock().await;
+        self.require_empty(&directory).await?;
+        let prefix = directory.key();
+        self.driver.delete(&prefix, Default::default()).await?;
+        self.listing.forget_below(&prefix);
+        self.may_be_empty.lock().remove(&directory.ino);
+        self.detach(&parent, name, &directory);
+        self.note_removed(&parent, name, true);
+        self.touch_directory(&parent);
+        self.may_be_empty(&parent);
+        Ok(())
+    }
+
+    /// Refuses a directory with anything in it, here or in the store.
+    pub(super) async fn require_empty(&self, directory: &Arc<Inode>) -> FsResult<()> {
+        let not_empty = Err(FsError::plain(libc::ENOTEMPTY));
+        if directory.children().values().any(|child| {
+            let state = child.state();
+            !state.removed && !state.superseded && state.file.dirty
+        }) {
+            return not_empty;
+        }
+        if self.has_entries(&directory.key()).await? {
+            return not_empty;
+        }
+        Ok(())
+    }
+
+    /// Whether keys other than its marker lie below a prefix.
+    async fn has_entries(&self, prefix: &Key) -> FsResult<bool> {
+        let mut request = ListRequest {
+            limit: 2,
+            ..ListRequest::flat(prefix)
+        };
+        loop {
+            let page = self.driver.list(request.clone()).await?;
+            let occupied = page.entries.iter().any(|entry| {
+                entry.key != *prefix
+                    || entry
+                        .object
+                        .as_ref()
+                        .is_some_and(|marker| marker.size != Some(0))
+            });
+            if occupied || page.next.is_none() {
+                return Ok(occupied);
+            }
+            request.token = page.next;
+        }
+    }
+
+    /// Notes that a directory may have lost its last file here: one that nobody removed does not
+    /// vanish with it.
+    pub(super) fn may_be_empty(&self, directory: &Arc<Inode>) {
+        let known = {
+            let state = directory.state();
+            state.marker == Some(true) || state.removed || !state.key.as_bytes().ends_with(b"/")
+        };
+        if self.capabilities.directories_persist || directory.ino == ROOT || known {
+            return;
+        }
+        self.may_be_empty.lock().insert(
+            directory.ino,
+            MayBeEmpty {
+                directory: directory.clone(),
+                since: clock::now(),
+            },
+        );
+    }
+
+    /// Writes the markers that are due, or all that are pending.
+    pub(super) async fn write_markers(&self, all: bool) {
+        let now = clock::now();
+        let due: Vec<Arc<Inode>> = {
+            let mut pending = self.may_be_empty.lock();
+            let due = pending
+                .values()
+                .filter(|entry| all || entry.since + MARKER_DELAY <= now)
+                .map(|entry| entry.directory.clone())
+                .collect::<Vec<_>>();
+            for directory in &due {
+                pending.remove(&directory.ino);
+            }
+            due
+        };
+        for directory in due {
+            let _names = self.names.read().await;
+            let _turn = directory.turn.lock().await;
+            if directory.state().removed {
+                continue;
+            }
+            let outcome = match self.has_entries(&directory.key()).await {
+                Ok(true) => continue,
+                Ok(false) => self.write_marker(&directory).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                self.record("mkdir", &directory, &error);
+            }
+        }
+    }
+
+    /// Writes a directory's marker with its attributes; one that is there stays as it is.
+    pub(super) async fn write_marker(&self, directory: &Arc<Inode>) -> FsResult<()> {
+        let (key, attributes) = {
+            let state = directory.state();
+            let mut attributes = state.attributes.clone().unwrap_or_default();
+            if self.capabilities.attributes != AttributeSupport::None {
+                state.attr.store(&mut attributes);
+            }
+            (state.key.clone(), attributes)
+        };
+        let options = PutOptions {
+            precondition: self.if_absent(),
+            attributes: attributes.clone(),
+            ..PutOptions::default()
+        };
+        match self.driver.put(&key, Body::empty(), options).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Exists => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut state = directory.state();
+        state.marker = Some(true);
+        state.attributes = Some(attributes);
+        drop(state);
+        self.note_directory(directory, true);
+        Ok(())
+    }
+
+    /// Notes in the listing that a name is gone.
+    pub(super) fn note_removed(&self, parent: &Arc<Inode>, name: &[u8], directory: bool) {
+        if let Some(target) = lookup::Target::of(name) {
+            self.listing
+                .changed(&parent.key(), &target.component, clock::now(), |known| {
+                    if directory {
+                        known.directory = false;
+                        known.marker = Default::default();
+                    } else {
+                        known.object = None;
+                    }
+                });
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! Renames of files; directories are in [`super::movedir`].
+
+use super::attr::Kind;
+use super::commit::same_conditions;
+use super::errno::{FsError, FsResult};
+use super::inode::Inode;
+use super::{ConflictRecord, Fs, lookup, seconds};
+use crate::cache::content::Version;
+use crate::clock;
+use crate::driver::{
+    Body, CommitId, CopyOptions, ETag, Error, ErrorKind, GetOptions, ObjectInfo, Precondition,
+    PutOptions, Result, Strength,
+};
+use crate::key::Key;
+use crate::writeback::conflict;
+use std::sync::Arc;
+
+/// How often a rename starts again because somebody changed one of its ends meanwhile.
+const ROUNDS: u32 = 20;
+
+impl Fs {
+    /// Renames `from` (a directory and a name in it) to `to`.
+    pub async fn rename(
+        self: &Arc<Self>,
+        from: (u64, &[u8]),
+        to: (u64, &[u8]),
+        flags: u32,
+    ) -> FsResult<()> {
+        if self.options.read_only {
+            return Err(FsError::plain(libc::EROFS));
+        }
+        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+            return Err(FsError::plain(libc::EINVAL));
+        }
+        let old = self.live_directory(from.0)?;
+        let new = self.live_directory(to.0)?;
+        let source = self
+            .find(&old, from.1, false)
+            .await?
+            .ok_or(FsError::plain(libc::ENOENT))?;
+        if source.kind == Kind::Directory {
+            return self
+                .rename_directory(&source, (&old, from.1), (&new, to.1), flags)
+                .await;
+        }
+        let _names = self.names.read().await;
+        // Two directories' turns are taken in the order of their numbers.
+        let _turns = if Arc::ptr_eq(&old, &new) {
+            (old.turn.lock().await, None)
+        } else if old.ino < new.ino {
+            let first = old.turn.lock().await;
+            (first, Some(new.turn.lock().await))
+        } else {
+            let first = new.turn.lock().await;
+            (first, Some(old.turn.lock().await))
+        };
+        let mut round = 0;
+        loop {
+            round += 1;
+            let source = self
+                .find(&old, from.1, false)
+                .await?
+                .ok_or(FsError::plain(libc::ENOENT))?;
+            let target = self.find(&new, to.1, false).await?;
+            if source.kind == Kind::Directory {
+                return Err(FsError::plain(libc::ESTALE));
+            }
+            if target
+                .as_ref()
+                .is_some_and(|target| Arc::ptr_eq(target, &source))
+            {
+                return Ok(());
+            }
+            if flags & libc::RENAME_EXCHANGE != 0 {
+                let target = target.ok_or(FsError::plain(libc::ENOENT))?;
+                return self
+                    .exchange(&source, &target, (&old, from.1), (&new, to.1))
+                    .await;
+            }
+            if flags & libc::RENAME_NOREPLACE != 0 && target.is_some() {
+                return Err(FsError::plain(libc::EEXIST));
+            }
+            if target
+                .as_ref()
+                .is_some_and(|target| target.kind == Kind::Directory)
+            {
+                return Err(FsError::plain(libc::EISDIR));
+            }
+            // A file keeps its key's other meaning: `a%~f` stays a name of its own.
+            let (_, key) = self.new_target(&new, to.1, false)?;
+            let again = self
+                .rename_file(
+                    &source,
+                    target.as_ref(),
+                    (&old, from.1),
+                    (&new, to.1),
+                    key,
+                    flags,
+                )
+                .await?;
+            if !again {
+                return Ok(());
+            }
+            if round >= ROUNDS {
+                return Err(FsError::new(
+                    libc::EIO,
+                    format!("{:?}: others keep changing it, try again", source.path()),
+                ));
+            }
+        }
+    }
+
+    /// One try at renaming a file. Whether it has to start again with what is known now.
+    async fn rename_file(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        from: (&Arc<Inode>, &[u8]),
+        to: (&Arc<Inode>, &[u8]),
+        key: Key,
+        flags: u32,
+    ) -> FsResult<bool> {
+        // Files' turns are taken in the order of their numbers too.
+        let _turns = match target {
+            Some(target) if target.ino < source.ino => {
+                let first = target.turn.lock().await;
+                (source.turn.lock().await, Some(first))
+            }
+            Some(target) => {
+                let first = source.turn.lock().await;
+                (first, Some(target.turn.lock().await))
+            }
+            None => (source.turn.lock().await, None),
+        };
+        if let Some(target) = target {
+            if target.state().file.dirty && self.is_stored(target) {
+                // What is replaced is replaced with its last bytes, as on a disk.
+                let open = target.state().handles > 0;
+                if !open {
+                    self.commit_in_turn(target).await?;
+                }
+            }
+            self.before_replaced(target).await?;
+        }
+        if source.state().file.dirty && self.is_stored(source) {
+            self.commit_in_turn(source).await?;
+        }
+        let expected = match target {
+            Some(target) => target.state().file.base.clone(),
+            None => None,
+        };
+        if !self.is_stored(source) {
+            // Never committed: only the name changes; the commit will expect what was there.
+            let mut state = source.state();
+            state.file.base = expected;
+            state.key = key;
+            if state.file.base.is_some() {
+                state.attributes.get_or_insert_default();
+            }
+            drop(state);
+            self.moved(source, target, from, to);
+            return Ok(false);
+        }
+        let (old_key, version) = {
+            let state = source.state();
+            (state.key.clone(), state.file.version.clone())
+        };
+        let Some(version) = version else {
+            return Err(FsError::plain(libc::EIO));
+        };
+        let destination = match &expected {
+            _ if self.capabilities.put_condition == Strength::None => Precondition::None,
+            None => Precondition::IfAbsent,
+            Some(etag) => Precondition::IfMatch(etag.clone()),
+        };
+        let moved = self
+            .move_object(source, &old_key, &key, &version.etag, destination)
+            .await;
+        let info = match moved {
+            Ok(info) => info,
+            Err(Moved::Destination) => {
+                if flags & libc::RENAME_NOREPLACE != 0 {
+                    self.forget_entry(to.0, to.1);
+                    return Err(FsError::plain(libc::EEXIST));
+                }
+                self.keep_replaced(to, &key, expected.as_ref()).await?;
+                return Ok(true);
+            }
+            Err(Moved::Source) => {
+                // Somebody changed or removed it: what is there now is renamed.
+                self.ask_again(from);
+                return Ok(true);
+            }
+            Err(Moved::Failed(error)) => return Err(error.into()),
+        };
+        {
+            let mut state = source.state();
+            state.key = key.clone();
+            state.check(clock::now());
+            state.file.base = Some(info.etag.clone());
+            state.file.stage = None;
+            let size = version.size;
+            state.file.version = Some(Arc::new(Version {
+                key,
+                etag: info.etag.clone(),
+                size,
+            }));
+            state.attr.ctime = clock::wall();
+        }
+        self.moved(source, target, from, to);
+        let told = {
+            let state = source.state();
+            ObjectInfo {
+                size: Some(version.size),
+                attributes: state.attributes.clone(),
+                ..info
+            }
+        };
+        self.note_object(source, Some(&told), clock::now());
+        Ok(false)
+    }
+
+    /// Moves one object in the store under conditions on both ends.
+    async fn move_object(
+        &self,
+        source: &Inode,
+        from: &Key,
+        to: &Key,
+        etag: &ETag,
+        destination: Precondition,
+    ) -> std::result::Result<ObjectInfo, Moved> {
+        let options = CopyOptions {
+            source: Some(etag.clone()),
+            destination: destination.clone(),
+            attributes: None,
+            commits: Vec::new(),
+        };
+        if self.capabilities.rename {
+            return self
+                .driver
+                .rename(from, to, options)
+                .await
+                .map_err(|error| Moved::of(error, to));
+        }
+        let info = if same_conditions(&self.capabilities, &destination) {
+            let mut options = options;
+            let mut commits = vec![CommitId(clock::random())];
+            commits.extend(&source.state().file.commits);
+            commits.truncate(CommitId::KEPT);
+            options.commits = commits;
+            self.driver
+                .copy(from, to, options)
+                .await
+                .map_err(|error| Moved::of(error, to))?
+        } else {
+            self.carry(from, to, etag, destination).await?
+        };
+        let precondition = if self.capabilities.delete_condition == Strength::None {
+            // The store would ignore the condition: look first.
+            match self.driver.head(from).await {
+                Ok(now) if now.etag != *etag => {
+                    return Err(Moved::Failed(self.changed_while_moved(from)));
+                }
+                _ => Precondition::None,
+            }
+        } else {
+            Precondition::IfMatch(etag.clone())
+        };
+        match self.driver.delete(from, precondition).await {
+            Ok(()) => Ok(info),
+            Err(error) if error.kind() == ErrorKind::Changed => {
+                match self.driver.head(from).await {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(info),
+                    _ => Err(Moved::Failed(self.changed_while_moved(from))),
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(info),
+            Err(error) => Err(Moved::Failed(error)),
+        }
+    }
+
+    fn changed_while_moved(&self, from: &Key) -> Error {
+        Error::new(
+            ErrorKind::Unavailable,
+            "somebody else wrote it while it was renamed: both names are kept",
+        )
+        .retry(false)
+        .during("rename")
+        .on(from)
+    }
+
+    /// Moves an object's bytes through this machine, where the server's copy takes no condition.
+    pub(super) async fn carry(
+        &self,
+        from: &Key,
+        to: &Key,
+        etag: &ETag,
+        destination: Precondition,
+    ) -> std::result::Result<ObjectInfo, Moved> {
+        let options = GetOptions {
+            if_match: Some(etag.clone()),
+            ..GetOptions::default()
+        };
+        let object = match self.driver.get(from, options).await {
+            Ok(outcome) => outcome.found().map_err(Moved::Failed)?,
+            Err(error) if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) => {
+                return Err(Moved::Source);
+            }
+            Err(error) => return Err(Moved::Failed(error)),
+        };
+        let attributes = object.info.attributes.clone().unwrap_or_default();
+        let mut commits = vec![CommitId(clock::random())];
+        commits.extend(&object.info.commits);
+        commits.truncate(CommitId::KEPT);
+        let body = self.spool(object).await.map_err(Moved::Failed)?;
+        let options = PutOptions {
+            precondition: destination,
+            attributes,
+            commits,
+            base: None,
+        };
+        self.driver
+            .put(to, body, options)
+            .await
+            .map_err(|error| Moved::of(error, to))
+    }
+
+    /// Reads an object into a body that can be sent again: through the staging area, so that a
+    /// large one does not lie in memory.
+    async fn spool(&self, mut object: crate::driver::Object) -> Result<Body> {
+        use futures::StreamExt;
+        let mut stage = crate::writeback::stage::Stage::new(&self.area, None);
+        let mut at = 0;
+        while let Some(piece) = object.body.next().await {
+            let piece = piece?;
+            stage.write(at, &piece)?;
+            at += piece.len() as u64;
+        }
+        if at != object.range.end - object.range.start {
+            return Err(Error::new(ErrorKind::Corrupt, "the body ended early").during("get"));
+        }
+        Ok(stage.snapshot()?)
+    }
+
+    /// Another version than the one last seen here stands where a rename goes: it is kept as a
+    /// conflict file first, because a program that saves by rename cannot be told.
+    async fn keep_replaced(
+        self: &Arc<Self>,
+        to: (&Arc<Inode>, &[u8]),
+        key: &Key,
+        seen: Option<&ETag>,
+    ) -> FsResult<()> {
+        let info = match self.driver.head(key).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.ask_again(to);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if seen != Some(&info.etag) {
+            let prefix = to.0.key();
+            let time = clock::wall();
+            let mut kept = None;
+            for number in 0..100 {
+                let beside = conflict::name(to.1, &self.options.host, time, number);
+                let Some(component) = self.component(&beside) else {
+                    break;
+                };
+                let at = prefix.join(&component);
+                match self.copy_aside(key, &at, &info.etag).await {
+                    Ok(_) => {
+                        kept = Some(beside);
+                        break;
+                    }
+                    Err(Moved::Destination) => {}
+                    Err(Moved::Source) => {
+                        self.ask_again(to);
+                        return Ok(());
+                    }
+                    Err(Moved::Failed(error)) => return Err(error.into()),
+                }
+            }
+            let Some(beside) = kept else {
+                return Err(FsError::plain(libc::EIO));
+            };
+            self.forget_entry(to.0, &beside);
+            self.record_conflict(ConflictRecord {
+                time: seconds(time),
+                path: format!("{}/{}", to.0.path(), String::from_utf8_lossy(to.1)),
+                kept_as: String::from_utf8_lossy(&beside).into_owned(),
+                reason: "somebody else changed it before a rename replaced it; theirs is kept"
+                    .into(),
+            });
+        }
+        self.ask_again(to);
+        Ok(())
+    }
+
+    /// Copies a version to a new name.
+    async fn copy_aside(
+        &self,
+        from: &Key,
+        to: &Key,
+        etag: &ETag,
+    ) -> std::result::Result<ObjectInfo, Moved> {
+        let destination = self.if_absent();
+        if same_conditions(&self.capabilities, &destination) {
+            let options = CopyOptions {
+                source: Some(etag.clone()),
+                destination,
+                ..CopyOptions::default()
+            };
+            self.driver
+                .copy(from, to, options)
+                .await
+                .map_err(|error| Moved::of(error, to))
+        } else {
+            self.carry(from, to, etag, destination).await
+        }
+    }
+
+    /// Forgets what a name was, so that the next look asks the store.
+    fn ask_again(&self, place: (&Arc<Inode>, &[u8])) {
+        if let Some(target) = lookup::Target::of(place.1) {
+            self.listing.forget(&place.0.key(), &target.component);
+        }
+        if let Some(child) = place.0.child(place.1) {
+            child.state().expired = true;
+        }
+    }
+
+    /// Moves an inode from one name to another, replacing the target.
+    pub(super) fn moved(
+        &self,
+        source: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        from: (&Arc<Inode>, &[u8]),
+        to: (&Arc<Inode>, &[u8]),
+    ) {
+        if let Some(target) = target {
+            self.detach(to.0, to.1, target);
+        }
+        {
+            let mut children = from.0.children();
+            if children
+                .get(from.1)
+                .is_some_and(|known| Arc::ptr_eq(known, source))
+            {
+                children.remove(from.1);
+            }
+        }
+        {
+            let name = bytes::Bytes::copy_from_slice(to.1);
+            let mut children = to.0.children();
+            children.insert(name.clone(), source.clone());
+            source.state().place = Some((to.0.clone(), name));
+        }
+        let directory = source.kind == Kind::Directory;
+        self.note_removed(from.0, from.1, directory);
+        self.touch_directory(from.0);
+        self.touch_directory(to.0);
+        self.may_be_empty(from.0);
+    }
+
+    /// Swaps two files where the store can do that in one step.
+    async fn exchange(
+        self: &Arc<Self>,
+        a: &Arc<Inode>,
+        b: &Arc<Inode>,
+        at_a: (&Arc<Inode>, &[u8]),
+        at_b: (&Arc<Inode>, &[u8]),
+    ) -> FsResult<()> {
+        if !self.capabilities.exchange || b.kind == Kind::Directory {
+            return Err(FsError::plain(libc::EINVAL));
+        }
+        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
+        let _first = first.turn.lock().await;
+        let _second = second.turn.lock().await;
+        for inode in [a, b] {
+            if inode.state().file.dirty {
+                self.commit_in_turn(inode).await?;
+            }
+        }
+        let (key_a, key_b) = (a.key(), b.key());
+        let (now_a, now_b) = self.driver.exchange(&key_a, &key_b).await?;
+        // What is at A now is what B's inode stands for, and the other way round.
+        for (inode, place, key, info) in [(b, at_a, key_a, now_a), (a, at_b, key_b, now_b)] {
+            let name = bytes::Bytes::copy_from_slice(place.1);
+            place.0.children().insert(name.clone(), inode.clone());
+            let mut state = inode.state();
+            state.place = Some((place.0.clone(), name));
+            state.key = key.clone();
+            state.check(clock::now());
+            state.attr.ctime = clock::wall();
+            state.file.base = Some(info.etag.clone());
+            state.file.stage = None;
+            let size = info.size.unwrap_or(state.attr.size);
+            state.file.version = Some(Arc::new(Version {
+                key,
+                etag: info.etag.clone(),
+                size,
+            }));
+            drop(state);
+            self.note_object(inode, Some(&info), clock::now());
+        }
+        self.touch_directory(at_a.0);
+        self.touch_directory(at_b.0);
+        Ok(())
+    }
+}
+
+/// Why a move did not happen.
+pub(super) enum Moved {
+    /// Something else than expected stands at the destination.
+    Destination,
+    /// The source is another version, or gone.
+    Source,
+    /// Anything else.
+    Failed(Error),
+}
+
+impl Moved {
+    /// Tells a lost condition on the destination from one on the source: drivers name the key.
+    fn of(error: Error, to: &Key) -> Moved {
+        match error.kind() {
+            ErrorKind::Exists => Moved::Destination,
+            ErrorKind::Changed if error.key() == Some(to) => Moved::Destination,
+            ErrorKind::Changed | ErrorKind::NotFound => Moved::Source,
+            _ => Moved::Failed(error),
+        }
+    }
+}
