@@ -106,7 +106,7 @@ impl Fs {
     async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool) -> FsResult<()> {
         let (version, cached, key) = {
             let state = inode.state();
-            if state.superseded {
+            if state.superseded || state.away {
                 return Err(FsError::plain(libc::ESTALE));
             }
             if state.is_local() {

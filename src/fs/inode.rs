@@ -52,6 +52,9 @@ pub struct State {
     pub removed: bool,
     /// Whether the name leads to another inode, because another version was found there.
     pub superseded: bool,
+    /// Whether the kernel may still know it by a name that is another file's now: an open is
+    /// sent to look that name up again, until the kernel has found this inode under its own.
+    pub away: bool,
     /// The object's key; of a directory its prefix.
     pub key: Key,
     /// What `stat` shows.
@@ -158,6 +161,7 @@ impl Inode {
                 place,
                 removed: false,
                 superseded: false,
+                away: false,
                 key,
                 attr,
                 checked: now,

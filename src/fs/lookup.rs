@@ -312,6 +312,7 @@ impl Fs {
             return None;
         }
         state.lookups += u64::from(counted);
+        state.away &= !counted;
         Some(inode.clone())
     }
 
@@ -350,6 +351,7 @@ impl Fs {
                 Refreshed::Same => {
                     let mut state = known.state();
                     state.lookups += u64::from(counted);
+                    state.away &= !counted;
                     if asked {
                         state.file.looked_ahead = Some(since);
                     }

@@ -88,6 +88,7 @@ impl Fs {
             children.insert(beside.clone(), inode.clone());
             state.place = Some((parent.clone(), beside.clone()));
             state.superseded = false;
+            state.away = true;
             state.key = key.clone();
             state.check(clock::now());
             state.file.base = Some(info.etag.clone());
@@ -129,6 +130,7 @@ impl Fs {
             }
             let mut state = inode.state();
             state.removed = true;
+            state.away = true;
             state.file.dirty = false;
             self.dirty.lock().remove(&inode.ino);
         }
