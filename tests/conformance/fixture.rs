@@ -1,0 +1,371 @@
+//! Fresh stores for cases, and the words that cases are written in.
+
+use bucketfs::clock;
+use bucketfs::driver::memory::Memory;
+use bucketfs::driver::{
+    self, Body, Capabilities, DRIVERS, Driver, Error, ErrorKind, GetOptions, ListEntry,
+    ListRequest, Location, ObjectInfo, OpenOptions, Opened, Precondition, PutOptions,
+};
+use bucketfs::key::Key;
+use bucketfs::layer::{
+    Deadline, FaultPlan, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions, Stats, stack,
+};
+use bytes::Bytes;
+use futures::future::{BoxFuture, LocalBoxFuture};
+use libtest_mimic::Failed;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+/// A case: it panics where the driver breaks the contract.
+pub struct Case {
+    pub name: &'static str,
+    pub run: Run,
+}
+
+pub type Run = fn(Fixture) -> LocalBoxFuture<'static, ()>;
+
+/// Lists the cases of a module.
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        pub const CASES: &[crate::fixture::Case] = &[$(crate::fixture::Case {
+            name: stringify!($name),
+            run: |fixture| Box::pin($name(fixture)),
+        }),+];
+    };
+}
+pub(crate) use cases;
+
+/// An empty store of its own for each case.
+pub struct Fixture {
+    /// A client.
+    pub a: Arc<dyn Driver>,
+    /// Another client of the same store.
+    pub b: Arc<dyn Driver>,
+    /// How another process opens it, where that is possible.
+    pub url: Option<String>,
+    /// What must never be shown.
+    pub secrets: Vec<String>,
+    /// What the store lives in.
+    pub _keep: Box<dyn Any>,
+}
+
+impl Fixture {
+    pub fn capabilities(&self) -> Capabilities {
+        self.a.capabilities()
+    }
+}
+
+type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Fixture, Error>> + Send + Sync>;
+
+/// A kind of store that the suite runs against.
+#[derive(Clone)]
+pub struct Store {
+    pub name: String,
+    /// Why it cannot be tested here.
+    pub missing: Option<String>,
+    open: Open,
+}
+
+/// How long a case may take before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// All cases run on one runtime, so that connections can be shared.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap()
+});
+
+/// Runs a future as a test.
+pub fn run(case: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    RUNTIME.block_on(async {
+        let outcome = tokio::time::timeout(PATIENCE, case).await;
+        outcome.unwrap_or_else(|_| Err(format!("hung for {PATIENCE:?}").into()))
+    })
+}
+
+impl Store {
+    /// A case over a fresh store.
+    pub async fn open(&self, case: Run) -> Result<(), Failed> {
+        let fixture = (self.open)().await;
+        case(fixture.map_err(|error| format!("cannot open the store: {error}"))?).await;
+        Ok(())
+    }
+
+    fn new<F: Future<Output = Result<Fixture, Error>> + Send + 'static>(
+        name: &str,
+        open: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self {
+        Store {
+            name: name.to_owned(),
+            missing: None,
+            open: Arc::new(move || Box::pin(open())),
+        }
+    }
+
+    /// The same store, with a layer over each client.
+    pub fn under(
+        &self,
+        layer: &str,
+        over: impl Fn(Arc<dyn Driver>) -> Arc<dyn Driver> + Send + Sync + 'static,
+    ) -> Store {
+        let (open, over) = (self.open.clone(), Arc::new(over));
+        Store {
+            name: format!("{layer}({})", self.name),
+            missing: self.missing.clone(),
+            open: Arc::new(move || {
+                let (fixture, over) = (open(), over.clone());
+                Box::pin(async move {
+                    let fixture = fixture.await?;
+                    Ok(Fixture {
+                        a: over(fixture.a),
+                        b: over(fixture.b),
+                        url: None,
+                        ..fixture
+                    })
+                })
+            }),
+        }
+    }
+}
+
+/// The drivers of the registry, and the layers over some of them.
+pub fn stores() -> Vec<Store> {
+    let mut stores: Vec<Store> = DRIVERS
+        .iter()
+        .map(|driver| match driver.scheme {
+            "memory" => memory(),
+            "file" => Store::new("file", file),
+            "s3" => s3(),
+            other => Store::new(other, move || async move {
+                panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
+            }),
+        })
+        .collect();
+    let plain = stores.clone();
+    for store in plain {
+        let whole = |spec: Option<&str>| {
+            let options = LayerOptions {
+                prefix: "below/".into(),
+                fault: spec.map(str::to_owned),
+                ..LayerOptions::default()
+            };
+            move |driver| {
+                let prefix = Key::empty();
+                stack(Opened { driver, prefix }, &options).unwrap().driver
+            }
+        };
+        stores.push(store.under("stack", whole(None)));
+        if store.name != "memory" {
+            continue;
+        }
+        stores.push(store.under("fault", |driver| {
+            Layered::over(driver, Arc::new(FaultPlan::none()))
+        }));
+        stores.push(store.under("stats", |driver| {
+            Layered::over(driver, Arc::new(Stats::default()))
+        }));
+        stores.push(store.under("deadline", |driver| {
+            Layered::over(driver, Arc::new(Deadline::new(Duration::from_secs(60))))
+        }));
+        stores.push(store.under("limit", |driver| {
+            Layered::over(driver, Arc::new(Limit::new(1)))
+        }));
+        stores.push(store.under("retry", |driver| {
+            Arc::new(Retry::new(driver, RetryOptions::default()))
+        }));
+        stores.push(store.under("prefix", |driver| {
+            Arc::new(Prefix::new(driver, "a/b".into()))
+        }));
+        // What the layers promise to hide. An exchange is never retried.
+        stores.push(store.under("flaky", whole(Some(FLAKY))));
+    }
+    stores
+}
+
+const FLAKY: &str = "get:truncate=3@every3,get:break=1@every4,get:error=unreachable@every7,\
+    head:error=unavailable@every5,put:error=unavailable@every5,delete:error=unavailable@every5,\
+    delete:lost-reply@every6,list:error=corrupt@every5,list:delay=1ms@p0.1,\
+    copy:error=unavailable@every2,rename:error=unavailable@every2,\
+    delete_many:lost-reply@every2,upload:error=timeout@every2,part:lost-reply@every2,\
+    complete:error=unavailable@every2,set_attributes:lost-reply@every2,watch:error=unavailable@1,\
+    seed=7";
+
+fn memory() -> Store {
+    Store::new("memory", || async {
+        let memory = Memory::new();
+        Ok(Fixture {
+            a: Arc::new(memory.clone()),
+            b: Arc::new(memory),
+            url: None,
+            secrets: Vec::new(),
+            _keep: Box::new(()),
+        })
+    })
+}
+
+/// Opens a URL as a command would.
+pub async fn open(url: &str, options: &OpenOptions) -> Result<Arc<dyn Driver>, Error> {
+    let opened = driver::open(&Location::parse(url)?, options).await?;
+    Ok(match opened.prefix.is_empty() {
+        true => opened.driver,
+        false => Arc::new(Prefix::new(opened.driver, opened.prefix)),
+    })
+}
+
+async fn file() -> Result<Fixture, Error> {
+    let folder = tempfile::tempdir()?;
+    let url = format!("file://{}", folder.path().display());
+    let options = OpenOptions::default();
+    Ok(Fixture {
+        a: open(&url, &options).await?,
+        b: open(&url, &options).await?,
+        url: Some(url),
+        secrets: Vec::new(),
+        _keep: Box::new(folder),
+    })
+}
+
+const ENDPOINT: &str = "BUCKETFS_TEST_S3_ENDPOINT";
+const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
+
+/// A prefix of its own in the bucket `conformance`, which has to be there.
+fn s3() -> Store {
+    let environment = (std::env::var(ENDPOINT).ok(), std::env::var(SECRET).ok());
+    let (Some(endpoint), Some(secret)) = environment else {
+        let missing = format!("needs a server: scripts/servers/minio.sh, and {ENDPOINT}");
+        return Store {
+            missing: Some(missing),
+            ..Store::new("s3", || async { Err(Error::unsupported("open")) })
+        };
+    };
+    Store::new("s3", move || {
+        let (endpoint, secret) = (endpoint.clone(), secret.clone());
+        async move {
+            let options = OpenOptions {
+                endpoint_url: Some(endpoint),
+                region: Some("us-east-1".to_owned()),
+                force_path_style: true,
+                ..OpenOptions::default()
+            };
+            let url = format!("s3://conformance/{:016x}", clock::random());
+            Ok(Fixture {
+                a: open(&url, &options).await?,
+                b: open(&url, &options).await?,
+                url: None,
+                secrets: vec![secret],
+                _keep: Box::new(()),
+            })
+        }
+    })
+}
+
+pub fn key(text: &str) -> Key {
+    text.into()
+}
+
+/// Put options with a condition.
+pub fn when(precondition: Precondition) -> PutOptions {
+    PutOptions {
+        precondition,
+        ..PutOptions::default()
+    }
+}
+
+pub async fn put(driver: &Arc<dyn Driver>, name: &str, body: &str) -> ObjectInfo {
+    let body = Body::from(body.as_bytes().to_vec());
+    let put = driver.put(&key(name), body, PutOptions::default()).await;
+    put.unwrap()
+}
+
+pub async fn get(
+    driver: &Arc<dyn Driver>,
+    name: &str,
+    options: GetOptions,
+) -> Result<(ObjectInfo, Bytes), Error> {
+    driver
+        .get(&key(name), options)
+        .await?
+        .found()?
+        .collect()
+        .await
+}
+
+pub async fn read(driver: &Arc<dyn Driver>, key: &Key) -> Bytes {
+    let object = driver.get(key, GetOptions::default()).await.unwrap();
+    object.found().unwrap().collect().await.unwrap().1
+}
+
+pub async fn text(driver: &Arc<dyn Driver>, name: &str) -> String {
+    String::from_utf8(read(driver, &key(name)).await.to_vec()).unwrap()
+}
+
+/// The kind of an error that has to come.
+#[track_caller]
+pub fn kind<T: Debug>(result: Result<T, Error>) -> ErrorKind {
+    match result {
+        Ok(value) => panic!("this should have failed, and gave {value:?}"),
+        Err(error) => error.kind(),
+    }
+}
+
+/// All pages of a listing, each checked for order, size and prefix. Directories that the store
+/// shows on its own account are left out.
+pub async fn list(driver: &Arc<dyn Driver>, request: ListRequest) -> Vec<ListEntry> {
+    let persist = driver.capabilities().directories_persist;
+    let mut request = request;
+    let mut entries: Vec<ListEntry> = Vec::new();
+    loop {
+        let page = driver.list(request.clone()).await.unwrap();
+        assert!(page.entries.len() <= request.limit, "the page is too long");
+        for entry in page.entries {
+            let last = entries.last();
+            assert!(
+                last.is_none_or(|last| last.key < entry.key),
+                "{:?} does not follow {last:?}",
+                entry.key
+            );
+            assert!(entry.key.starts_with(&request.prefix));
+            entries.push(entry);
+        }
+        request.token = page.next;
+        if request.token.is_none() {
+            break;
+        }
+    }
+    let implied = |entry: &ListEntry| {
+        persist && entry.object.is_some() && entry.key.as_bytes().ends_with(b"/")
+    };
+    entries.retain(|entry| !implied(entry));
+    entries
+}
+
+/// All keys below a prefix.
+pub async fn names(driver: &Arc<dyn Driver>, prefix: &str) -> Vec<String> {
+    let entries = list(driver, ListRequest::flat(&key(prefix))).await;
+    entries.iter().map(|entry| entry.key.to_string()).collect()
+}
+
+/// Everything in the store, to see that a refused operation changed nothing.
+pub async fn state(driver: &Arc<dyn Driver>) -> BTreeMap<Key, (String, Bytes)> {
+    let mut state = BTreeMap::new();
+    for entry in list(driver, ListRequest::flat(&Key::empty())).await {
+        let bytes = read(driver, &entry.key).await;
+        let etag = entry.object.unwrap().etag.as_str().to_owned();
+        state.insert(entry.key, (etag, bytes));
+    }
+    state
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(len: usize, seed: u64) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; len];
+    random.fill(&mut bytes);
+    bytes.into()
+}
