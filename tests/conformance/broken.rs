@@ -2,7 +2,7 @@
 //! that must find it.
 
 use crate::SUITE;
-use crate::fixture::{Fixture, run};
+use crate::fixture::{Fixture, Skipped, run};
 use async_trait::async_trait;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
@@ -136,6 +136,7 @@ fn trial(how: How, name: &'static str) -> Trial {
             b: driver,
             url: None,
             secrets: vec!["swordfish".to_owned()],
+            skipped: Skipped::default(),
             _keep: Box::new(()),
         };
         EXPECTED.set(!sound);

@@ -12,11 +12,11 @@ use bucketfs::layer::{
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, LocalBoxFuture};
-use libtest_mimic::Failed;
+use libtest_mimic::{Completion, Failed};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 /// A case: it panics where the driver breaks the contract.
@@ -48,11 +48,20 @@ pub struct Fixture {
     pub url: Option<String>,
     /// What must never be shown.
     pub secrets: Vec<String>,
+    /// Why the case does not apply, when it does not.
+    pub skipped: Skipped,
     /// What the store lives in.
     pub _keep: Box<dyn Any>,
 }
 
+pub type Skipped = Arc<OnceLock<&'static str>>;
+
 impl Fixture {
+    /// Says that the case does not apply, for a last line: the test shows as ignored.
+    pub fn skip(&self, reason: &'static str) {
+        self.skipped.get_or_init(|| reason);
+    }
+
     pub fn capabilities(&self) -> Capabilities {
         self.a.capabilities()
     }
@@ -82,7 +91,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 });
 
 /// Runs a future as a test.
-pub fn run(case: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+pub fn run<T>(case: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
     RUNTIME.block_on(async {
         let outcome = tokio::time::timeout(PATIENCE, case).await;
         outcome.unwrap_or_else(|_| Err(format!("hung for {PATIENCE:?}").into()))
@@ -91,10 +100,15 @@ pub fn run(case: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed>
 
 impl Store {
     /// A case over a fresh store.
-    pub async fn open(&self, case: Run) -> Result<(), Failed> {
+    pub async fn open(&self, case: Run) -> Result<Completion, Failed> {
         let fixture = (self.open)().await;
-        case(fixture.map_err(|error| format!("cannot open the store: {error}"))?).await;
-        Ok(())
+        let fixture = fixture.map_err(|error| format!("cannot open the store: {error}"))?;
+        let skipped = fixture.skipped.clone();
+        case(fixture).await;
+        Ok(match skipped.get() {
+            Some(reason) => Completion::ignored_with(reason),
+            None => Completion::Completed,
+        })
     }
 
     fn new<F: Future<Output = Result<Fixture, Error>> + Send + 'static>(
@@ -204,6 +218,7 @@ fn memory() -> Store {
             b: Arc::new(memory),
             url: None,
             secrets: Vec::new(),
+            skipped: Skipped::default(),
             _keep: Box::new(()),
         })
     })
@@ -227,6 +242,7 @@ async fn file() -> Result<Fixture, Error> {
         b: open(&url, &options).await?,
         url: Some(url),
         secrets: Vec::new(),
+        skipped: Skipped::default(),
         _keep: Box::new(folder),
     })
 }
@@ -259,6 +275,7 @@ fn s3() -> Store {
                 b: open(&url, &options).await?,
                 url: None,
                 secrets: vec![secret],
+                skipped: Skipped::default(),
                 _keep: Box::new(()),
             })
         }

@@ -30,7 +30,7 @@ fn stale() -> Precondition {
 
 async fn copy_copies(f: Fixture) {
     if f.capabilities().copy.is_none() {
-        return;
+        return f.skip("copy is not claimed");
     }
     let source = put(&f.a, "a/x", "bytes").await;
     let copy =
@@ -55,7 +55,7 @@ async fn copy_copies(f: Fixture) {
 
 async fn copy_holds_its_source(f: Fixture) {
     let Some(claim) = f.capabilities().copy else {
-        return;
+        return f.skip("copy is not claimed");
     };
     let old = put(&f.a, "k", "old").await.etag;
     let new = put(&f.a, "k", "new").await.etag;
@@ -80,7 +80,7 @@ async fn copy_holds_its_source(f: Fixture) {
 
 async fn copy_holds_its_destination(f: Fixture) {
     let Some(claim) = f.capabilities().copy else {
-        return;
+        return f.skip("copy is not claimed");
     };
     put(&f.a, "from", "new").await;
     let there = put(&f.a, "to", "old").await.etag;
@@ -115,7 +115,7 @@ async fn copy_holds_its_destination(f: Fixture) {
 
 async fn rename_moves(f: Fixture) {
     if !f.capabilities().rename {
-        return;
+        return f.skip("rename is not claimed");
     }
     put(&f.a, "a/x", "bytes").await;
     put(&f.a, "b/y", "replaced").await;
@@ -140,7 +140,7 @@ async fn rename_moves(f: Fixture) {
 
 async fn rename_holds_both_ends(f: Fixture) {
     if !f.capabilities().rename {
-        return;
+        return f.skip("rename is not claimed");
     }
     let old = put(&f.a, "from", "old").await.etag;
     let new = put(&f.a, "from", "new").await.etag;
@@ -182,7 +182,7 @@ async fn rename_holds_both_ends(f: Fixture) {
 
 async fn rename_onto_itself_is_refused(f: Fixture) {
     if !f.capabilities().rename {
-        return;
+        return f.skip("rename is not claimed");
     }
     put(&f.a, "k", "x").await;
     let before = state(&f.b).await;
@@ -195,7 +195,7 @@ async fn rename_onto_itself_is_refused(f: Fixture) {
 
 async fn exchange_swaps(f: Fixture) {
     if !f.capabilities().exchange {
-        return;
+        return f.skip("exchange is not claimed");
     }
     put(&f.a, "a", "was a").await;
     put(&f.a, "d/b", "was b").await;
