@@ -16,6 +16,8 @@ mod refusal;
 mod sign;
 mod site;
 mod store;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use super::{
@@ -206,14 +208,15 @@ impl Bucket {
         let Err(error) = result else { return Ok(()) };
         let site = self.target.site();
         let bucket = self.target.bucket.as_deref().unwrap_or_default();
-        let about = match error.kind() {
-            ErrorKind::NotFound => format!("the bucket {bucket:?} does not exist at {site}"),
-            ErrorKind::Denied => format!("these credentials may not list the bucket {bucket:?} at {site}"),
-            ErrorKind::Unauthenticated if error.retryable() => return Err(error),
-            ErrorKind::Unauthenticated => format!("{site} does not accept the credentials"),
-            _ => return Err(error),
+        let why = error.message();
+        let why = match error.kind() {
+            ErrorKind::NotFound => format!("the bucket {bucket:?} does not exist at {site}: {why}"),
+            ErrorKind::Denied => {
+                format!("these credentials may not list the bucket {bucket:?} at {site}: {why}")
+            }
+            _ => why.to_owned(),
         };
-        Err(Error::new(error.kind(), format!("{about}: {}", error.message())))
+        Err(Error::new(error.kind(), why).retry(error.retryable()))
     }
 
     /// Tries out what the server honours, and refuses one that would lose writes.

@@ -69,7 +69,7 @@ fn roots() -> Result<rustls::RootCertStore> {
         let wrong = |cause: rustls::pki_types::pem::Error| {
             Error::new(
                 ErrorKind::InvalidArgument,
-                format!("cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause:?}"),
+                format!("cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause}"),
             )
         };
         let before = roots.len();
@@ -210,12 +210,20 @@ pub(super) async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes> {
 }
 
 /// An answer that broke off.
-fn broken(cause: hyper::Error) -> Error {
-    if cause.is_incomplete_message() || cause.is_parse() || cause.is_user() {
-        Error::new(ErrorKind::Corrupt, "the answer is shorter than announced").because(cause)
+fn broken(error: hyper::Error) -> Error {
+    let short = causes(&error).any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof)
+    });
+    let (kind, why) = if short || error.is_incomplete_message() || error.is_parse() {
+        (ErrorKind::Corrupt, "the answer is shorter than announced")
     } else {
-        Error::new(ErrorKind::Unreachable, "the connection broke during the answer").because(cause)
-    }
+        (
+            ErrorKind::Unreachable,
+            "the connection broke during the answer",
+        )
+    };
+    Error::new(kind, why).because(error)
 }
 
 /// The causes below an error, outermost first.

@@ -176,17 +176,17 @@ impl Refusal {
     pub fn explain(&self, lost: ErrorKind, missing: ErrorKind) -> Error {
         let (kind, retryable) = self.kind(lost, missing);
         let Complaint { code, message, .. } = &self.complaint;
-        let mut sentence = match (kind, code.is_empty()) {
+        let mut sentence = match (kind, code.is_empty() && message.is_empty()) {
             (ErrorKind::NotFound, true) => "there is no such object".to_owned(),
             (ErrorKind::Changed, true) if self.status == StatusCode::NOT_FOUND => {
                 "the object is gone".to_owned()
             }
             (ErrorKind::Changed, true) => "the object has another version".to_owned(),
             (ErrorKind::Exists, true) => "the object is there already".to_owned(),
-            (_, true) => format!("the server answered {}", self.status),
-            (_, false) => code.clone(),
+            _ if code.is_empty() => format!("the server answered {}", self.status),
+            _ => code.clone(),
         };
-        if !message.is_empty() {
+        if !sentence.ends_with(message.as_str()) {
             sentence.push_str(": ");
             sentence.extend(
                 message
@@ -319,6 +319,6 @@ mod tests {
             b"<html><head><title>502 Bad Gateway</title></head></html>",
         );
         let text = html.explain(ErrorKind::Changed, ErrorKind::NotFound).to_string();
-        assert_eq!(text, "the server answered 502 Bad Gateway: 502 Bad Gateway");
+        assert_eq!(text, "the server answered 502 Bad Gateway");
     }
 }

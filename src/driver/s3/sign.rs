@@ -32,6 +32,8 @@ type Renewal = Shared<BoxFuture<'static, std::result::Result<Identity, Failure>>
 /// The credentials of a mount. One renewal runs at a time, for everybody who needs it.
 pub(super) struct Credentials {
     provider: SharedCredentialsProvider,
+    /// The profile that was asked for.
+    profile: Option<String>,
     /// A leaf lock, held for moments only.
     state: Arc<Mutex<State>>,
 }
@@ -45,9 +47,10 @@ struct State {
 
 impl Credentials {
     /// Takes them from a provider when they are needed.
-    pub fn new(provider: SharedCredentialsProvider) -> Self {
+    pub fn new(provider: SharedCredentialsProvider, profile: Option<String>) -> Self {
         Credentials {
             provider,
+            profile,
             state: Arc::default(),
         }
     }
@@ -115,6 +118,7 @@ impl Credentials {
             return renewal.clone();
         }
         let provider = self.provider.clone();
+        let profile = self.profile.clone();
         let shared = self.state.clone();
         let task = tokio::spawn(async move {
             let result = provider.provide_credentials().await;
@@ -129,7 +133,7 @@ impl Credentials {
                 }
                 Err(error) => {
                     state.not_before = Some(clock::now() + PAUSE);
-                    let failure = failure(&error);
+                    let failure = failure(&error, profile.as_deref());
                     log::warn!("{}", failure.2);
                     Err(failure)
                 }
@@ -154,18 +158,29 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn failure(error: &CredentialsError) -> Failure {
+fn failure(error: &CredentialsError, profile: Option<&str>) -> Failure {
     const WAYS: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or choose a profile of ~/.aws (--profile), or log in with `aws sso login`";
     let (retry, why) = match error {
-        CredentialsError::CredentialsNotLoaded(_) => {
-            (false, format!("there are no credentials: {WAYS}"))
-        }
+        CredentialsError::CredentialsNotLoaded(_) => (
+            false,
+            match profile {
+                Some(name) => format!(
+                    "there are no credentials in the profile {name:?}, or there is no such profile: look into ~/.aws/config and ~/.aws/credentials"
+                ),
+                None => format!("there are no credentials: {WAYS}"),
+            },
+        ),
         error => {
-            let mut why = format!("cannot get credentials: {error}");
+            let outer = error.to_string();
+            let mut why = String::from("cannot get credentials");
             let mut cause = std::error::Error::source(error);
             while let Some(inner) = cause {
-                why.push_str(": ");
-                why.push_str(&inner.to_string());
+                let text = inner.to_string();
+                // Providers within providers say the same.
+                if text != outer {
+                    why.push_str(": ");
+                    why.push_str(&text);
+                }
                 cause = inner.source();
             }
             let passing = !matches!(error, CredentialsError::InvalidConfiguration(_));
@@ -317,7 +332,7 @@ mod tests {
             asked: asked.clone(),
             lifetime: Duration::from_secs(seconds),
         };
-        (Credentials::new(SharedCredentialsProvider::new(fake)), asked)
+        (Credentials::new(SharedCredentialsProvider::new(fake), None), asked)
     }
 
     #[tokio::test]

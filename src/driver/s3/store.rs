@@ -10,7 +10,8 @@ use crate::clock;
 use crate::driver::{Body, Error, ErrorKind, OpenOptions, Result};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sigv4::http_request::SignableBody;
@@ -121,12 +122,21 @@ impl Store {
             .or_else(EnvironmentVariableRegionProvider::new())
             .or_else(profile.build())
             .or_else(Region::from_static("us-east-1"));
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(regions);
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
         if let Some(name) = &options.profile {
             loader = loader.profile_name(name);
         }
+        let region = regions.region().await;
+        let mut loader = loader.region(region.clone());
         if let Some(keys) = keys {
             loader = loader.credentials_provider(SharedCredentialsProvider::new(keys.0));
+        } else if let Some(name) = &options.profile {
+            // A profile that was asked for comes before the environment.
+            let provider = ProfileFileCredentialsProvider::builder()
+                .configure(&ProviderConfig::without_region().with_region(region))
+                .profile_name(name)
+                .build();
+            loader = loader.credentials_provider(provider);
         }
         let config = loader.load().await;
         let region = config.region().map_or("us-east-1", |region| region.as_ref());
@@ -153,7 +163,7 @@ impl Store {
         })?;
         Ok(Store {
             client: connection::client(site.https)?,
-            credentials: Credentials::new(provider),
+            credentials: Credentials::new(provider, options.profile.clone()),
             skew: AtomicI64::new(0),
             site,
         })

@@ -1,0 +1,264 @@
+//! The driver against servers that answer by a script: what no well-behaved server shows.
+
+use super::probe::Findings;
+use super::store::Target;
+use super::{Account, Bucket, StaticCredentials, parse};
+use crate::clock;
+use crate::driver::{
+    Body, CopyCapability, CopyOptions, Driver, ErrorKind, GetOptions, Location, OpenOptions,
+    Precondition, PutOptions, Source, Strength,
+};
+use crate::key::Key;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+const GOOD: &str = "ETag: \"e\"\r\nLast-Modified: Mon, 12 Oct 2009 17:50:00 GMT\r\n";
+
+/// Answers one request for each line of the script, and gives the heads of the requests.
+async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let options = OpenOptions {
+        endpoint_url: Some(format!("http://{}", listener.local_addr().expect("an address"))),
+        region: Some("us-east-1".into()),
+        ..OpenOptions::default()
+    };
+    let server = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for answer in script {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            let mut piece = [0; 4096];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut piece).await {
+                    Ok(count) if count > 0 => request.extend_from_slice(&piece[..count]),
+                    _ => break,
+                }
+            }
+            heads.push(String::from_utf8_lossy(&request).to_lowercase());
+            // Without an answer it waits until the client gives up.
+            if !answer.is_empty() {
+                // The client may have gone away.
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+            while matches!(stream.read(&mut piece).await, Ok(count) if count > 0) {}
+        }
+        heads
+    });
+    let keys = StaticCredentials::new("AKIDTEST", "very-secret");
+    let account = Account::configure(&options, Some(keys)).await.expect("settings");
+    let bucket = Bucket {
+        store: account.store.clone(),
+        target: Target::new(Some("b"), account.store.site.clone()),
+        account,
+        findings: Findings {
+            put: Strength::Atomic,
+            copy: Some(CopyCapability {
+                source: Strength::Atomic,
+                destination: Strength::Atomic,
+            }),
+            ..Findings::NOTHING
+        },
+    };
+    (bucket, server)
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
+}
+
+fn complaint(status: &str, headers: &str, code: &str) -> String {
+    answer(status, headers, &format!("<Error><Code>{code}</Code></Error>"))
+}
+
+#[tokio::test]
+async fn the_region_is_learnt_once() {
+    let moved = "x-amz-bucket-region: eu-west-7\r\n";
+    let (bucket, server) = serve(vec![
+        complaint("301 Moved Permanently", moved, "PermanentRedirect"),
+        answer("200 OK", GOOD, ""),
+        answer("200 OK", GOOD, ""),
+    ])
+    .await;
+    let key = Key::from("k");
+    bucket.head(&key).await.expect("found elsewhere");
+    bucket.head(&key).await.expect("known now");
+    let heads = server.await.expect("three requests");
+    assert!(heads[0].contains("/us-east-1/s3/"));
+    assert!(heads[1].contains("/eu-west-7/s3/") && heads[2].contains("/eu-west-7/s3/"));
+
+    let away = "x-amz-bucket-region: eu-west-8\r\n";
+    let (bucket, server) = serve(vec![
+        complaint("301 Moved Permanently", moved, "PermanentRedirect"),
+        complaint("301 Moved Permanently", away, "PermanentRedirect"),
+    ])
+    .await;
+    let error = bucket.get(&key, GetOptions::default()).await.expect_err("sent around");
+    assert!(!error.retryable(), "{error}");
+    server.await.expect("two requests");
+}
+
+#[tokio::test]
+async fn the_clock_of_the_server_is_adopted() {
+    let ahead = clock::wall() + Duration::from_secs(7200);
+    let date = format!("Date: {}\r\n", httpdate::fmt_http_date(ahead));
+    let (bucket, server) = serve(vec![
+        complaint("403 Forbidden", &date, "RequestTimeTooSkewed"),
+        answer("200 OK", GOOD, ""),
+    ])
+    .await;
+    bucket.head(&Key::from("k")).await.expect("accepted now");
+    let heads = server.await.expect("two requests");
+    let hour = |head: &str| {
+        let at = head.find("x-amz-date: ").expect("a date") + 12;
+        head[at..at + 11].to_owned()
+    };
+    assert_ne!(hour(&heads[0]), hour(&heads[1]));
+    let (bucket, server) = serve(vec![complaint("403 Forbidden", "", "AccessDenied")]).await;
+    let error = bucket.head(&Key::from("k")).await.expect_err("denied");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    server.await.expect("one request");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_corrupt() {
+    let key = Key::from("k");
+    let cut = format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{GOOD}\r\nhello");
+    let (bucket, _server) = serve(vec![cut]).await;
+    let object = bucket.get(&key, GetOptions::default()).await;
+    let object = object.and_then(|outcome| outcome.found()).expect("a beginning");
+    let error = object.collect().await.expect_err("cut");
+    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Corrupt, true));
+
+    let ranged = |headers: &str, status| answer(status, &format!("{GOOD}{headers}"), "hello");
+    for wrong in [
+        answer("200 OK", "ETag: \"e\"\r\n", "hello"),
+        answer("200 OK", "", "hello"),
+        ranged("", "206 Partial Content"),
+        ranged("Content-Range: bytes 1-5/9\r\n", "206 Partial Content"),
+        ranged("Content-Range: bytes 2-5/9\r\n", "206 Partial Content"),
+        ranged("", "200 OK"),
+        "what is this?\r\n\r\n".into(),
+    ] {
+        let (bucket, _server) = serve(vec![wrong.clone()]).await;
+        let options = GetOptions {
+            range: Some(2..7),
+            ..GetOptions::default()
+        };
+        let error = bucket.get(&key, options).await.expect_err(&wrong);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{wrong}");
+        assert!(error.retryable());
+    }
+    let (bucket, _server) = serve(vec![answer("200 OK", "", "")]).await;
+    let put = bucket.put(&key, "x".into(), PutOptions::default()).await;
+    assert_eq!(put.expect_err("no etag").kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn failures_behind_a_good_status_are_seen() {
+    let (a, b) = (Key::from("a"), Key::from("b"));
+    let (bucket, _server) = serve(vec![complaint("200 OK", "", "InternalError")]).await;
+    let error = bucket.copy(&a, &b, CopyOptions::default()).await.expect_err("failed");
+    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Unavailable, true));
+}
+
+#[tokio::test]
+async fn lost_conditions_have_their_kinds() {
+    for (status, code, kind, retryable) in [
+        ("404 Not Found", "NoSuchKey", ErrorKind::Changed, false),
+        ("412 Precondition Failed", "PreconditionFailed", ErrorKind::Changed, false),
+        ("409 Conflict", "ConditionalRequestConflict", ErrorKind::Changed, true),
+        ("503 Slow Down", "SlowDown", ErrorKind::Unavailable, true),
+    ] {
+        let (bucket, server) = serve(vec![complaint(status, "", code)]).await;
+        let options = PutOptions {
+            precondition: Precondition::IfMatch(crate::driver::ETag::new("e")),
+            ..PutOptions::default()
+        };
+        let put = bucket.put(&Key::from("k"), "x".into(), options).await;
+        let error = put.expect_err(code);
+        assert_eq!((error.kind(), error.retryable()), (kind, retryable));
+        let heads = server.await.expect("one request");
+        assert!(heads[0].contains("if-match: \"e\"\r\n"), "{}", heads[0]);
+        assert!(heads[0].contains("content-length: 1\r\n"));
+        assert!(heads[0].contains("x-amz-content-sha256: unsigned-payload\r\n"));
+    }
+}
+
+struct Broken {
+    len: u64,
+    piece: std::result::Result<usize, std::io::ErrorKind>,
+}
+
+impl Source for Broken {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, _: Range<u64>) -> std::io::Result<Bytes> {
+        let len = self.piece.map_err(std::io::Error::from)?;
+        Ok(vec![0; len].into())
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_no_fault_of_the_network() {
+    for piece in [
+        Err(std::io::ErrorKind::PermissionDenied),
+        Ok(5),
+        Ok(500),
+    ] {
+        let (bucket, _server) = serve(vec![String::new()]).await;
+        let body = Body::Source(Arc::new(Broken { len: 50, piece }));
+        let put = bucket.put(&Key::from("k"), body, PutOptions::default()).await;
+        let error = put.expect_err("unreadable");
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert!(!error.retryable());
+    }
+}
+
+#[tokio::test]
+async fn nothing_secret_is_shown() {
+    let echo = answer("403 Forbidden", "", "<Error><Code>Odd</Code><Message>very-secret!</Message></Error>");
+    let (bucket, _server) = serve(vec![echo]).await;
+    let error = bucket.get(&Key::from("k"), GetOptions::default()).await.expect_err("denied");
+    for shown in [
+        error.to_string(),
+        format!("{error:?}"),
+        format!("{bucket:?}"),
+        format!("{:?}", bucket.account),
+        format!("{:?}", StaticCredentials::new("a", "very-secret")),
+    ] {
+        assert!(!shown.contains("very-secret"), "{shown}");
+    }
+}
+
+#[test]
+fn urls_name_a_bucket_and_a_prefix() {
+    for (url, bucket, prefix) in [
+        ("s3://b", "b", ""),
+        ("s3://b/", "b", ""),
+        ("s3://My_bucket.x/a/b", "My_bucket.x", "a/b/"),
+        ("s3://b/a%20%23/", "b", "a #/"),
+        ("s3://b//a", "b", "/a/"),
+    ] {
+        let location = Location::parse(url).expect(url);
+        assert_eq!(parse(&location).expect(url), (bucket.into(), Key::from(prefix)));
+    }
+    for url in ["s3://", "s3:b", "s3://b:80", "s3://me:pw@b", "s3://b?x=1", "s3://b/a#c", "s3://b/%ff", "s3://a%2fb"] {
+        let Ok(location) = Location::parse(url) else {
+            continue;
+        };
+        let error = parse(&location).expect_err(url);
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(!error.to_string().contains("pw"));
+    }
+}
