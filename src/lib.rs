@@ -9,10 +9,14 @@
 
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod driver;
+pub mod exit;
 pub mod fs;
 pub mod fuse;
 pub mod key;
 pub mod layer;
+pub mod logging;
 pub mod name;
+pub mod sys;
 pub mod writeback;

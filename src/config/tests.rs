@@ -1,0 +1,167 @@
+use super::*;
+
+/// Sources with a URL and, of each kind, the given pairs.
+fn sources(
+    flags: &[(&'static str, &str)],
+    mount_options: &[&str],
+    environment: &[(&str, &str)],
+) -> Sources {
+    Sources {
+        url: Some("memory:".into()),
+        flags: Flags(
+            flags
+                .iter()
+                .map(|(name, value)| (*name, value.into()))
+                .collect(),
+        ),
+        mount_options: mount_options.iter().map(|&list| list.into()).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+    }
+}
+
+fn config(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+#[test]
+fn defaults_parse() {
+    let settings = resolve(sources(&[], &[], &[])).unwrap();
+    assert_eq!(settings.metadata_ttl, Duration::from_secs(1));
+    assert_eq!(settings.negative_ttl, Duration::from_secs(1));
+    assert_eq!(settings.store.deadline, Duration::from_secs(30));
+    assert_eq!(settings.memory, 256 << 20);
+    assert_eq!((settings.file_mode, settings.dir_mode), (0o644, 0o755));
+    assert_eq!(settings.exclusive_create, ExclusiveCreate::Locks);
+    assert_eq!(settings.consistency, Consistency::CloseToOpen);
+    assert_eq!(settings.access, Access::Owner);
+    assert!(!settings.read_only && !settings.foreground);
+    // A default that is parsed must not be one of those that are only shown, and the reverse.
+    for option in OPTIONS {
+        assert!(!option.default.is_empty(), "{}", option.name);
+    }
+}
+
+#[test]
+fn flag_beats_mount_option_beats_environment_beats_file_beats_default() {
+    let (_dir, path) = config(r#"{"retries": 1, "memory": "1M", "deadline": 2, "uid": 3}"#);
+    let all = sources(
+        &[("retries", "4"), ("config", &path)],
+        &["retries=3,memory=3M"],
+        &[
+            ("BUCKETFS_RETRIES", "2"),
+            ("BUCKETFS_MEMORY", "2M"),
+            ("BUCKETFS_DEADLINE", "5s"),
+        ],
+    );
+    let settings = resolve(all).unwrap();
+    assert_eq!(settings.store.retries, 4);
+    assert_eq!(settings.memory, 3 << 20);
+    assert_eq!(settings.store.deadline, Duration::from_secs(5));
+    assert_eq!(settings.uid, 3);
+    assert_eq!(settings.store.concurrency, 64);
+}
+
+#[test]
+fn a_switch_can_be_turned_off_by_a_stronger_source() {
+    let settings = resolve(sources(
+        &[("read-only", "false")],
+        &["allow_other,debug"],
+        &[("BUCKETFS_READ_ONLY", "1"), ("BUCKETFS_DEBUG", "")],
+    ))
+    .unwrap();
+    assert!(!settings.read_only);
+    assert_eq!(settings.access, Access::Other);
+    assert_eq!(settings.store.log_level, LevelFilter::Debug);
+}
+
+#[test]
+fn the_url_may_come_from_anywhere() {
+    let (_dir, path) = config(r#"{"url": "memory:?seed=/file"}"#);
+    let environment = [("BUCKETFS_CONFIG", path.as_str())];
+    let mut all = sources(&[], &[], &environment);
+    assert_eq!(
+        resolve_store(all.clone()).unwrap().location.to_string(),
+        "memory:"
+    );
+    all.url = None;
+    let location = resolve_store(all.clone()).unwrap().location;
+    assert_eq!(location.to_string(), "memory:?seed=/file");
+    all.environment
+        .push(("BUCKETFS_URL".into(), "memory:?seed=/env".into()));
+    let location = resolve_store(all).unwrap().location;
+    assert_eq!(location.to_string(), "memory:?seed=/env");
+}
+
+#[test]
+fn a_prefix_ends_with_one_slash() {
+    for (given, key) in [("", ""), ("/", ""), ("a", "a/"), ("/a/b/", "a/b/")] {
+        let store = resolve_store(sources(&[("prefix", given)], &[], &[])).unwrap();
+        assert_eq!(store.prefix, Key::from(key), "{given:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_names_its_place() {
+    let (_dir, bad_key) = config(r#"{"cache_dri": "/x"}"#);
+    let (_dir2, bad_value) = config(r#"{"memory": "lots"}"#);
+    let (_dir3, bad_type) = config(r#"{"memory": [1]}"#);
+    let (_dir4, no_json) = config("memory = 1");
+    let (_dir5, no_object) = config("[]");
+    let file = |path: &str| sources(&[("config", path)], &[], &[]);
+    let cases = [
+        (
+            sources(&[("retries", "many")], &[], &[]),
+            "--retries: \"many\" is not a whole number in range".to_owned(),
+        ),
+        (
+            sources(&[], &["metadata-ttl=soon"], &[]),
+            "-o metadata-ttl: \"soon\" is no duration; write it like 2, 500ms or 5m (a number alone is seconds), or minimal or indefinite".to_owned(),
+        ),
+        (
+            sources(&[], &[], &[("BUCKETFS_CONSISTENCY", "strong")]),
+            "BUCKETFS_CONSISTENCY: \"strong\" is not one of close-to-open, ttl".to_owned(),
+        ),
+        (
+            sources(&[], &[], &[("BUCKETFS_RETRY", "1")]),
+            "unknown environment variable BUCKETFS_RETRY; did you mean BUCKETFS_RETRIES?".to_owned(),
+        ),
+        (
+            sources(&[("concurrency", "0")], &[], &[]),
+            "--concurrency: it must be at least 1".to_owned(),
+        ),
+        (
+            sources(&[("allow-other", "true")], &["allow_root"], &[]),
+            "allow-other and allow-root exclude each other; give one of them".to_owned(),
+        ),
+        (
+            file(&bad_key),
+            format!("{bad_key}: unknown key \"cache_dri\"; did you mean \"cache-dir\"?"),
+        ),
+        (
+            file(&bad_value),
+            format!("{bad_value}: memory: \"lots\" is no size; write it like 512M or 4GiB (a number alone is MiB)"),
+        ),
+        (
+            file(&bad_type),
+            format!("{bad_type}: memory: the value must be a text, a number, true or false"),
+        ),
+        (
+            file(&no_json),
+            format!("{no_json}: this configuration file is not JSON: expected value at line 1 column 1"),
+        ),
+        (
+            file(&no_object),
+            format!("{no_object}: a configuration file is one JSON object, like {{\"read-only\": true}}"),
+        ),
+    ];
+    for (sources, message) in cases {
+        assert_eq!(resolve(sources).unwrap_err(), Failure::usage(message));
+    }
+}

@@ -1,0 +1,45 @@
+//! System calls without a safe wrapper: the only file with `unsafe`.
+
+use rustix::process::Pid;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The process that called, with its child's id.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Makes a copy of this process. Refused once there is a second thread: its locks would stay
+/// taken in the copy for ever.
+pub fn fork() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        return Err(io::Error::other(format!(
+            "cannot fork a process of {threads} threads"
+        )));
+    }
+    // SAFETY: this is the only thread, so that the child inherits no lock that another one holds
+    // and may do everything that its parent may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        child => match Pid::from_raw(child) {
+            Some(child) => Ok(Forked::Parent(child)),
+            None => Err(io::Error::other("fork gave no process id")),
+        },
+    }
+}
+
+/// Makes the descriptor number `number` mean the open file `to`.
+pub fn redirect(number: RawFd, to: impl AsFd) -> io::Result<()> {
+    // SAFETY: both are plain descriptor numbers, and `to` stays open during the call. Only the
+    // standard streams are passed as `number`, which nobody in this process owns as a value.
+    match unsafe { libc::dup2(to.as_fd().as_raw_fd(), number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
