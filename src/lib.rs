@@ -8,8 +8,11 @@
 //! implements; [`key`] and [`clock`] are the vocabulary all stages share.
 
 pub mod cache;
+pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod driver;
 pub mod exit;
 pub mod fs;
@@ -17,6 +20,7 @@ pub mod fuse;
 pub mod key;
 pub mod layer;
 pub mod logging;
+pub mod mount;
 pub mod name;
 pub mod sys;
 pub mod writeback;

@@ -1,2 +1,5 @@
 //! The `bucketfs` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    bucketfs::cli::main(std::env::args_os().collect())
+}

@@ -3,6 +3,10 @@
 use rustix::process::Pid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// How long a thread that has been joined may yet be seen.
+const LAST_BREATH: Duration = Duration::from_millis(500);
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +20,17 @@ pub enum Forked {
 /// Makes a copy of this process. Refused once there is a second thread: its locks would stay
 /// taken in the copy for ever.
 pub fn fork() -> io::Result<Forked> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads > 1 {
-        return Err(io::Error::other(format!(
-            "cannot fork a process of {threads} threads"
-        )));
+    let end = Instant::now() + LAST_BREATH;
+    loop {
+        match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
+            0 | 1 => break,
+            _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            threads => {
+                return Err(io::Error::other(format!(
+                    "cannot fork a process of {threads} threads"
+                )));
+            }
+        }
     }
     // SAFETY: this is the only thread, so that the child inherits no lock that another one holds
     // and may do everything that its parent may.

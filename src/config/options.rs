@@ -87,7 +87,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     switch(Group::Store, "force-path-style", "Put the bucket into the path of requests, not into the host name"),
     value(Group::Store, "profile", "NAME", "(the default profile)", "Credentials profile"),
     value(Group::Store, "deadline", "DURATION", "30s", "Give a request up after so long without progress"),
-    value(Group::Store, "retries", "N", "5", "Send a failed request again at most so often"),
+    value(Group::Store, "retries", "N", "7", "Send a failed request again at most so often"),
     value(Group::Store, "concurrency", "N", "64", "Most requests under way at once"),
     value(Group::Store, "fault", "SPEC", "(none)", "Inject faults into requests, for tests"),
 

@@ -1,0 +1,368 @@
+//! The control socket of a mount: one request in one line of JSON, answers in lines of JSON.
+
+use crate::exit::{Exit, Failure};
+use crate::fs::{DrainReport, FsStatus};
+use crate::layer::StatsSnapshot;
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Longest request in bytes.
+const LONGEST_REQUEST: u64 = 4096;
+/// Most connections served at once.
+const MOST_CLIENTS: usize = 16;
+/// How long a client may take to send its request.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a drain tells its progress; a client that hears nothing for much longer gives up.
+pub const PROGRESS: Duration = Duration::from_millis(250);
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Tell about the mount.
+    Status,
+    /// Send what is dirty, unmount and end. Once asked it is carried out, whether or not the
+    /// client waits.
+    Unmount {
+        /// How long a drain may go on without progress.
+        timeout_ms: u64,
+        /// Take a busy mount out of the tree too; it ends with its last open file.
+        lazy: bool,
+    },
+}
+
+/// What a daemon answers. `Status`, `Busy`, `Unmounted` and `Failed` are the last of an exchange.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// About the mount.
+    Status(Box<StatusReport>),
+    /// A drain goes on.
+    Progress {
+        /// Files that are left.
+        files: u64,
+        /// Bytes that are left.
+        bytes: u64,
+    },
+    /// The mount is in use and stays.
+    Busy {
+        /// Processes that use it.
+        users: Vec<String>,
+    },
+    /// The mount is taken away.
+    Unmounted {
+        /// What became of dirty files.
+        report: DrainReport,
+        /// It was busy, and ends with its last open file.
+        detached: bool,
+    },
+    /// It did not work.
+    Failed {
+        /// Why.
+        message: String,
+    },
+}
+
+impl Answer {
+    /// Whether nothing comes after it.
+    fn is_last(&self) -> bool {
+        !matches!(self, Answer::Progress { .. })
+    }
+}
+
+/// What a daemon tells about its mount.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon.
+    pub pid: u32,
+    /// The URL without secrets.
+    pub url: String,
+    /// The mount point.
+    pub dir: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Whether it is being unmounted.
+    pub draining: bool,
+    /// Where the daemon logs, if to a file.
+    pub log_file: Option<String>,
+    /// The filesystem.
+    pub fs: FsStatus,
+    /// Requests to the store.
+    pub requests: StatsSnapshot,
+}
+
+/// A client's wish to unmount, with the way of the answers.
+#[derive(Debug)]
+pub struct UnmountRequest {
+    /// How long a drain may go on without progress.
+    pub timeout: Duration,
+    /// Take a busy mount out of the tree too.
+    pub lazy: bool,
+    /// Answers on their way to the client. It may have gone.
+    pub answers: mpsc::Sender<Answer>,
+}
+
+/// Serves clients until the future is dropped.
+pub async fn serve(
+    listener: UnixListener,
+    status: Arc<dyn Fn() -> StatusReport + Send + Sync>,
+    unmounts: mpsc::Sender<UnmountRequest>,
+) {
+    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (status, unmounts) = (status.clone(), unmounts.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = client(stream, status, unmounts).await {
+                        log::debug!("control socket: {error}");
+                    }
+                    drop(place);
+                });
+            }
+            // Out of descriptors: let others end first.
+            Err(error) => {
+                log::warn!("control socket: cannot accept: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn client(
+    mut stream: tokio::net::UnixStream,
+    status: Arc<dyn Fn() -> StatusReport + Send + Sync>,
+    unmounts: mpsc::Sender<UnmountRequest>,
+) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = Vec::new();
+    let mut reader = tokio::io::BufReader::new(reader.take(LONGEST_REQUEST));
+    tokio::time::timeout(CLIENT_PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let (sender, mut answers) = mpsc::channel(16);
+    match serde_json::from_slice(&line) {
+        Ok(Request::Status) => {
+            let _ = sender.send(Answer::Status(Box::new(status()))).await;
+        }
+        Ok(Request::Unmount { timeout_ms, lazy }) => {
+            let request = UnmountRequest {
+                timeout: Duration::from_millis(timeout_ms),
+                lazy,
+                answers: sender.clone(),
+            };
+            if unmounts.try_send(request).is_err() {
+                let message = "the mount is being unmounted already".into();
+                let _ = sender.send(Answer::Failed { message }).await;
+            }
+        }
+        Err(error) => {
+            let message = format!("the daemon does not understand the request: {error}");
+            let _ = sender.send(Answer::Failed { message }).await;
+        }
+    }
+    drop(sender);
+    while let Some(answer) = answers.recv().await {
+        let mut line = serde_json::to_vec(&answer)?;
+        line.push(b'\n');
+        tokio::time::timeout(CLIENT_PATIENCE, writer.write_all(&line)).await??;
+        if answer.is_last() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Asks a daemon and hands each answer to `heard`, which tells whether to go on. `patience` is how
+/// long the daemon may be silent.
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    patience: Duration,
+    mut heard: impl FnMut(Answer) -> bool,
+) -> Result<(), Failure> {
+    let silent = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            Exit::NotAnswering,
+            format!("the daemon does not answer: {error}"),
+        )
+    };
+    // Connecting to a hung daemon does not block before its backlog is full.
+    let connect = {
+        let socket = socket.to_owned();
+        move || UnixStream::connect(socket)
+    };
+    let mut stream = crate::mount::point::within(patience, connect)
+        .ok_or_else(|| silent(&"no connection in time"))?
+        .map_err(|error| silent(&error))?;
+    let mut line = serde_json::to_vec(request).map_err(|error| silent(&error))?;
+    line.push(b'\n');
+    stream
+        .set_write_timeout(Some(patience))
+        .and_then(|()| stream.write_all(&line))
+        .map_err(|error| silent(&error))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let line = read_line(&mut reader, patience).map_err(|error| silent(&error))?;
+        let Some(line) = line else {
+            return Err(silent(&"it closed the connection"));
+        };
+        let answer = serde_json::from_slice(&line).map_err(|error| {
+            Failure::other(format!("the daemon's answer makes no sense: {error}"))
+        })?;
+        if !heard(answer) {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads a line that arrives within `patience` as a whole; `None` at the end.
+fn read_line(
+    reader: &mut BufReader<UnixStream>,
+    patience: Duration,
+) -> io::Result<Option<Vec<u8>>> {
+    let end = Instant::now() + patience;
+    let mut line = Vec::new();
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        reader.get_ref().set_read_timeout(Some(left))?;
+        let bytes = match reader.fill_buf() {
+            Ok([]) => return Ok(None),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let newline = bytes.iter().position(|byte| *byte == b'\n');
+        let used = newline.map_or(bytes.len(), |at| at + 1);
+        line.extend_from_slice(&bytes[..used]);
+        reader.consume(used);
+        if newline.is_some() {
+            return Ok(Some(line));
+        }
+    }
+}
+
+/// Asks a daemon about its mount; one that does not answer within two seconds is
+/// [`Exit::NotAnswering`].
+pub fn status(socket: &Path) -> Result<StatusReport, Failure> {
+    let mut report = Err(Failure::other(
+        "the daemon gave another answer than asked for",
+    ));
+    ask(
+        socket,
+        &Request::Status,
+        crate::mount::point::PATIENCE,
+        |answer| {
+            report = match answer {
+                Answer::Status(status) => Ok(*status),
+                Answer::Failed { message } => Err(Failure::other(message)),
+                _ => return true,
+            };
+            false
+        },
+    )?;
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(test: impl FnOnce(&Path, mpsc::Receiver<UnmountRequest>) + Send + 'static) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        runtime.block_on(async {
+            let listener = UnixListener::bind(&path).unwrap();
+            let (sender, receiver) = mpsc::channel(1);
+            let status = || StatusReport {
+                pid: 42,
+                ..StatusReport::default()
+            };
+            tokio::spawn(serve(listener, Arc::new(status), sender));
+            let test = tokio::task::spawn_blocking(move || test(&path, receiver));
+            tokio::time::timeout(Duration::from_secs(20), test)
+                .await
+                .expect("the exchange ends")
+                .unwrap();
+        });
+    }
+
+    #[test]
+    fn status_is_told() {
+        served(|path, _receiver| assert_eq!(status(path).unwrap().pid, 42));
+    }
+
+    #[test]
+    fn an_unmount_tells_its_progress() {
+        served(|path, mut receiver| {
+            std::thread::spawn(move || {
+                let request = receiver.blocking_recv().unwrap();
+                assert!(request.lazy);
+                assert_eq!(request.timeout, Duration::from_millis(1500));
+                for answer in [
+                    Answer::Progress { files: 2, bytes: 9 },
+                    Answer::Unmounted {
+                        report: DrainReport::default(),
+                        detached: false,
+                    },
+                ] {
+                    request.answers.blocking_send(answer).unwrap();
+                }
+            });
+            let request = Request::Unmount {
+                timeout_ms: 1500,
+                lazy: true,
+            };
+            let mut heard = Vec::new();
+            ask(path, &request, Duration::from_secs(5), |answer| {
+                heard.push(format!("{answer:?}"));
+                !matches!(answer, Answer::Unmounted { .. })
+            })
+            .unwrap();
+            assert_eq!(heard.len(), 2);
+            assert_eq!(heard[0], "Progress { files: 2, bytes: 9 }");
+        });
+    }
+
+    #[test]
+    fn nonsense_is_answered() {
+        served(|path, _receiver| {
+            let mut stream = UnixStream::connect(path).unwrap();
+            stream.write_all(b"{\"request\":\"dance\"}\n").unwrap();
+            let line = io::read_to_string(stream).unwrap();
+            assert!(line.contains("does not understand"), "{line}");
+        });
+    }
+
+    #[test]
+    fn a_silent_daemon_does_not_hang_its_client() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let began = Instant::now();
+        let failure = ask(&path, &Request::Status, Duration::from_millis(50), |_| {
+            false
+        });
+        assert_eq!(failure.unwrap_err().exit, Exit::NotAnswering);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,336 @@
+//! The process behind a mount: it starts, says that it is ready, waits for its end and ends well.
+
+mod ready;
+mod serve;
+
+use super::dirs::{self, Claimed};
+use super::record::{self, Record, Registration};
+use super::session::{KernelOptions, Session};
+use super::watchdog::Watchdog;
+use super::{notify, point};
+use crate::config::Settings;
+use crate::exit::{Exit, Failure};
+use crate::fs::DrainReport;
+use crate::layer::Stack;
+use crate::{clock, logging};
+use ready::{Ready, Side};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+
+/// Threads that wait for the store.
+const WORKERS: usize = 2;
+
+/// Everything a mount holds besides its session, in the order in which it is let go.
+struct Holdings {
+    registration: Registration,
+    staging: Claimed,
+    cache: Option<Claimed>,
+    state: PathBuf,
+    log_file: Option<PathBuf>,
+}
+
+/// Mounts, and returns when the mount is ready; with `foreground` when it has ended. Must be
+/// called while the process has a single thread.
+pub fn run(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<(), Failure> {
+    let dir = point::locate(dir)?;
+    check_places(settings, &dir)?;
+    record::check_free(runtime_root, &dir)?;
+    point::check(&dir)?;
+    if settings.foreground {
+        let mut nobody = None;
+        return start(settings, &dir, runtime_root, &mut nobody);
+    }
+    match ready::split().map_err(|error| Failure::other(format!("cannot fork: {error}")))? {
+        Side::Waiting(outcome) => outcome,
+        Side::Daemon(ready) => {
+            let mut waiting = Some(ready);
+            let outcome = start(settings, &dir, runtime_root, &mut waiting);
+            if let Err(failure) = &outcome {
+                log::error!(target: logging::REPORTED, "{failure}");
+                if let Some(ready) = waiting {
+                    ready.failed(failure);
+                }
+            }
+            // The caller's process reports what is to be reported; this one ends here.
+            std::process::exit(
+                outcome
+                    .map_or_else(|failure| failure.exit, |()| Exit::Ok)
+                    .code()
+                    .into(),
+            )
+        }
+    }
+}
+
+/// What the daemon must not keep below its own mount: it would wait for itself.
+fn check_places(settings: &Settings, dir: &Path) -> Result<(), Failure> {
+    let places = [
+        ("staging-dir", &settings.staging_dir),
+        ("state-dir", &settings.state_dir),
+        ("cache-dir", &settings.cache_dir),
+        ("log-file", &settings.log_file),
+    ];
+    for (option, path) in places {
+        let Some(path) = path else { continue };
+        if resolved(path).starts_with(dir) {
+            return Err(Failure::usage(format!(
+                "--{option} {} lies below the mount point {}; choose a place outside",
+                path.display(),
+                dir.display()
+            )));
+        }
+    }
+    let location = &settings.store.location;
+    if location.scheme() == "file" {
+        let root = Path::new("/").join(std::ffi::OsStr::from_bytes(&location.path()));
+        let root = resolved(&root);
+        if point::overlap(&root, dir) {
+            return Err(Failure::mount_point(format!(
+                "the store {} and the mount point {} lie in each other; choose a directory outside the store",
+                root.display(),
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The path with the links of what exists of it resolved.
+fn resolved(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    let mut there = path.to_owned();
+    loop {
+        if let Ok(found) = there.canonicalize() {
+            return missing
+                .iter()
+                .rev()
+                .fold(found, |path, name| path.join(name));
+        }
+        match (there.file_name().map(ToOwned::to_owned), there.parent()) {
+            (Some(name), Some(parent)) => {
+                missing.push(name);
+                there = parent.to_owned();
+            }
+            _ => return path.to_owned(),
+        }
+    }
+}
+
+/// Starts the mount, serves it to its end, and lets everything go.
+fn start(
+    settings: &Settings,
+    dir: &Path,
+    runtime_root: &Path,
+    waiting: &mut Option<Ready>,
+) -> Result<(), Failure> {
+    let watchdog = match settings.auto_unmount {
+        true => Some(
+            Watchdog::start(dir, || *waiting = None)
+                .map_err(|error| Failure::other(format!("cannot start the watchdog: {error}")))?,
+        ),
+        false => None,
+    };
+    let outcome = hold(settings, dir, runtime_root)
+        .and_then(|holdings| mounted(settings, dir, holdings, waiting));
+    if let Some(watchdog) = watchdog {
+        watchdog.dismiss();
+    }
+    outcome
+}
+
+/// Claims directories, opens the log and takes a dead mount away.
+fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings, Failure> {
+    let store = &settings.store;
+    let name = dirs::slug(&store.location, &store.prefix);
+    let root = |given: &Option<PathBuf>, usual: fn() -> PathBuf| match given {
+        Some(dir) => dirs::of_user(dir),
+        None => usual(),
+    };
+
+    let state_root = root(&settings.state_dir, dirs::state_root);
+    let state = state_root.join(&name);
+    let kept = state.join("kept");
+    dirs::private(&state_root)
+        .and_then(|()| dirs::private(&state))
+        .and_then(|()| dirs::private(&kept))
+        .map_err(|error| dirs::failure("state directory", "state-dir", &state, &error))?;
+    let log_file = match (&settings.log_file, settings.foreground) {
+        (Some(file), _) => Some(file.clone()),
+        (None, false) => Some(state.join("log")),
+        (None, true) => None,
+    };
+    match &log_file {
+        Some(file) => logging::to_file(store.log_level, file)
+            .map_err(|error| dirs::failure("log file", "log-file", file, &error))?,
+        None => logging::to_stderr(store.log_level),
+    }
+    logging::log_panics();
+
+    let registration = Registration::take(runtime_root, dir)?;
+    if let Some(dead) = point::check(dir)? {
+        log::warn!(
+            "{} was mounted on {} by a process that has died; taking that away",
+            dead.source,
+            dir.display()
+        );
+        point::unmount(dir, true).map_err(|error| {
+            Failure::mount_point(format!(
+                "{} is a dead mount and cannot be taken away: {error}; try umount -l {}",
+                dir.display(),
+                dir.display()
+            ))
+        })?;
+        point::check(dir)?;
+    }
+    let staging_root = root(&settings.staging_dir, dirs::staging_root);
+    let staging = dirs::claim_empty(&staging_root).map_err(|error| {
+        dirs::failure("staging directory", "staging-dir", &staging_root, &error)
+    })?;
+    let cache = match &settings.cache_dir {
+        Some(root) => Some(
+            dirs::claim_named(&dirs::of_user(root), &name)
+                .map_err(|error| dirs::failure("cache directory", "cache-dir", root, &error))?,
+        ),
+        None => None,
+    };
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        log::warn!(
+            "{} is not empty; what is in it is hidden while it is mounted on",
+            dir.display()
+        );
+    }
+    if std::fs::read_dir(&kept).is_ok_and(|mut entries| entries.next().is_some()) {
+        log::warn!(
+            "{} holds files that an earlier mount could not send",
+            kept.display()
+        );
+    }
+    Ok(Holdings {
+        registration,
+        staging,
+        cache,
+        state: kept,
+        log_file,
+    })
+}
+
+/// Opens the store, mounts, tells who waits, and serves until the end.
+fn mounted(
+    settings: &Settings,
+    dir: &Path,
+    holdings: Holdings,
+    waiting: &mut Option<Ready>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("bucketfs")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+    let Stack { driver, stats, .. } = runtime.block_on(super::open(&settings.store))?;
+    let options = super::fs_options(
+        settings,
+        holdings.staging.path.clone(),
+        holdings.state.clone(),
+        holdings.cache.as_ref().map(|cache| cache.path.clone()),
+    );
+    // Signals are heard before the mount is there: none of them may leave it behind.
+    let signals = {
+        let _inside = runtime.enter();
+        serve::Signals::listen(settings.foreground)
+            .map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))?
+    };
+    let kernel = KernelOptions::of(settings);
+    let session = Session::start(runtime.handle(), driver, options, &kernel, dir)?;
+    let listener = publish(settings, dir, &holdings.registration, &runtime)
+        .map_err(|error| Failure::other(format!("cannot publish the mount: {error}")))?;
+    let url = settings.store.location.to_string();
+    log::info!(
+        "mounted {url} on {}, version {}",
+        dir.display(),
+        env!("CARGO_PKG_VERSION")
+    );
+    notify::ready(&format!("{url} is mounted on {}", dir.display()));
+    if let Some(ready) = waiting.take() {
+        ready.ready().map_err(|error| {
+            Failure::other(format!("whoever started the mount has gone: {error}"))
+        })?;
+        logging::detach();
+    }
+    let mount = serve::Mount {
+        session,
+        stats,
+        url,
+        since: since(),
+        log_file: holdings.log_file.clone(),
+    };
+    let report = runtime.block_on(serve::until_the_end(mount, listener, signals));
+    // Tasks that still wait for the store would hold up the end: what they carry is kept.
+    runtime.shutdown_background();
+    let Holdings {
+        registration,
+        staging,
+        cache,
+        ..
+    } = holdings;
+    let _ = std::fs::remove_dir_all(&staging.path);
+    drop((staging, cache, registration));
+    conclude(&report)
+}
+
+fn publish(
+    settings: &Settings,
+    dir: &Path,
+    registration: &Registration,
+    runtime: &Runtime,
+) -> io::Result<UnixListener> {
+    let listener = {
+        let _inside = runtime.enter();
+        UnixListener::bind(registration.socket())?
+    };
+    let pid = std::process::id();
+    registration.publish(&Record {
+        pid,
+        started: record::start_of(pid).unwrap_or_default(),
+        url: settings.store.location.to_string(),
+        dir: dir.display().to_string(),
+        since: since(),
+    })?;
+    Ok(listener)
+}
+
+fn since() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+/// Logs how it ended.
+fn conclude(report: &DrainReport) -> Result<(), Failure> {
+    for unsent in &report.unsent {
+        log::error!(
+            "{} could not be sent: {}; its bytes are kept as {}",
+            unsent.path,
+            unsent.reason,
+            unsent.kept_as
+        );
+    }
+    match super::session::unsent(report) {
+        Some(failure) => Err(failure),
+        None => {
+            log::info!("ended; {} files were sent at the end", report.committed);
+            Ok(())
+        }
+    }
+}
+
+/// The failure of a daemon that said nothing.
+fn died(how: &str) -> Failure {
+    Failure::new(
+        Exit::Other,
+        format!("the daemon died while it started ({how}); try again with -f to see why"),
+    )
+}

@@ -1,0 +1,238 @@
+//! What a mounted daemon waits for: signals, the end of its session, and the control socket.
+
+use crate::control::{self, Answer, PROGRESS, StatusReport, UnmountRequest};
+use crate::fs::DrainReport;
+use crate::layer::Stats;
+use crate::logging;
+use crate::mount::session::{Session, Unmounted};
+use crate::mount::{DRAIN_PATIENCE, merge, notify, point};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How often systemd is told that the end takes time, and for how much longer.
+const EXTENSION: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+/// How long the last answers may take to get to their clients.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A mount that is served.
+pub struct Mount {
+    /// The session.
+    pub session: Session,
+    /// Requests to the store.
+    pub stats: Arc<Stats>,
+    /// The URL without secrets.
+    pub url: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// Where the log is.
+    pub log_file: Option<PathBuf>,
+}
+
+/// Signals that end the mount, and SIGHUP: a terminal that goes away ends a mount in the
+/// foreground, while a daemon opens its log anew.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    foreground: bool,
+}
+
+impl Signals {
+    /// Begins to listen.
+    pub fn listen(foreground: bool) -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            foreground,
+        })
+    }
+
+    /// Waits for a signal to end, and gives its name.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => match self.foreground {
+                    true => return "SIGHUP",
+                    false => logging::reopen(),
+                },
+            }
+        }
+    }
+}
+
+/// Serves the mount until it has ended, and tells what became of dirty files.
+pub async fn until_the_end(
+    mount: Mount,
+    listener: UnixListener,
+    mut signals: Signals,
+) -> DrainReport {
+    let (sender, mut unmounts) = mpsc::channel(1);
+    let Mount {
+        session,
+        stats,
+        url,
+        since,
+        log_file,
+    } = mount;
+    let draining = Arc::new(AtomicBool::new(false));
+    let status = {
+        let (fs, draining, dir) = (session.fs().clone(), draining.clone(), session.path());
+        let dir = dir.display().to_string();
+        let log_file = log_file.map(|path| path.display().to_string());
+        move || StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            url: url.clone(),
+            dir: dir.clone(),
+            since,
+            draining: draining.load(Ordering::Relaxed),
+            log_file: log_file.clone(),
+            fs: fs.status(),
+            requests: stats.snapshot(),
+        }
+    };
+    let server = tokio::spawn(control::serve(listener, Arc::new(status), sender));
+    let report = loop {
+        tokio::select! {
+            () = session.ended() => {
+                log::info!("unmounted by somebody else");
+                draining.store(true, Ordering::Relaxed);
+                break end(&session, &mut signals).await;
+            }
+            name = signals.end() => {
+                log::info!("{name}: unmounting");
+                draining.store(true, Ordering::Relaxed);
+                break end(&session, &mut signals).await;
+            }
+            Some(request) = unmounts.recv() => {
+                draining.store(true, Ordering::Relaxed);
+                match asked(&session, request, &mut signals).await {
+                    Some(report) => break report,
+                    None => draining.store(false, Ordering::Relaxed),
+                }
+            }
+        }
+    };
+    server.abort();
+    report
+}
+
+/// Ends the mount; a signal from now on hurries.
+async fn end(session: &Session, signals: &mut Signals) -> DrainReport {
+    let hurry = async {
+        let name = signals.end().await;
+        log::warn!("{name} again: what is not sent yet is kept");
+    };
+    tokio::select! {
+        report = session.close(DRAIN_PATIENCE, hurry) => report,
+        () = tell_systemd(session) => DrainReport::default(),
+    }
+}
+
+/// Asks systemd for more time again and again; it never returns.
+async fn tell_systemd(session: &Session) {
+    loop {
+        let status = session.fs().status();
+        let text = format!(
+            "sending {} files, {} bytes",
+            status.dirty_files, status.dirty_bytes
+        );
+        notify::stopping(&text, EXTENSION.1);
+        tokio::time::sleep(EXTENSION.0).await;
+    }
+}
+
+/// Carries out an unmount that somebody asked for. `None` when the mount is busy and stays.
+async fn asked(
+    session: &Session,
+    request: UnmountRequest,
+    signals: &mut Signals,
+) -> Option<DrainReport> {
+    let UnmountRequest {
+        timeout,
+        lazy,
+        answers,
+    } = request;
+    let mut hurried = false;
+    let mut report = tokio::select! {
+        report = session.fs().drain(timeout) => report,
+        () = tell_client(session, &answers) => DrainReport::default(),
+        name = signals.end() => {
+            log::warn!("{name}: what is not sent yet is kept");
+            hurried = true;
+            session.fs().drain(Duration::ZERO).await
+        }
+    };
+    let detached = match session.detach(lazy || hurried).await {
+        Ok(Unmounted::Gone) => false,
+        Ok(Unmounted::Detached) => {
+            answer(
+                &answers,
+                Answer::Unmounted {
+                    report: report.clone(),
+                    detached: true,
+                },
+            )
+            .await;
+            // Whoever has files open goes on with them, as after umount -l.
+            tokio::select! {
+                () = session.ended() => {}
+                name = signals.end() => log::info!("{name}: not waiting for open files"),
+            }
+            true
+        }
+        Err(error) => {
+            let busy = error.raw_os_error() == Some(libc::EBUSY);
+            let reply = match busy {
+                true => Answer::Busy {
+                    users: point::users(session.path()),
+                },
+                false => Answer::Failed {
+                    message: format!("cannot unmount {}: {error}", session.path().display()),
+                },
+            };
+            answer(&answers, reply).await;
+            return None;
+        }
+    };
+    merge(&mut report, end(session, signals).await);
+    if !detached {
+        answer(
+            &answers,
+            Answer::Unmounted {
+                report: report.clone(),
+                detached,
+            },
+        )
+        .await;
+        // The task that carries the answer to the client ends when it has done so.
+        let _ = tokio::time::timeout(LAST_ANSWERS, answers.closed()).await;
+    }
+    Some(report)
+}
+
+/// Tells how much is left again and again; it never returns.
+async fn tell_client(session: &Session, answers: &mpsc::Sender<Answer>) {
+    loop {
+        tokio::time::sleep(PROGRESS).await;
+        let status = session.fs().status();
+        // A client that does not read, or is gone, must not hold up the drain.
+        let _ = answers.try_send(Answer::Progress {
+            files: status.dirty_files,
+            bytes: status.dirty_bytes,
+        });
+    }
+}
+
+async fn answer(answers: &mpsc::Sender<Answer>, answer: Answer) {
+    let _ = tokio::time::timeout(LAST_ANSWERS, answers.send(answer)).await;
+}

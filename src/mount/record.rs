@@ -1,0 +1,254 @@
+//! The register of mounts: one record and one lock for each, in the runtime directory.
+//!
+//! A mount is alive for as long as its daemon holds the lock. What a killed one leaves behind is
+//! removed by whoever looks next.
+
+use super::dirs::{self, Lock};
+use crate::exit::Failure;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Another process that reads the register holds a lock no longer than this.
+const READERS: Duration = Duration::from_millis(500);
+
+/// What is known of a mount without asking its daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The daemon.
+    pub pid: u32,
+    /// When the daemon began, in the kernel's ticks since boot: with the pid it names a process.
+    pub started: u64,
+    /// The URL without secrets.
+    pub url: String,
+    /// The mount point.
+    pub dir: String,
+    /// Seconds since 1970.
+    pub since: u64,
+}
+
+impl Record {
+    /// Whether the daemon's process is still there.
+    pub fn is_running(&self) -> bool {
+        start_of(self.pid) == Some(self.started)
+    }
+
+    /// Waits until the daemon's process is gone; `false` when it is still there after `patience`.
+    pub fn wait_gone(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.is_running() {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+/// A record and where its daemon listens.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The record.
+    pub record: Record,
+    /// The control socket.
+    pub socket: PathBuf,
+}
+
+/// The place of this process in the register. It is given up when this is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    lock: Option<Lock>,
+    record: PathBuf,
+    socket: PathBuf,
+}
+
+impl Registration {
+    /// Takes the place of a mount point. Refused while another daemon has it.
+    pub fn take(root: &Path, dir: &Path) -> Result<Registration, Failure> {
+        let unusable = |error: io::Error| {
+            Failure::other(format!(
+                "cannot use the runtime directory {}: {error}; choose another one with BUCKETFS_RUNTIME_DIR",
+                root.display()
+            ))
+        };
+        dirs::private(root).map_err(unusable)?;
+        let end = Instant::now() + READERS;
+        let lock = loop {
+            match Lock::take(&file(root, dir, "lock")).map_err(unusable)? {
+                Some(lock) => break lock,
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+                None => return Err(taken(root, dir)),
+            }
+        };
+        let registration = Registration {
+            lock: Some(lock),
+            record: file(root, dir, "json"),
+            socket: file(root, dir, "sock"),
+        };
+        registration.clean();
+        Ok(registration)
+    }
+
+    /// Where the control socket belongs.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Shows the mount to others.
+    pub fn publish(&self, record: &Record) -> io::Result<()> {
+        let new = self.record.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(record)?)?;
+        std::fs::rename(new, &self.record)
+    }
+
+    fn clean(&self) {
+        let _ = std::fs::remove_file(&self.record);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.clean();
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
+    }
+}
+
+/// Refuses a mount point that a living daemon has.
+pub fn check_free(root: &Path, dir: &Path) -> Result<(), Failure> {
+    match Lock::is_held(&file(root, dir, "lock")) {
+        true => Err(taken(root, dir)),
+        false => Ok(()),
+    }
+}
+
+/// The refusal of a mount point that another daemon has.
+fn taken(root: &Path, dir: &Path) -> Failure {
+    let shown = dir.display();
+    Failure::mount_point(match read(&file(root, dir, "json")) {
+        Some(record) if super::point::mounted_at(dir).is_ok_and(|line| line.is_some()) => format!(
+            "{} is mounted on {shown} already by process {}; bucketfs umount {shown} ends that",
+            record.url, record.pid
+        ),
+        Some(record) => format!(
+            "process {} still sends what was written to {} on {shown}; wait until it has ended",
+            record.pid, record.url
+        ),
+        None => format!("another bucketfs mounts on {shown} just now"),
+    })
+}
+
+/// The living mounts of a runtime directory, by mount point. What dead ones left is removed.
+pub fn list(root: &Path) -> Vec<Listed> {
+    let mut found: Vec<Listed> = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "json"))
+        .filter_map(|path| {
+            let record = read(&path)?;
+            match Lock::take(&path.with_extension("lock")) {
+                Ok(Some(lock)) => {
+                    drop(Registration {
+                        lock: Some(lock),
+                        socket: path.with_extension("sock"),
+                        record: path,
+                    });
+                    None
+                }
+                // Somebody else's register may be read-only to us; the process tells then.
+                Err(_) if !record.is_running() => None,
+                Ok(None) | Err(_) => Some(Listed {
+                    record,
+                    socket: path.with_extension("sock"),
+                }),
+            }
+        })
+        .collect();
+    found.sort_by(|a, b| a.record.dir.cmp(&b.record.dir));
+    found
+}
+
+fn read(path: &Path) -> Option<Record> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The file of a mount point; its name is a hash, for a path does not fit into a name.
+fn file(root: &Path, dir: &Path, extension: &str) -> PathBuf {
+    let id = dirs::hash(dir.as_os_str().as_bytes());
+    root.join(format!("{id:016x}.{extension}"))
+}
+
+/// When a process began, in ticks since boot; `None` when there is none, or only its remains.
+pub fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name stands in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    match fields.next()? {
+        "Z" | "X" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(dir: &Path) -> Record {
+        Record {
+            pid: std::process::id(),
+            started: start_of(std::process::id()).expect("this process runs"),
+            url: "memory:".into(),
+            dir: dir.display().to_string(),
+            since: 7,
+        }
+    }
+
+    #[test]
+    fn a_place_is_taken_once_and_given_up() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Path::new("/mnt/none");
+        let registration = Registration::take(root.path(), dir).unwrap();
+        assert!(list(root.path()).is_empty());
+        registration.publish(&record(dir)).unwrap();
+        assert_eq!(list(root.path())[0].record, record(dir));
+        let message = Registration::take(root.path(), dir).unwrap_err().message;
+        assert_eq!(
+            message,
+            format!(
+                "process {} still sends what was written to memory: on /mnt/none; wait until it has ended",
+                std::process::id()
+            )
+        );
+        drop(registration);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        Registration::take(root.path(), dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_daemon_left_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let mut registration = Registration::take(root.path(), Path::new("/mnt/a")).unwrap();
+        registration.publish(&record(Path::new("/mnt/a"))).unwrap();
+        std::fs::write(registration.socket(), "").unwrap();
+        drop(registration.lock.take());
+        std::mem::forget(registration);
+        assert!(list(root.path()).is_empty());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_is_named_by_its_start() {
+        let mut mine = record(Path::new("/"));
+        assert!(mine.is_running());
+        mine.started += 1;
+        assert!(!mine.is_running());
+        assert!(mine.wait_gone(Duration::ZERO));
+    }
+}

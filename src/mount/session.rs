@@ -1,0 +1,425 @@
+//! A FUSE session within this process, and how it is ended without ever hanging.
+
+use super::point;
+use crate::config::{Access, KernelFlags, Settings};
+use crate::driver::Driver;
+use crate::exit::{Exit, Failure};
+use crate::fs::{DrainReport, Fs, FsOptions};
+use crate::fuse::{Edge, NotifyQueue};
+use fuser::{MountOption, SessionACL};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Threads that read requests of the kernel.
+const THREADS: usize = 4;
+/// How far the kernel reads ahead, in KiB: as much as one request may hold.
+const READ_AHEAD: &str = "1024";
+/// How long a call of umount(2) or `fusermount3` may take.
+const UNMOUNTING: Duration = Duration::from_secs(10);
+/// How long the session's threads may take to see that it has ended.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// What the kernel is told about a mount.
+#[derive(Clone, Debug, Default)]
+pub struct KernelOptions {
+    /// What `mount` and `df` show as the source: the URL without secrets.
+    pub source: String,
+    /// Who may see it.
+    pub access: Access,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Flags of the mount.
+    pub flags: KernelFlags,
+}
+
+impl KernelOptions {
+    /// The options of a mount's settings.
+    pub fn of(settings: &Settings) -> Self {
+        KernelOptions {
+            source: settings.store.location.to_string(),
+            access: settings.access,
+            read_only: settings.read_only,
+            flags: settings.kernel,
+        }
+    }
+
+    fn config(&self) -> fuser::Config {
+        let flags = self.flags;
+        // A comma would end the option on its way through fusermount3.
+        let source = self.source.replace('\\', "%5C").replace(',', "%2C");
+        let mut options = vec![
+            MountOption::FSName(source),
+            // As a plain option it gets into the type also where mount(2) is called directly.
+            MountOption::CUSTOM("subtype=bucketfs".into()),
+            MountOption::DefaultPermissions,
+        ];
+        let mut add = |wanted: bool, option| {
+            if wanted {
+                options.push(option);
+            }
+        };
+        add(self.read_only, MountOption::RO);
+        add(flags.dev, MountOption::Dev);
+        add(!flags.dev, MountOption::NoDev);
+        add(flags.suid, MountOption::Suid);
+        add(!flags.suid, MountOption::NoSuid);
+        add(flags.noexec, MountOption::NoExec);
+        add(flags.noatime, MountOption::NoAtime);
+        add(flags.sync, MountOption::Sync);
+        add(flags.dirsync, MountOption::DirSync);
+        let mut config = fuser::Config::default();
+        config.mount_options = options;
+        config.acl = match self.access {
+            Access::Owner => SessionACL::Owner,
+            Access::Root => SessionACL::RootAndOwner,
+            Access::Other => SessionACL::All,
+        };
+        config.n_threads = Some(THREADS);
+        config
+    }
+}
+
+/// A mounted filesystem. Dropping it takes the mount away without sending what is dirty; call
+/// [`Session::close`] or [`Session::unmount`] for an orderly end.
+#[derive(Debug)]
+pub struct Session {
+    fs: Arc<Fs>,
+    dir: PathBuf,
+    runtime: Handle,
+    /// The mount's device number, to know it from one that somebody mounts in its place.
+    device: Option<(u32, u32)>,
+    /// Becomes true when the last FUSE thread has ended.
+    ended: watch::Receiver<bool>,
+}
+
+/// What came of unmounting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmounted {
+    /// The session has ended.
+    Gone,
+    /// It was busy: it is out of the tree, and ends with its last open file.
+    Detached,
+}
+
+impl Session {
+    /// Mounts a bucket on a directory. What has to wait for the store runs on `runtime`, which
+    /// needs a thread of its own; this call blocks and must not be made on it.
+    pub fn start(
+        runtime: &Handle,
+        driver: Arc<dyn Driver>,
+        options: FsOptions,
+        kernel: &KernelOptions,
+        dir: &Path,
+    ) -> Result<Session, Failure> {
+        let dir = point::locate(dir)?;
+        available(kernel.access)?;
+        let queue = NotifyQueue::new();
+        let fs = {
+            let _inside = runtime.enter();
+            Fs::new(driver, options, queue.clone()).map_err(|error| {
+                Failure::other(format!("cannot prepare the filesystem: {error}"))
+            })?
+        };
+        let edge = Edge::new(fs.clone(), runtime.clone());
+        let session = fuser::Session::new(edge, &dir, &kernel.config())
+            .map_err(|error| refused(&dir, &error))?;
+        queue.attach(session.notifier());
+        let background = session
+            .spawn()
+            .map_err(|error| Failure::other(format!("cannot start FUSE threads: {error}")))?;
+        let (sender, ended) = watch::channel(false);
+        std::thread::Builder::new()
+            .name("session-end".into())
+            .spawn(move || {
+                // Where the threads ended with an error, this unmounts too.
+                match background.join() {
+                    Ok(()) => log::debug!("the FUSE session has ended"),
+                    Err(error) => log::error!("the FUSE session has ended: {error}"),
+                }
+                let _ = sender.send(true);
+            })
+            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+        let device = point::mounted_at(&dir)
+            .ok()
+            .flatten()
+            .map(|line| line.device);
+        let session = Session {
+            fs,
+            dir,
+            runtime: runtime.clone(),
+            device,
+            ended,
+        };
+        session.widen_read_ahead();
+        Ok(session)
+    }
+
+    /// The filesystem.
+    pub fn fs(&self) -> &Arc<Fs> {
+        &self.fs
+    }
+
+    /// The mount point, absolute and without links.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the session has ended: nothing comes from the kernel any more.
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Waits until the session has ended.
+    pub async fn ended(&self) {
+        // A sender that is gone has sent before, or its thread died: it has ended either way.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Takes the mount away. A busy one is `EBUSY` and stays, unless `lazy`.
+    pub async fn detach(&self, lazy: bool) -> io::Result<Unmounted> {
+        match self.take_away(false).await {
+            Err(error) if is_busy(&error) && lazy => {
+                self.take_away(true).await?;
+                log::warn!(
+                    "{} was in use by {}; it is detached",
+                    self.dir.display(),
+                    point::users(&self.dir).join(", ")
+                );
+            }
+            other => other?,
+        }
+        match tokio::time::timeout(ENDING, self.ended()).await {
+            Ok(()) => Ok(Unmounted::Gone),
+            Err(_) => Ok(Unmounted::Detached),
+        }
+    }
+
+    async fn take_away(&self, lazy: bool) -> io::Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let line = point::mounted_at(&self.dir)?;
+        if line.map(|line| line.device) != self.device {
+            // Somebody took it away already; its last files may be open yet.
+            return Ok(());
+        }
+        let dir = self.dir.clone();
+        let unmounting = tokio::task::spawn_blocking(move || point::unmount(&dir, lazy));
+        match tokio::time::timeout(UNMOUNTING, unmounting).await {
+            Ok(done) => done.map_err(io::Error::other)?,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Cuts the kernel off: whoever waits for an answer gets an error. It needs fusectl.
+    pub fn abort(&self) {
+        let Some((_, minor)) = self.device else {
+            return;
+        };
+        let path = format!("/sys/fs/fuse/connections/{minor}/abort");
+        match std::fs::write(&path, "1") {
+            Ok(()) => log::warn!("aborted the FUSE connection of {}", self.dir.display()),
+            Err(error) => log::debug!("cannot write {path}: {error}"),
+        }
+    }
+
+    /// Ends the mount: sends what is dirty, unmounts, detaches what is busy, cuts off what does
+    /// not end, and sends or keeps what came meanwhile. `hurry` ends the waiting for the store:
+    /// then the rest is kept at once.
+    pub async fn close(&self, patience: Duration, hurry: impl Future<Output = ()>) -> DrainReport {
+        let mut hurry = std::pin::pin!(hurry);
+        let mut patience = patience;
+        let mut report = tokio::select! {
+            report = self.fs.drain(patience) => report,
+            () = &mut hurry => {
+                patience = Duration::ZERO;
+                self.fs.drain(patience).await
+            }
+        };
+        let ended = match self.detach(true).await {
+            Ok(Unmounted::Gone) => true,
+            Ok(Unmounted::Detached) => false,
+            Err(error) => {
+                log::error!("cannot unmount {}: {error}", self.dir.display());
+                false
+            }
+        };
+        if !ended {
+            self.abort();
+            let _ = tokio::time::timeout(ENDING, self.ended()).await;
+        }
+        let rest = tokio::select! {
+            report = self.fs.drain(patience) => report,
+            () = &mut hurry, if !patience.is_zero() => self.fs.drain(Duration::ZERO).await,
+        };
+        super::merge(&mut report, rest);
+        report
+    }
+
+    /// [`Session::close`] for code that is not async. Fails when something could not be sent.
+    pub fn unmount(self) -> Result<(), Failure> {
+        let closing = self.close(super::DRAIN_PATIENCE, std::future::pending());
+        let report = self.runtime.block_on(closing);
+        match unsent(&report) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the kernel read ahead by whole requests; without root the kernel's 128 KiB stay. The
+    /// device number comes from the table of mounts: asking the mount could wait for ourselves.
+    fn widen_read_ahead(&self) {
+        let Some((major, minor)) = self.device else {
+            return;
+        };
+        let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        if let Err(error) = std::fs::write(&path, READ_AHEAD) {
+            log::debug!("cannot write {path}: {error}");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        let ours = point::mounted_at(&self.dir)
+            .ok()
+            .flatten()
+            .is_some_and(|line| Some(line.device) == self.device);
+        if ours && let Err(error) = point::unmount(&self.dir, true) {
+            log::error!("cannot unmount {}: {error}", self.dir.display());
+        }
+        self.abort();
+    }
+}
+
+/// The failure that a report with unsent files is.
+pub(super) fn unsent(report: &DrainReport) -> Option<Failure> {
+    let first = report.unsent.first()?;
+    let others = match report.unsent.len() {
+        1 => String::new(),
+        count => format!(" (and {} more files)", count - 1),
+    };
+    Some(Failure::new(
+        Exit::Unsent,
+        format!(
+            "{} could not be sent: {}; its bytes are kept as {}{others}",
+            first.path, first.reason, first.kept_as
+        ),
+    ))
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+/// Whether FUSE can be used here at all, and as it is asked for.
+fn available(access: Access) -> Result<(), Failure> {
+    let no = |message: &str| Err(Failure::new(Exit::Fuse, message));
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    match device.map_err(|error| error.kind()) {
+        Ok(_) => {}
+        Err(io::ErrorKind::PermissionDenied) => {
+            return no("this user may not open /dev/fuse; as root: chmod 666 /dev/fuse");
+        }
+        Err(_) => {
+            return no(
+                "there is no /dev/fuse; load the module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)",
+            );
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    if access != Access::Owner && !user_allow_other() {
+        return no(NEEDS_USER_ALLOW_OTHER);
+    }
+    Ok(())
+}
+
+const NEEDS_USER_ALLOW_OTHER: &str = "allow-other and allow-root need the line user_allow_other in /etc/fuse.conf when a user other than root mounts";
+
+fn user_allow_other() -> bool {
+    let text = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    text.lines().any(|line| line.trim() == "user_allow_other")
+}
+
+/// Why the mount was refused.
+fn refused(dir: &Path, error: &io::Error) -> Failure {
+    let text = error.to_string();
+    let shown = dir.display();
+    if text.contains("user_allow_other") {
+        return Failure::new(Exit::Fuse, NEEDS_USER_ALLOW_OTHER);
+    }
+    if error.kind() == io::ErrorKind::NotFound && !rustix::process::geteuid().is_root() {
+        return Failure::new(
+            Exit::Fuse,
+            "cannot run fusermount3, which users other than root need; install the package fuse3",
+        );
+    }
+    if text.contains("EPERM") || text.contains("Operation not permitted") {
+        return Failure::new(
+            Exit::Fuse,
+            format!(
+                "cannot mount on {shown}: not permitted here; a container needs --device /dev/fuse --cap-add SYS_ADMIN"
+            ),
+        );
+    }
+    Failure::mount_point(format!("cannot mount on {shown}: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Unsent;
+
+    #[test]
+    fn the_kernel_is_told_what_was_asked() {
+        let kernel = KernelOptions {
+            source: "s3://b/a,b".into(),
+            access: Access::Root,
+            read_only: true,
+            flags: KernelFlags {
+                suid: true,
+                noexec: true,
+                ..KernelFlags::default()
+            },
+        };
+        let config = kernel.config();
+        let has = |option| config.mount_options.contains(&option);
+        assert!(has(MountOption::FSName("s3://b/a%2Cb".into())));
+        assert!(has(MountOption::RO) && has(MountOption::NoExec));
+        assert!(has(MountOption::Suid) && !has(MountOption::NoSuid));
+        assert!(has(MountOption::NoDev) && !has(MountOption::Dev));
+        assert_eq!(config.acl, SessionACL::RootAndOwner);
+    }
+
+    #[test]
+    fn unsent_files_are_a_failure_with_their_place() {
+        let mut report = DrainReport::default();
+        assert_eq!(unsent(&report), None);
+        for name in ["a", "b"] {
+            report.unsent.push(Unsent {
+                path: name.into(),
+                kept_as: format!("/state/{name}"),
+                reason: "the store is full".into(),
+            });
+        }
+        assert_eq!(
+            unsent(&report),
+            Some(Failure::new(
+                Exit::Unsent,
+                "a could not be sent: the store is full; its bytes are kept as /state/a (and 1 more files)"
+            ))
+        );
+    }
+}
