@@ -28,11 +28,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mount a bucket on a directory
-    #[command(after_help = MOUNT_HELP, mut_arg("target", |arg| arg.value_names(["URL", "DIR"])))]
+    #[command(after_help = MOUNT_HELP, override_usage = "bucketfs mount [OPTIONS] [URL] DIR")]
     Mount {
         /// What to mount, such as s3://bucket/prefix, and where. Without a URL it is taken from
         /// BUCKETFS_URL or from "url" in the configuration file, which other users cannot see
-        #[arg(required = true, num_args = 1..=2)]
+        #[arg(required = true, num_args = 1..=2, value_name = "URL DIR")]
         target: Vec<OsString>,
         #[command(flatten)]
         flags: Flags,

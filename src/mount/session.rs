@@ -7,7 +7,7 @@ use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Fs, FsOptions};
 use crate::fuse::{Edge, NotifyQueue};
 use fuser::{MountOption, SessionACL};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,25 +128,14 @@ impl Session {
         let session = fuser::Session::new(edge, &dir, &kernel.config())
             .map_err(|error| refused(&dir, &error))?;
         queue.attach(session.notifier());
-        let background = session
-            .spawn()
-            .map_err(|error| Failure::other(format!("cannot start FUSE threads: {error}")))?;
-        let (sender, ended) = watch::channel(false);
-        std::thread::Builder::new()
-            .name("session-end".into())
-            .spawn(move || {
-                // Where the threads ended with an error, this unmounts too.
-                match background.join() {
-                    Ok(()) => log::debug!("the FUSE session has ended"),
-                    Err(error) => log::error!("the FUSE session has ended: {error}"),
-                }
-                let _ = sender.send(true);
-            })
-            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         let device = point::mounted_at(&dir)
             .ok()
             .flatten()
             .map(|line| line.device);
+        let no_threads =
+            |error: io::Error| Failure::other(format!("cannot start FUSE threads: {error}"));
+        let threads = disarm(session.spawn().map_err(no_threads)?).map_err(no_threads)?;
+        let (sender, ended) = watch::channel(false);
         let session = Session {
             fs,
             dir,
@@ -154,6 +143,17 @@ impl Session {
             device,
             ended,
         };
+        std::thread::Builder::new()
+            .name("session-end".into())
+            .spawn(move || {
+                match threads.join() {
+                    Ok(Ok(())) => log::debug!("the FUSE session has ended"),
+                    Ok(Err(error)) => log::error!("the FUSE session has ended: {error}"),
+                    Err(_) => log::error!("the FUSE session has ended by a panic"),
+                }
+                let _ = sender.send(true);
+            })
+            .map_err(no_threads)?;
         session.widen_read_ahead();
         Ok(session)
     }
@@ -199,11 +199,7 @@ impl Session {
     }
 
     async fn take_away(&self, lazy: bool) -> io::Result<()> {
-        if self.has_ended() {
-            return Ok(());
-        }
-        let line = point::mounted_at(&self.dir)?;
-        if line.map(|line| line.device) != self.device {
+        if !self.is_in_place() {
             // Somebody took it away already; its last files may be open yet.
             return Ok(());
         }
@@ -215,16 +211,31 @@ impl Session {
         }
     }
 
-    /// Cuts the kernel off: whoever waits for an answer gets an error. It needs fusectl.
-    pub fn abort(&self) {
+    /// Whether the mount point still shows this mount, and not another one or none.
+    fn is_in_place(&self) -> bool {
+        point::mounted_at(&self.dir).is_ok_and(|line| match (line, self.device) {
+            (Some(line), Some(device)) => line.device == device,
+            (line, _) => line.is_some(),
+        })
+    }
+
+    /// Cuts the kernel off: whoever waits for an answer gets an error. It needs fusectl; without
+    /// it the connection ends with this process. Tells whether it was cut.
+    pub fn abort(&self) -> bool {
         let Some((_, minor)) = self.device else {
-            return;
+            return false;
         };
         let path = format!("/sys/fs/fuse/connections/{minor}/abort");
-        match std::fs::write(&path, "1") {
+        // Only an existing file: a wrong number must not make one.
+        let opened = std::fs::OpenOptions::new().write(true).open(&path);
+        match opened.and_then(|mut file| file.write_all(b"1")) {
             Ok(()) => log::warn!("aborted the FUSE connection of {}", self.dir.display()),
-            Err(error) => log::debug!("cannot write {path}: {error}"),
+            Err(error) => {
+                log::debug!("cannot write {path}: {error}");
+                return false;
+            }
         }
+        true
     }
 
     /// Ends the mount: sends what is dirty, unmounts, detaches what is busy, cuts off what does
@@ -248,8 +259,7 @@ impl Session {
                 false
             }
         };
-        if !ended {
-            self.abort();
+        if !ended && self.abort() {
             let _ = tokio::time::timeout(ENDING, self.ended()).await;
         }
         let rest = tokio::select! {
@@ -285,19 +295,28 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.has_ended() {
-            return;
-        }
-        let ours = point::mounted_at(&self.dir)
-            .ok()
-            .flatten()
-            .is_some_and(|line| Some(line.device) == self.device);
-        if ours && let Err(error) = point::unmount(&self.dir, true) {
+        if self.is_in_place()
+            && let Err(error) = point::unmount(&self.dir, true)
+        {
             log::error!("cannot unmount {}: {error}", self.dir.display());
         }
-        self.abort();
+        if !self.has_ended() {
+            self.abort();
+        }
     }
 }
+
+/// Takes the session's threads, and keeps fuser from unmounting when they have ended: it goes by
+/// the path, does not see that the mount is gone already, and would take away what somebody else
+/// mounts there in between. The descriptor of /dev/fuse stays open with it.
+fn disarm(mut background: fuser::BackgroundSession) -> io::Result<Threads> {
+    let none = std::thread::Builder::new().spawn(|| Ok(()))?;
+    let threads = std::mem::replace(&mut background.guard, none);
+    std::mem::forget(background);
+    Ok(threads)
+}
+
+type Threads = std::thread::JoinHandle<io::Result<()>>;
 
 /// The failure that a report with unsent files is.
 pub(super) fn unsent(report: &DrainReport) -> Option<Failure> {

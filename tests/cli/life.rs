@@ -1,0 +1,302 @@
+//! The life of a mount, through the kernel.
+
+use crate::harness::{Place, end, eventually, finish, kill, no_fuse, runs};
+use crate::unless;
+use libtest_mimic::Trial;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub fn trials() -> Vec<Trial> {
+    let missing = no_fuse();
+    let not_root = missing.or((!rustix::process::geteuid().is_root()).then_some("needs root"));
+    vec![
+        unless(missing, "life::mount_status_umount", mount_status_umount),
+        unless(missing, "life::a_mount_point_in_use", a_mount_point_in_use),
+        unless(
+            missing,
+            "life::a_killed_daemon_is_replaced",
+            a_killed_daemon_is_replaced,
+        ),
+        unless(
+            missing,
+            "life::a_dead_mount_is_unmounted",
+            a_dead_mount_is_unmounted,
+        ),
+        unless(missing, "life::sigterm_unmounts", sigterm_unmounts),
+        unless(
+            missing,
+            "life::sigterm_detaches_what_is_busy",
+            sigterm_detaches_what_is_busy,
+        ),
+        unless(missing, "life::a_busy_mount_stays", a_busy_mount_stays),
+        unless(
+            missing,
+            "life::a_hung_daemon_is_told",
+            a_hung_daemon_is_told,
+        ),
+        unless(
+            missing,
+            "life::the_foreground_notifies",
+            the_foreground_notifies,
+        ),
+        unless(missing, "life::auto_unmount", auto_unmount),
+        unless(missing, "life::in_process", in_process),
+        unless(not_root, "life::others_unmount", others_unmount),
+        unless(
+            not_root,
+            "life::the_kernel_reads_ahead",
+            the_kernel_reads_ahead,
+        ),
+    ]
+}
+
+fn mount_status_umount() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    assert!(place.is_mounted() && runs(pid));
+    let status = place.status();
+    assert_eq!(status["state"], "mounted");
+    assert_eq!(status["url"], "memory:");
+    assert_eq!(status["dir"], place.text("mnt"));
+    assert_eq!(status["fs"]["dirty_files"], 0);
+    let said = place.run(&["status", &place.text("mnt")]);
+    let first = format!("memory: on {}", place.text("mnt"));
+    assert_eq!(said.stdout.lines().next(), Some(first.as_str()));
+    let said = place.run(&["umount", &place.text("mnt")]);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+    assert!(!place.is_mounted() && !runs(pid));
+    // Nothing is left of it but its state.
+    assert_eq!(std::fs::read_dir(place.path("run")).unwrap().count(), 0);
+    place.mount(&[]);
+}
+
+fn a_mount_point_in_use() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    let mnt = place.text("mnt");
+    let said = place.run(&["mount", "memory:?seed=/etc", &mnt]);
+    assert_eq!(
+        said.stderr,
+        format!(
+            "bucketfs: memory: is mounted on {mnt} already by process {pid}; bucketfs umount {mnt} ends that\n"
+        )
+    );
+    assert_eq!(said.code, Some(6));
+    assert_eq!(place.pid(), pid);
+}
+
+fn a_killed_daemon_is_replaced() {
+    let place = Place::new();
+    let first = place.mount(&[]);
+    kill(first, Signal::KILL);
+    eventually("the daemon is gone", || !runs(first));
+    assert!(place.is_mounted());
+    let said = place.run(&["status", &place.text("mnt")]);
+    assert!(
+        said.stdout.contains("  dead: its process has ended"),
+        "{said:?}"
+    );
+    let second = place.mount(&[]);
+    assert_ne!(first, second);
+    assert_eq!(place.status()["state"], "mounted");
+}
+
+fn a_dead_mount_is_unmounted() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    kill(pid, Signal::KILL);
+    eventually("the daemon is gone", || !runs(pid));
+    let mnt = place.text("mnt");
+    let said = place.run(&["umount", &mnt]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(
+        said.stdout,
+        format!("{mnt}: took away the mount of memory:, whose process has died\n")
+    );
+    assert!(!place.is_mounted());
+}
+
+fn sigterm_unmounts() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    kill(pid, Signal::TERM);
+    eventually("the daemon is gone", || !runs(pid));
+    assert!(!place.is_mounted());
+}
+
+/// Keeps a mount busy without asking its daemon for anything.
+fn occupy(place: &Place) -> std::os::fd::OwnedFd {
+    rustix::fs::open(place.mnt(), OFlags::PATH, Mode::empty()).unwrap()
+}
+
+fn sigterm_detaches_what_is_busy() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    let _open = occupy(&place);
+    kill(pid, Signal::TERM);
+    eventually("the daemon is gone", || !runs(pid));
+    assert!(!place.is_mounted());
+}
+
+fn a_busy_mount_stays() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    let mnt = place.text("mnt");
+    let open = occupy(&place);
+    let said = place.run(&["umount", &mnt]);
+    assert_eq!(said.code, Some(6), "{said:?}");
+    let me = std::process::id();
+    assert!(
+        said.stderr.contains(&format!("{mnt} is in use by "))
+            && said.stderr.contains(&format!("{me} (")),
+        "{said:?}"
+    );
+    assert!(place.is_mounted() && runs(pid));
+    assert_eq!(place.status()["draining"], false);
+    let said = place.run(&["umount", "--lazy", &mnt]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!place.is_mounted() && runs(pid));
+    drop(open);
+    eventually("the daemon ends with the last open file", || !runs(pid));
+}
+
+fn a_hung_daemon_is_told() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    kill(pid, Signal::STOP);
+    let began = Instant::now();
+    let said = place.run(&["status", &place.text("mnt")]);
+    assert!(began.elapsed() < Duration::from_secs(8));
+    kill(pid, Signal::CONT);
+    assert_eq!(said.code, Some(10), "{said:?}");
+    assert!(
+        said.stdout
+            .contains(&format!("  process {pid} is not answering")),
+        "{said:?}"
+    );
+    assert_eq!(place.pid(), pid);
+}
+
+/// As systemd runs it.
+fn the_foreground_notifies() {
+    let place = Place::new();
+    let socket = place.path("notify");
+    let notify = UnixDatagram::bind(&socket).unwrap();
+    notify
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let heard = || {
+        let mut buffer = [0; 512];
+        let length = notify.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let mut command = place.command(&["mount", "-f", "memory:", &place.text("mnt")]);
+    command.env("NOTIFY_SOCKET", &socket);
+    let child = command.spawn().unwrap();
+    let pid = child.id();
+    assert_eq!(
+        heard(),
+        format!(
+            "READY=1\nMAINPID={pid}\nSTATUS=memory: is mounted on {}",
+            place.text("mnt")
+        )
+    );
+    assert!(place.is_mounted());
+    assert_eq!(place.pid(), pid);
+    kill(pid, Signal::TERM);
+    assert!(heard().starts_with("STOPPING=1\n"));
+    let said = end(child);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.stderr.contains("INFO  SIGTERM: unmounting"),
+        "{said:?}"
+    );
+    assert!(!place.is_mounted());
+}
+
+fn auto_unmount() {
+    let place = Place::new();
+    let pid = place.mount(&["--auto-unmount"]);
+    kill(pid, Signal::KILL);
+    eventually("the watchdog unmounts", || !place.is_mounted());
+    // After an orderly end the watchdog has nothing to do, and another mount is safe from it.
+    let pid = place.mount(&["-o", "auto_unmount"]);
+    let said = place.run(&["umount", &place.text("mnt")]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!runs(pid));
+    place.mount(&[]);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(place.is_mounted());
+}
+
+fn others_unmount() {
+    let place = Place::new();
+    let pid = place.mount(&[]);
+    let mut command = Command::new("umount");
+    command
+        .arg(place.mnt())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let said = finish(command);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    eventually("the daemon is gone", || !runs(pid));
+}
+
+fn the_kernel_reads_ahead() {
+    let place = Place::new();
+    place.mount(&[]);
+    let line = bucketfs::mount::point::mounted_at(&place.mnt())
+        .unwrap()
+        .unwrap();
+    assert_eq!(line.fs_type, "fuse.bucketfs");
+    let (major, minor) = line.device;
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    assert_eq!(std::fs::read_to_string(path).unwrap().trim(), "1024");
+}
+
+/// The way in which tests of the filesystem mount.
+fn in_process() {
+    use bucketfs::config::{Sources, resolve};
+    use bucketfs::mount::{KernelOptions, Session};
+    let place = Place::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let settings = resolve(Sources {
+        url: Some("memory:".into()),
+        ..Sources::default()
+    })
+    .unwrap();
+    let (staging, state) = (place.path("staging"), place.path("state"));
+    for dir in [&staging, &state] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let start = || {
+        let stack = runtime
+            .block_on(bucketfs::mount::open(&settings.store))
+            .unwrap();
+        let options = bucketfs::mount::fs_options(&settings, staging.clone(), state.clone(), None);
+        let kernel = KernelOptions::of(&settings);
+        Session::start(
+            runtime.handle(),
+            stack.driver,
+            options,
+            &kernel,
+            &place.mnt(),
+        )
+        .unwrap()
+    };
+    let session = start();
+    assert_eq!(session.path(), place.mnt());
+    assert!(place.is_mounted());
+    session.unmount().unwrap();
+    assert!(!place.is_mounted());
+    // A test that fails must not leave its mount behind.
+    drop(start());
+    assert!(!place.is_mounted());
+}
