@@ -59,6 +59,16 @@ pub struct StoreSettings {
     pub log_level: LevelFilter,
 }
 
+impl StoreSettings {
+    /// What is reached, without secrets: the URL, and the prefix if there is one.
+    pub fn name(&self) -> String {
+        match self.prefix.is_empty() {
+            true => self.location.to_string(),
+            false => format!("{} below {}", self.location, self.prefix),
+        }
+    }
+}
+
 /// Everything that is to be known of a mount.
 #[derive(Clone, Debug)]
 pub struct Settings {

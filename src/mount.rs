@@ -74,6 +74,7 @@ pub fn fs_options(
     cache_dir: Option<PathBuf>,
 ) -> FsOptions {
     FsOptions {
+        name: settings.store.name(),
         uid: settings.uid,
         gid: settings.gid,
         file_mode: settings.file_mode,
