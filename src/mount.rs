@@ -16,7 +16,7 @@ pub use session::{KernelOptions, Session};
 use crate::config::{Settings, StoreSettings};
 use crate::driver;
 use crate::exit::{Exit, Failure};
-use crate::fs::FsOptions;
+use crate::fs::{DrainReport, FsOptions};
 use crate::layer::{self, LayerOptions, Stack};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,17 +104,12 @@ fn host() -> String {
     }
 }
 
-/// Merges what two drains of one mount tell; a file is named once.
-fn merge(first: &mut crate::fs::DrainReport, second: crate::fs::DrainReport) {
+/// Merges what two drains of one mount tell; of a file, the second knows better.
+fn merge(first: &mut DrainReport, second: DrainReport) {
     first.committed += second.committed;
     for unsent in second.unsent {
-        if !first
-            .unsent
-            .iter()
-            .any(|known| known.kept_as == unsent.kept_as)
-        {
-            first.unsent.push(unsent);
-        }
+        first.unsent.retain(|known| known.path != unsent.path);
+        first.unsent.push(unsent);
     }
 }
 

@@ -242,14 +242,27 @@ impl Session {
     /// not end, and sends or keeps what came meanwhile. `hurry` ends the waiting for the store:
     /// then the rest is kept at once.
     pub async fn close(&self, patience: Duration, hurry: impl Future<Output = ()>) -> DrainReport {
+        self.close_after(None, patience, hurry).await
+    }
+
+    /// [`Session::close`] for a mount that has been drained a moment ago. Gives both reports as
+    /// one.
+    pub async fn close_after(
+        &self,
+        drained: Option<DrainReport>,
+        mut patience: Duration,
+        hurry: impl Future<Output = ()>,
+    ) -> DrainReport {
         let mut hurry = std::pin::pin!(hurry);
-        let mut patience = patience;
-        let mut report = tokio::select! {
-            report = self.fs.drain(patience) => report,
-            () = &mut hurry => {
-                patience = Duration::ZERO;
-                self.fs.drain(patience).await
-            }
+        let mut report = match drained {
+            Some(report) => report,
+            None => tokio::select! {
+                report = self.fs.drain(patience) => report,
+                () = &mut hurry => {
+                    patience = Duration::ZERO;
+                    self.fs.drain(patience).await
+                }
+            },
         };
         let ended = match self.detach(true).await {
             Ok(Unmounted::Gone) => true,
@@ -262,12 +275,20 @@ impl Session {
         if !ended && self.abort() {
             let _ = tokio::time::timeout(ENDING, self.ended()).await;
         }
-        let rest = tokio::select! {
-            report = self.fs.drain(patience) => report,
-            () = &mut hurry, if !patience.is_zero() => self.fs.drain(Duration::ZERO).await,
-        };
-        super::merge(&mut report, rest);
+        if self.has_more_than(&report) {
+            let rest = tokio::select! {
+                report = self.fs.drain(patience) => report,
+                () = &mut hurry, if !patience.is_zero() => self.fs.drain(Duration::ZERO).await,
+            };
+            super::merge(&mut report, rest);
+        }
         report
+    }
+
+    /// Whether something may have been written since that report. What it could not send is kept
+    /// already, and would be kept twice.
+    fn has_more_than(&self, report: &DrainReport) -> bool {
+        report.unsent.is_empty() || self.fs.status().dirty_files > report.unsent.len() as u64
     }
 
     /// [`Session::close`] for code that is not async. Fails when something could not be sent.

@@ -44,6 +44,12 @@ pub fn trials() -> Vec<Trial> {
         ),
         unless(missing, "life::auto_unmount", auto_unmount),
         unless(missing, "life::in_process", in_process),
+        unless(
+            missing,
+            "life::what_is_not_sent_is_kept",
+            what_is_not_sent_is_kept,
+        ),
+        unless(missing, "life::why_tells_the_reason", why_tells_the_reason),
         unless(not_root, "life::others_unmount", others_unmount),
         unless(
             not_root,
@@ -167,6 +173,7 @@ fn a_hung_daemon_is_told() {
     let place = Place::new();
     let pid = place.mount(&[]);
     kill(pid, Signal::STOP);
+    eventually("every thread has stopped", || all_stopped(pid));
     let began = Instant::now();
     let said = place.run(&["status", &place.text("mnt")]);
     assert!(began.elapsed() < Duration::from_secs(8));
@@ -178,6 +185,15 @@ fn a_hung_daemon_is_told() {
         "{said:?}"
     );
     assert_eq!(place.pid(), pid);
+}
+
+fn all_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// As systemd runs it.
@@ -299,4 +315,82 @@ fn in_process() {
     // A test that fails must not leave its mount behind.
     drop(start());
     assert!(!place.is_mounted());
+}
+
+/// The files that are kept below a directory, without the notes beside them.
+fn kept_files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(kept_files(&path)),
+            false if path.extension().is_none_or(|end| end != "json") => found.push(path),
+            false => {}
+        }
+    }
+    found.retain(|path| path.to_string_lossy().contains("/kept/"));
+    found
+}
+
+fn what_is_not_sent_is_kept() {
+    // Asked for over the socket, by a signal, and by somebody else's umount.
+    for end in ["umount", "signal", "others"] {
+        let place = Place::new();
+        let faults = [
+            "--fault",
+            "put:error=unavailable",
+            "--retries",
+            "0",
+            "--deadline",
+            "1s",
+        ];
+        let pid = place.mount(&faults);
+        // The failure is told by close, which this call does not look at.
+        let _ = std::fs::write(place.path("mnt/file"), "precious");
+        match end {
+            "umount" => {
+                let said = place.run(&["umount", "--timeout", "1", &place.text("mnt")]);
+                assert_eq!(said.code, Some(8), "{said:?}");
+                assert_eq!(
+                    said.stderr,
+                    "bucketfs: 1 file could not be sent; the bytes are kept\n"
+                );
+                let kept = kept_files(&place.path("state"));
+                assert!(said.stdout.starts_with("not sent: file: "), "{said:?}");
+                assert!(
+                    said.stdout
+                        .contains(&format!("kept as {}", kept[0].display())),
+                    "{said:?}"
+                );
+            }
+            "signal" => kill(pid, Signal::TERM),
+            _ => bucketfs::mount::point::unmount(&place.mnt(), false).unwrap(),
+        }
+        eventually("the daemon is gone", || !runs(pid));
+        let kept = kept_files(&place.path("state"));
+        assert_eq!(kept.len(), 1, "{end}: {kept:?}");
+        assert_eq!(std::fs::read_to_string(&kept[0]).unwrap(), "precious");
+        // The next mount of the same URL tells.
+        let said = place.run(&["mount", "memory:", &place.text("mnt")]);
+        assert!(
+            said.stderr
+                .ends_with("kept holds files that an earlier mount could not send\n"),
+            "{said:?}"
+        );
+    }
+}
+
+fn why_tells_the_reason() {
+    let place = Place::new();
+    place.mount(&["--fault", "put:error=denied"]);
+    let file = place.text("mnt/file");
+    let said = place.run(&["why", &file]);
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(0), "no error recorded\n")
+    );
+    let _ = std::fs::write(&file, "x");
+    let said = place.run(&["why", &file]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.contains("put \"file\": "), "{said:?}");
 }

@@ -5,7 +5,7 @@ use crate::fs::DrainReport;
 use crate::layer::Stats;
 use crate::logging;
 use crate::mount::session::{Session, Unmounted};
-use crate::mount::{DRAIN_PATIENCE, merge, notify, point};
+use crate::mount::{DRAIN_PATIENCE, notify, point};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,12 +106,12 @@ pub async fn until_the_end(
             () = session.ended() => {
                 log::info!("unmounted by somebody else");
                 draining.store(true, Ordering::Relaxed);
-                break end(&session, &mut signals).await;
+                break end(&session, None, &mut signals).await;
             }
             name = signals.end() => {
                 log::info!("{name}: unmounting");
                 draining.store(true, Ordering::Relaxed);
-                break end(&session, &mut signals).await;
+                break end(&session, None, &mut signals).await;
             }
             Some(request) = unmounts.recv() => {
                 draining.store(true, Ordering::Relaxed);
@@ -126,14 +126,18 @@ pub async fn until_the_end(
     report
 }
 
-/// Ends the mount; a signal from now on hurries.
-async fn end(session: &Session, signals: &mut Signals) -> DrainReport {
+/// Ends the mount after what has been drained already; a signal from now on hurries.
+async fn end(
+    session: &Session,
+    drained: Option<DrainReport>,
+    signals: &mut Signals,
+) -> DrainReport {
     let hurry = async {
         let name = signals.end().await;
         log::warn!("{name} again: what is not sent yet is kept");
     };
     tokio::select! {
-        report = session.close(DRAIN_PATIENCE, hurry) => report,
+        report = session.close_after(drained, DRAIN_PATIENCE, hurry) => report,
         () = tell_systemd(session) => DrainReport::default(),
     }
 }
@@ -162,8 +166,14 @@ async fn asked(
         lazy,
         answers,
     } = request;
+    // Before anything is drained: what a mount that stays cannot send must not be kept yet.
+    let users = users_of(session).await;
+    if !lazy && !users.is_empty() {
+        answer(&answers, Answer::Busy { users }).await;
+        return None;
+    }
     let mut hurried = false;
-    let mut report = tokio::select! {
+    let report = tokio::select! {
         report = session.fs().drain(timeout) => report,
         () = tell_client(session, &answers) => DrainReport::default(),
         name = signals.end() => {
@@ -194,7 +204,7 @@ async fn asked(
             let busy = error.raw_os_error() == Some(libc::EBUSY);
             let reply = match busy {
                 true => Answer::Busy {
-                    users: point::users(session.path()),
+                    users: users_of(session).await,
                 },
                 false => Answer::Failed {
                     message: format!("cannot unmount {}: {error}", session.path().display()),
@@ -204,7 +214,7 @@ async fn asked(
             return None;
         }
     };
-    merge(&mut report, end(session, signals).await);
+    let report = end(session, Some(report), signals).await;
     if !detached {
         answer(
             &answers,
@@ -218,6 +228,13 @@ async fn asked(
         let _ = tokio::time::timeout(LAST_ANSWERS, answers.closed()).await;
     }
     Some(report)
+}
+
+/// Processes that use the mount, looked for where it holds up nobody.
+async fn users_of(session: &Session) -> Vec<String> {
+    let dir = session.path().to_owned();
+    let looking = tokio::task::spawn_blocking(move || point::users(&dir));
+    looking.await.unwrap_or_default()
 }
 
 /// Tells how much is left again and again; it never returns.
