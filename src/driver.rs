@@ -199,10 +199,14 @@ pub trait Upload: Send + Sync + Debug {
     async fn abort(&self) -> Result<()>;
 }
 
-/// Makes the modules and the registry of the drivers: one word each.
+pub mod local;
+pub mod memory;
+pub mod s3;
+
+/// Makes the registry of the drivers: one word each. Their modules are declared above, where
+/// rustfmt finds them.
 macro_rules! drivers {
     ($($name:ident),+ $(,)?) => {
-        $(pub mod $name;)+
         /// Every driver there is.
         pub const DRIVERS: &[Registered] = &[$(Registered {
             scheme: $name::SCHEME,

@@ -111,8 +111,12 @@ impl Store {
             fail(errno, what)
         })?;
         if !options.read_only
-            && let Err(errno) =
-                rustix::fs::accessat(&fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            && let Err(errno) = rustix::fs::accessat(
+                &fd,
+                ".",
+                Access::WRITE_OK | Access::EXEC_OK,
+                AtFlags::EACCESS,
+            )
         {
             let what = format!("the directory {shown} cannot be written to; mount it read-only");
             return Err(fail(errno, what));
@@ -173,9 +177,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = match tokio::task::spawn_blocking(run).await {
         Ok(done) => done,
-        Err(cause) => {
-            Err(Error::new(ErrorKind::Io, "the operation was cut off").because(cause))
-        }
+        Err(cause) => Err(Error::new(ErrorKind::Io, "the operation was cut off").because(cause)),
     };
     done.map_err(|error| match key.is_empty() {
         true => error.during(operation),

@@ -5,10 +5,10 @@ mod seed;
 mod upload;
 
 use super::{
-    AttributeChange, AttributeSupport, Attributes, Body, Capabilities, Change,
-    CommitId, CopyCapability, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome,
-    ListEntry, ListRequest, Location, Object, ObjectInfo, OpenOptions, Opened, Page, Precondition,
-    PutOptions, Result, Space, Strength, Upload, UploadLimits,
+    AttributeChange, AttributeSupport, Attributes, Body, Capabilities, Change, CommitId,
+    CopyCapability, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
+    ListRequest, Location, Object, ObjectInfo, OpenOptions, Opened, Page, Precondition, PutOptions,
+    Result, Space, Strength, Upload, UploadLimits,
 };
 use crate::clock;
 use crate::key::Key;
@@ -27,8 +27,7 @@ use tokio::sync::broadcast;
 /// The URL scheme.
 pub const SCHEME: &str = "memory";
 /// What `bucketfs drivers` says.
-pub const ABOUT: &str =
-    "memory:[?seed=DIR][&size=BYTES]  this process's memory, gone when it ends";
+pub const ABOUT: &str = "memory:[?seed=DIR][&size=BYTES]  this process's memory, gone when it ends";
 
 /// Longest key. Nothing here needs a limit; this is the longest path that the kernel passes.
 const MAX_KEY: usize = 4096;
@@ -57,9 +56,10 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     }
     let parameters = location.parameters(&["seed", "size"])?;
     let memory = match parameters.get("size") {
-        Some(size) => Memory::with_size(size.parse().map_err(|_| {
-            wrong(format!("size={size:?} is not a number of bytes"))
-        })?),
+        Some(size) => Memory::with_size(
+            size.parse()
+                .map_err(|_| wrong(format!("size={size:?} is not a number of bytes")))?,
+        ),
         None => Memory::new(),
     };
     if let Some(folder) = parameters.get("seed") {
@@ -298,7 +298,10 @@ fn expect<'a>(
 
 /// Tokens are the hexadecimal spelling of the last entry's key.
 fn token(key: &Key) -> String {
-    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    key.as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn parse_token(text: &str) -> Result<Key> {
@@ -403,7 +406,13 @@ impl Driver for Memory {
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
-        let ListRequest { prefix, delimiter, start_after, token: from, limit } = request;
+        let ListRequest {
+            prefix,
+            delimiter,
+            start_after,
+            token: from,
+            limit,
+        } = request;
         let from = from.as_deref().map(parse_token).transpose()?;
         // A token is where the last page ended, so the later of both is where this one begins.
         let after = from.max(start_after);
@@ -429,13 +438,19 @@ impl Driver for Memory {
                     break 'seek;
                 }
                 let Some(folded) = folded else {
-                    page.entries.push(ListEntry { key: key.clone(), object: Some(stored.info()) });
+                    page.entries.push(ListEntry {
+                        key: key.clone(),
+                        object: Some(stored.info()),
+                    });
                     continue;
                 };
                 // Whatever lies below a folded entry is skipped in one step.
                 let next = folded.successor();
                 if !passed {
-                    page.entries.push(ListEntry { key: folded, object: None });
+                    page.entries.push(ListEntry {
+                        key: folded,
+                        object: None,
+                    });
                 }
                 match next {
                     Some(next) => begin = Bound::Included(next),
@@ -538,7 +553,10 @@ impl Driver for Memory {
         if keys.len() > MAX_DELETE {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
-                format!("{} keys are more than the {MAX_DELETE} of one request", keys.len()),
+                format!(
+                    "{} keys are more than the {MAX_DELETE} of one request",
+                    keys.len()
+                ),
             )
             .during("delete_many"));
         }
@@ -570,9 +588,7 @@ impl Driver for Memory {
             let mut feed = feed?;
             match feed.recv().await {
                 Ok(change) => Some((Ok(change), Some(feed))),
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    Some((Ok(Change::Lost), Some(feed)))
-                }
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Ok(Change::Lost), Some(feed))),
                 Err(broadcast::error::RecvError::Closed) => Some((
                     Err(Error::new(ErrorKind::Unreachable, "the store is gone").during("watch")),
                     None,
@@ -580,9 +596,7 @@ impl Driver for Memory {
             }
         });
         Ok(changes
-            .filter(move |change| {
-                futures::future::ready(change.as_ref().map_or(true, &below))
-            })
+            .filter(move |change| futures::future::ready(change.as_ref().map_or(true, &below)))
             .boxed())
     }
 
@@ -593,14 +607,19 @@ impl Driver for Memory {
             let free = total.saturating_sub(used);
             return Ok(Some(Space { total, free }));
         }
-        Ok(available().map(|free| Space { total: used + free, free }))
+        Ok(available().map(|free| Space {
+            total: used + free,
+            free,
+        }))
     }
 }
 
 /// Bytes of memory that the kernel believes it can give, where it tells.
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib * 1024)
 }

@@ -67,13 +67,19 @@ fn parse(location: &Location) -> Result<(String, Key)> {
         return wrong("write a # in the prefix as %23");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return wrong("credentials do not belong into the URL: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+        return wrong(
+            "credentials do not belong into the URL: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        );
     }
     if url.port().is_some() {
-        return wrong("the URL names a bucket, not a server: write s3://BUCKET and give the server with --endpoint-url");
+        return wrong(
+            "the URL names a bucket, not a server: write s3://BUCKET and give the server with --endpoint-url",
+        );
     }
     if location.host().is_empty() {
-        return wrong("name a bucket, as in s3://BUCKET: all buckets of an account cannot be mounted yet");
+        return wrong(
+            "name a bucket, as in s3://BUCKET: all buckets of an account cannot be mounted yet",
+        );
     }
     let bucket = bucket::check_name(location.host())?.to_owned();
     let mut prefix = location.path();

@@ -11,8 +11,8 @@
 //! see [`super::publish`]. The etag of a directory is its inode alone, as its bytes are always none.
 //! Links, fifos, sockets and devices have no user xattrs on Linux.
 
-use super::path::{Found, fstat, kind};
 use super::fail;
+use super::path::{Found, fstat, kind};
 use crate::driver::{
     AttributeChange, Attributes, CommitId, ETag, Error, ErrorKind, ObjectInfo, Result,
 };
@@ -68,7 +68,10 @@ impl Xattrs {
                 continue;
             };
             let Ok(short) = std::str::from_utf8(short) else {
-                log::debug!("file: xattr {:?} is not UTF-8, left out", name.escape_ascii());
+                log::debug!(
+                    "file: xattr {:?} is not UTF-8, left out",
+                    name.escape_ascii()
+                );
                 continue;
             };
             let value = match grown(|buffer| match descriptor {
@@ -273,7 +276,11 @@ pub(super) fn change_to(
     kind: FileType,
     before: Option<&Attributes>,
 ) -> AttributeChange {
-    let default = if kind == FileType::Directory { 0o755 } else { 0o644 };
+    let default = if kind == FileType::Directory {
+        0o755
+    } else {
+        0o644
+    };
     let mut user: BTreeMap<String, Option<Bytes>> = before
         .iter()
         .flat_map(|before| before.user.keys().map(|name| (name.clone(), None)))
@@ -302,7 +309,9 @@ pub(super) fn check(change: &AttributeChange, kind: FileType, xattrs: bool) -> R
         );
     }
     if set && !has_xattrs(kind) {
-        return refuse(format!("a {kind:?} cannot have extended attributes on Linux"));
+        return refuse(format!(
+            "a {kind:?} cannot have extended attributes on Linux"
+        ));
     }
     match change.user.keys().find(|name| is_reserved(name)) {
         Some(name) => refuse(format!(
@@ -452,7 +461,10 @@ pub(super) fn set_xattr(path: &str, name: &str, value: Option<&[u8]>) -> Result<
             ErrorKind::TooLarge,
             format!("the extended attribute {name} is larger than the filesystem takes"),
         ),
-        errno => fail(errno, format!("the extended attribute {name} cannot be set")),
+        errno => fail(
+            errno,
+            format!("the extended attribute {name} cannot be set"),
+        ),
     })
 }
 

@@ -190,7 +190,11 @@ impl Store {
         let limit = request.limit.min(PAGE);
         while page.page.entries.len() < limit && page.step()? {}
         let walk = &mut page.walk;
-        while walk.levels.pop_if(|level| level.next >= level.end).is_some() {}
+        while walk
+            .levels
+            .pop_if(|level| level.next >= level.end)
+            .is_some()
+        {}
         if !walk.levels.is_empty() {
             page.page.next = Some(self.listings.keep(page.walk));
         }
@@ -202,9 +206,7 @@ impl Store {
         let mut names = Vec::new();
         self.scan(dir, &dir.fd, &[], &[], &mut names)?;
         // Of the same key, the plain name comes first, and it is the one that counts.
-        names.sort_unstable_by(|a: &Name, b| {
-            (&a.key, a.beside).cmp(&(&b.key, b.beside))
-        });
+        names.sort_unstable_by(|a: &Name, b| (&a.key, a.beside).cmp(&(&b.key, b.beside)));
         names.dedup_by(|b, a| a.key == b.key);
         let content = match names.first() {
             Some(first) if first.key.is_empty() => Some(names.remove(0).disk().into()),
@@ -255,7 +257,10 @@ impl Store {
                 (Some(Component::Continued(chunk)), true)
                     if chunks.len() < CHUNKS && is_cut(chunks, &chunk, false) =>
                 {
-                    match self.root.open_at(fd.as_fd(), on_disk, super::path::DIRECTORY) {
+                    match self
+                        .root
+                        .open_at(fd.as_fd(), on_disk, super::path::DIRECTORY)
+                    {
                         Ok(inner) => {
                             let chunks = [chunks, &[chunk.into_owned()]].concat();
                             self.scan(dir, &inner, &chunks, &path, names)?;
@@ -298,9 +303,7 @@ impl Store {
             return false;
         };
         entries.any(|entry| {
-            entry.is_ok_and(|entry| {
-                !matches!(entry.file_name().to_bytes(), b"." | b".." | b"tmp")
-            })
+            entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".." | b"tmp"))
         })
     }
 }

@@ -3,9 +3,7 @@
 use super::attributes::{facts, modification_time, proc_path};
 use super::path::{Found, KeyPath, fstat};
 use super::{Store, blocking, fail, publish};
-use crate::driver::{
-    Body, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo, Result,
-};
+use crate::driver::{Body, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo, Result};
 use crate::key::Key;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -83,9 +81,8 @@ impl Store {
             FileType::Symlink => link_target(&found)?,
             _ => Bytes::new(),
         };
-        let first = body.slice(
-            (range.start as usize).min(body.len())..(range.end as usize).min(body.len()),
-        );
+        let first = body
+            .slice((range.start as usize).min(body.len())..(range.end as usize).min(body.len()));
         Ok(Some(Begun {
             info,
             range,
@@ -275,4 +272,3 @@ fn copy_range(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<()> {
     }
     Ok(())
 }
-

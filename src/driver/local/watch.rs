@@ -110,9 +110,9 @@ pub(super) async fn watch(
                     }
                 }
                 Some(Ok(event)) => feed.on_event(&event),
-                Some(Err(cause)) => feed.end(
-                    Error::new(ErrorKind::Io, "inotify cannot be read").because(cause),
-                ),
+                Some(Err(cause)) => {
+                    feed.end(Error::new(ErrorKind::Io, "inotify cannot be read").because(cause))
+                }
                 None => feed.end(Error::new(ErrorKind::Io, "inotify has ended")),
             }
         }
@@ -225,8 +225,7 @@ impl Feed {
 
     /// Queues a change of a key of the prefix. Directories below `.bucketfs/` are no objects.
     fn tell(&mut self, key: Vec<u8>, change: fn(Key) -> Change) {
-        let hidden = key.ends_with(b"/")
-            && key.split(|byte| *byte == b'/').next() == Some(HIDDEN);
+        let hidden = key.ends_with(b"/") && key.split(|byte| *byte == b'/').next() == Some(HIDDEN);
         if key.starts_with(self.prefix.as_bytes()) && !hidden {
             self.queue.push_back(Ok(change(Key::new(key))));
         }
@@ -234,7 +233,9 @@ impl Feed {
 
     /// Whether handling an event may block.
     fn needs_disk(&self, event: &EventOwned) -> bool {
-        event.mask.intersects(EventMask::ISDIR | EventMask::Q_OVERFLOW)
+        event
+            .mask
+            .intersects(EventMask::ISDIR | EventMask::Q_OVERFLOW)
     }
 
     fn on_event(&mut self, event: &EventOwned) {
@@ -315,7 +316,8 @@ impl Feed {
     /// The last of the feed: everything known may be stale, and why.
     fn end(&mut self, error: Error) {
         self.queue.push_back(Ok(Change::Lost));
-        self.queue.push_back(Err(error.during("watch").on(&self.prefix)));
+        self.queue
+            .push_back(Err(error.during("watch").on(&self.prefix)));
         self.ended = true;
     }
 }

@@ -158,7 +158,10 @@ impl Store {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(()),
                 Err(errno) => return Err(fail(errno, "the directory cannot be removed")),
             }
-            let name = parent.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            let name = parent
+                .rsplit(|byte| *byte == b'/')
+                .next()
+                .unwrap_or_default();
             let chunk = matches!(name::decode(name), Some(name::Component::Continued(_)));
             let hidden = parent.split(|byte| *byte == b'/').next() == Some(super::path::HIDDEN);
             if !chunk && !hidden {
@@ -261,11 +264,9 @@ impl Store {
             slot.make_chunks(&to_dir, &self.root)?;
             let moved = match (&source.stat, &slot.stat) {
                 // Two names of one file: the kernel would leave both.
-                (Some(a), Some(b)) if same(a, b) => rustix::fs::unlinkat(
-                    source.dir(&from_dir),
-                    &source.name,
-                    AtFlags::empty(),
-                ),
+                (Some(a), Some(b)) if same(a, b) => {
+                    rustix::fs::unlinkat(source.dir(&from_dir), &source.name, AtFlags::empty())
+                }
                 (_, there) => rename(
                     (source.dir(&from_dir), &source.name),
                     (slot.dir(&to_dir), &slot.name),
@@ -354,7 +355,10 @@ impl Store {
             let Some((from_parent, to_parent)) = dirs else {
                 return self.lost(from, &options.destination);
             };
-            let dir = self.root.child(&from_parent, from_last)?.ok_or_else(missing)?;
+            let dir = self
+                .root
+                .child(&from_parent, from_last)?
+                .ok_or_else(missing)?;
             // Others may hold this lock and wait for one of the two.
             let locked = rustix::fs::flock(&dir.fd, FlockOperation::NonBlockingLockExclusive);
             if locked.is_err() && self.root.locks() {
@@ -381,7 +385,9 @@ impl Store {
                 }
                 None => None,
             };
-            options.destination.check(there.as_ref().map(|info| &info.etag))?;
+            options
+                .destination
+                .check(there.as_ref().map(|info| &info.etag))?;
             let source = self.root.dir_slot(&from_parent, from_last)?;
             let mut slot = self.root.dir_slot(&to_parent, to_last)?;
             slot.make_chunks(&to_parent, &self.root)?;
@@ -410,9 +416,10 @@ impl Store {
                 "directories cannot be exchanged, only what is in them",
             ));
         }
-        let dirs = self
-            .root
-            .lock_dirs(|| self.root.find_dir(&a.dirs), || self.root.find_dir(&b.dirs))?;
+        let dirs = self.root.lock_dirs(
+            || self.root.find_dir(&a.dirs),
+            || self.root.find_dir(&b.dirs),
+        )?;
         let (a_dir, b_dir) = dirs.ok_or_else(missing)?;
         let at_a = self.root.slot(&a_dir, a.leaf)?;
         let at_b = self.root.slot(&b_dir, b.leaf)?;
@@ -482,7 +489,9 @@ fn link_body(body: &Body) -> Result<Vec<u8>> {
     }
     let mut target = Vec::new();
     match body {
-        Body::Memory(pieces) => pieces.iter().for_each(|piece| target.extend_from_slice(piece)),
+        Body::Memory(pieces) => pieces
+            .iter()
+            .for_each(|piece| target.extend_from_slice(piece)),
         Body::Source(source) => target.extend_from_slice(&source.read(0..source.len())?),
     }
     if target.is_empty() || target.contains(&0) {

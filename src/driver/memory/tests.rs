@@ -27,7 +27,11 @@ async fn a_seed_brings_files_folders_links_modes_and_times() {
         .iter()
         .map(|entry| {
             let object = entry.object.clone().unwrap();
-            (entry.key.to_string(), object.size, object.attributes.unwrap().mode.unwrap() & !0o777)
+            (
+                entry.key.to_string(),
+                object.size,
+                object.attributes.unwrap().mode.unwrap() & !0o777,
+            )
         })
         .collect();
     assert_eq!(

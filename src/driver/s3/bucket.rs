@@ -184,7 +184,9 @@ pub(super) fn check_name(name: &str) -> Result<&str> {
     } else {
         Err(Error::new(
             ErrorKind::InvalidArgument,
-            format!("{name:?} is no bucket name: those have small letters, digits, dots and hyphens"),
+            format!(
+                "{name:?} is no bucket name: those have small letters, digits, dots and hyphens"
+            ),
         ))
     }
 }

@@ -69,7 +69,9 @@ fn roots() -> Result<rustls::RootCertStore> {
         let wrong = |cause: rustls::pki_types::pem::Error| {
             Error::new(
                 ErrorKind::InvalidArgument,
-                format!("cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause}"),
+                format!(
+                    "cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause}"
+                ),
             )
         };
         let before = roots.len();
@@ -194,7 +196,9 @@ pub(super) async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes> {
             first = piece;
         } else {
             if all.is_empty() {
-                all.reserve(body.size_hint().lower().min(limit as u64) as usize + first.len() + piece.len());
+                all.reserve(
+                    body.size_hint().lower().min(limit as u64) as usize + first.len() + piece.len(),
+                );
                 all.extend_from_slice(&std::mem::take(&mut first));
             }
             all.extend_from_slice(&piece);
@@ -227,7 +231,9 @@ fn broken(error: hyper::Error) -> Error {
 }
 
 /// The causes below an error, outermost first.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| {
         // An I/O error hides what it wraps from `source`.
         match error.downcast_ref::<std::io::Error>() {
@@ -271,7 +277,10 @@ pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
         } else {
             "is the network up, and the region right?"
         };
-        Error::new(ErrorKind::Unreachable, format!("cannot reach {site}: {reason}; {hint}"))
+        Error::new(
+            ErrorKind::Unreachable,
+            format!("cannot reach {site}: {reason}; {hint}"),
+        )
     } else {
         Error::new(
             ErrorKind::Unreachable,

@@ -35,7 +35,11 @@ fn corrupt(why: &str) -> Error {
 
 /// The facts that the answer to a HEAD or GET tells. `size` is that of the whole object.
 pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let etag = text(ETAG)
         .and_then(xml::etag)
         .ok_or_else(|| corrupt("the answer has no etag"))?;
@@ -76,7 +80,10 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, Option<u64
     let text = headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
-    let (first, end) = (first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?);
+    let (first, end) = (
+        first.parse().ok()?,
+        last.parse::<u64>().ok()?.checked_add(1)?,
+    );
     let size = match size {
         "*" => None,
         size => Some(size.parse().ok()?),
@@ -156,7 +163,9 @@ fn encode(value: &Bytes) -> Result<HeaderValue> {
 /// The value that a header stands for: RFC 2047 words, or else its bytes.
 fn decode(header: &[u8]) -> Bytes {
     let mut value = Vec::new();
-    let mut words = header.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut words = header
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
     let all_words = words.all(|word| match decode_word(word) {
         Some(part) => {
             value.extend_from_slice(&part);
@@ -229,7 +238,9 @@ mod tests {
             ("word", b"=?UTF-8?B?eA==?="),
             ("noword", b"=?latin1?Q?a?="),
         ] {
-            attributes.user.insert(name.into(), Bytes::from_static(value));
+            attributes
+                .user
+                .insert(name.into(), Bytes::from_static(value));
         }
         let commits = [CommitId(7), CommitId(u64::MAX)];
         let mut sent = headers(&[
@@ -253,7 +264,10 @@ mod tests {
 
     #[test]
     fn an_answer_without_facts_is_corrupt() {
-        let good = [("etag", "\"a\""), ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT")];
+        let good = [
+            ("etag", "\"a\""),
+            ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT"),
+        ];
         assert!(info(&headers(&good), None).is_ok());
         for wrong in [
             &good[..1],
@@ -271,7 +285,13 @@ mod tests {
         let range = |text| content_range(&headers(&[("content-range", text)]));
         assert_eq!(range("bytes 0-4/5"), Some((0, 5, Some(5))));
         assert_eq!(range("bytes 2-2/*"), Some((2, 3, None)));
-        for wrong in ["bytes */5", "bytes 3-2/5", "bytes 0-5/5", "0-4/5", "bytes 0-18446744073709551615/5"] {
+        for wrong in [
+            "bytes */5",
+            "bytes 3-2/5",
+            "bytes 0-5/5",
+            "0-4/5",
+            "bytes 0-18446744073709551615/5",
+        ] {
             assert_eq!(range(wrong), None, "{wrong}");
         }
     }

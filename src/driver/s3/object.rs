@@ -4,8 +4,8 @@ use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
 use super::{Bucket, http as connection, meta, site, xml};
 use crate::driver::{
-    Body, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object,
-    ObjectInfo, Precondition, PutOptions, Result,
+    Body, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
+    Precondition, PutOptions, Result,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -74,9 +74,15 @@ impl Bucket {
             return Ok(None);
         }
         let size = meta::length(&parts.headers).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "the answer does not tell the object's size")
+            Error::new(
+                ErrorKind::Corrupt,
+                "the answer does not tell the object's size",
+            )
         })?;
-        Ok(Some((meta::info(&parts.headers, Some(size))?, parts.headers)))
+        Ok(Some((
+            meta::info(&parts.headers, Some(size))?,
+            parts.headers,
+        )))
     }
 
     pub(super) async fn head_object(&self, key: &Key) -> Result<ObjectInfo> {
@@ -109,7 +115,11 @@ impl Bucket {
             }
             // Nothing of the object is in the range: only its facts are left to be told.
             let facts = self
-                .look(key, options.if_match.as_ref(), options.if_none_match.as_ref())
+                .look(
+                    key,
+                    options.if_match.as_ref(),
+                    options.if_none_match.as_ref(),
+                )
                 .await
                 .map_err(|failed| purpose.error(failed))?;
             let Some((info, _)) = facts else {
@@ -176,12 +186,18 @@ impl Bucket {
             if let Some(range) = &options.range
                 && (range.start > 0 || range.end < size)
             {
-                return Err(corrupt("the server sends the whole object instead of a range"));
+                return Err(corrupt(
+                    "the server sends the whole object instead of a range",
+                ));
             }
             (0..size, Some(size))
         };
         let info = meta::info(&parts.headers, size)?;
-        if options.if_match.as_ref().is_some_and(|etag| *etag != info.etag) {
+        if options
+            .if_match
+            .as_ref()
+            .is_some_and(|etag| *etag != info.etag)
+        {
             return Err(Failed::Broken(Error::new(
                 ErrorKind::Changed,
                 "the object has another version",
@@ -313,7 +329,8 @@ impl Bucket {
         let bucket = self.target.bucket.as_deref().unwrap_or_default();
         let origin = format!("{bucket}/{}", site::encode_key(from.as_bytes()));
         let send = async {
-            call.headers.insert("x-amz-copy-source", meta::ascii(&origin)?);
+            call.headers
+                .insert("x-amz-copy-source", meta::ascii(&origin)?);
             if let Some(etag) = &pin {
                 call.headers
                     .insert("x-amz-copy-source-if-match", self.condition(etag)?);
@@ -374,4 +391,3 @@ impl Bucket {
         destination.error(Failed::Refused(refusal))
     }
 }
-

@@ -162,7 +162,12 @@ impl Probe<'_> {
             ..PutOptions::default()
         };
         let body = Body::from(text.into_bytes());
-        verdict(self.bucket.put_raw(key, &body, &options).await.map(|info| info.etag))
+        verdict(
+            self.bucket
+                .put_raw(key, &body, &options)
+                .await
+                .map(|info| info.etag),
+        )
     }
 
     async fn copy(
@@ -188,7 +193,8 @@ impl Probe<'_> {
         round: &str,
         precondition: &Precondition,
     ) -> Result<(Strength, Option<ETag>)> {
-        let racers = (0..RACERS).map(|i| self.put(self.a, format!("{round} {i}"), precondition.clone()));
+        let racers =
+            (0..RACERS).map(|i| self.put(self.a, format!("{round} {i}"), precondition.clone()));
         let mut winners = Vec::new();
         let mut losers = 0;
         for result in join_all(racers).await {
@@ -199,17 +205,27 @@ impl Probe<'_> {
             }
         }
         match winners.as_slice() {
-            [winner] if losers + 1 == RACERS => return Ok((Strength::Atomic, Some(winner.clone()))),
+            [winner] if losers + 1 == RACERS => {
+                return Ok((Strength::Atomic, Some(winner.clone())));
+            }
             // One who comes alone wins, if the condition is understood at all.
-            [] => return match self.put(self.a, format!("{round} alone"), precondition.clone()).await? {
-                Verdict::Done(etag) => Ok((Strength::Atomic, Some(etag))),
-                Verdict::Lost | Verdict::Refused => Ok((Strength::None, None)),
-            },
+            [] => {
+                return match self
+                    .put(self.a, format!("{round} alone"), precondition.clone())
+                    .await?
+                {
+                    Verdict::Done(etag) => Ok((Strength::Atomic, Some(etag))),
+                    Verdict::Lost | Verdict::Refused => Ok((Strength::None, None)),
+                };
+            }
             _ => {}
         }
         // Several won: one who comes late tells a test before the write from no test at all.
         let etag = winners.last().cloned();
-        match self.put(self.a, format!("{round} late"), precondition.clone()).await? {
+        match self
+            .put(self.a, format!("{round} late"), precondition.clone())
+            .await?
+        {
             Verdict::Lost => Ok((Strength::Checked, etag)),
             Verdict::Done(etag) => Ok((Strength::None, Some(etag))),
             Verdict::Refused => Ok((Strength::None, etag)),
@@ -295,10 +311,16 @@ impl Probe<'_> {
         if !honoured(&late) {
             absent = Strength::None;
         }
-        if matches!(late, Verdict::Done(_)) || matches!(wrong, Verdict::Done(_)) || absent != Strength::Atomic {
+        if matches!(late, Verdict::Done(_))
+            || matches!(wrong, Verdict::Done(_))
+            || absent != Strength::Atomic
+        {
             a = None;
         }
-        if [&onto, &over, &from].iter().any(|copy| matches!(copy, Verdict::Done(_))) {
+        if [&onto, &over, &from]
+            .iter()
+            .any(|copy| matches!(copy, Verdict::Done(_)))
+        {
             b = None;
         }
         let mut a = self.etag(self.a, a).await?;
@@ -307,7 +329,11 @@ impl Probe<'_> {
         // The conditions must also hold when they are met.
         let mut destination = honoured(&onto) && honoured(&over);
         let mut source = honoured(&from);
-        let to = if destination { matching(&b) } else { any.clone() };
+        let to = if destination {
+            matching(&b)
+        } else {
+            any.clone()
+        };
         let mut can_copy = true;
         match self.copy(source.then_some(&a), to).await? {
             Verdict::Done(copy) => b = copy.etag,
@@ -345,7 +371,13 @@ impl Probe<'_> {
                 }
             }
         }
-        let strength = |honoured: bool| if honoured { Strength::Atomic } else { Strength::None };
+        let strength = |honoured: bool| {
+            if honoured {
+                Strength::Atomic
+            } else {
+                Strength::None
+            }
+        };
         Ok(Findings {
             put: put.min(absent),
             delete,

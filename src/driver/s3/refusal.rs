@@ -119,10 +119,19 @@ impl Refusal {
             ("ConditionalRequestConflict", _) => (lost, true),
             ("BucketAlreadyExists" | "BucketAlreadyOwnedByYou", _) => (K::Exists, false),
             (
-                "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken"
-                | "TokenRefreshRequired" | "InvalidSecurity" | "MissingSecurityHeader"
-                | "AuthorizationHeaderMalformed" | "RequestTimeTooSkewed" | "RequestExpired"
-                | "NotSignedUp" | "CredentialsNotSupported" | "MissingAuthenticationToken",
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "InvalidSecurity"
+                | "MissingSecurityHeader"
+                | "AuthorizationHeaderMalformed"
+                | "RequestTimeTooSkewed"
+                | "RequestExpired"
+                | "NotSignedUp"
+                | "CredentialsNotSupported"
+                | "MissingAuthenticationToken",
                 _,
             ) => (K::Unauthenticated, false),
             (
@@ -135,14 +144,23 @@ impl Refusal {
                 (K::TooLarge, false)
             }
             (
-                "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded"
-                | "InsufficientCapacity" | "StorageFull",
+                "QuotaExceeded"
+                | "XMinioStorageFull"
+                | "XMinioAdminBucketQuotaExceeded"
+                | "InsufficientCapacity"
+                | "StorageFull",
                 _,
             ) => (K::NoSpace, false),
             (
-                "XMinioInvalidObjectName" | "XMinioInvalidResourceName" | "InvalidObjectName"
-                | "XMinioParentIsObject" | "XMinioObjectExistsAsDirectory" | "ObjectParentIsFile"
-                | "ExistingObjectIsDirectory" | "ExistingObjectIsAFile" | "InvalidURI"
+                "XMinioInvalidObjectName"
+                | "XMinioInvalidResourceName"
+                | "InvalidObjectName"
+                | "XMinioParentIsObject"
+                | "XMinioObjectExistsAsDirectory"
+                | "ObjectParentIsFile"
+                | "ExistingObjectIsDirectory"
+                | "ExistingObjectIsAFile"
+                | "InvalidURI"
                 | "DirectoryObjectContainsData",
                 _,
             ) => (K::InvalidKey, false),
@@ -152,9 +170,17 @@ impl Refusal {
                 (K::Corrupt, true)
             }
             (
-                "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "ServiceUnavailable"
-                | "InternalError" | "OperationAborted" | "Throttling" | "ThrottlingException"
-                | "TooManyRequests" | "RequestLimitExceeded" | "XMinioServerNotInitialized",
+                "SlowDown"
+                | "SlowDownRead"
+                | "SlowDownWrite"
+                | "ServiceUnavailable"
+                | "InternalError"
+                | "OperationAborted"
+                | "Throttling"
+                | "ThrottlingException"
+                | "TooManyRequests"
+                | "RequestLimitExceeded"
+                | "XMinioServerNotInitialized",
                 _,
             ) => (K::Unavailable, true),
             (_, 404) => (missing, false),
@@ -207,15 +233,21 @@ impl Refusal {
     fn hint(&self) -> Option<&'static str> {
         let Complaint { code, message, .. } = &self.complaint;
         Some(match code.as_str() {
-            "InvalidAccessKeyId" => "check AWS_ACCESS_KEY_ID or the profile, and that the key belongs to this endpoint",
+            "InvalidAccessKeyId" => {
+                "check AWS_ACCESS_KEY_ID or the profile, and that the key belongs to this endpoint"
+            }
             "SignatureDoesNotMatch" => "check AWS_SECRET_ACCESS_KEY or the profile",
-            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => "log in again or renew AWS_SESSION_TOKEN",
+            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+                "log in again or renew AWS_SESSION_TOKEN"
+            }
             "RequestTimeTooSkewed" => "correct this machine's clock",
             "AuthorizationHeaderMalformed" => "name the bucket's region",
             "NoSuchBucket" => "create the bucket, or correct its name or the endpoint",
             "InvalidObjectState" => "the object is archived: restore it before it is read",
             "PermanentRedirect" | "TemporaryRedirect" => "name the bucket's region or its endpoint",
-            "" if message.contains("HTTP request to an HTTPS") || message.contains("HTTP request was sent to HTTPS") => {
+            "" if message.contains("HTTP request to an HTTPS")
+                || message.contains("HTTP request was sent to HTTPS") =>
+            {
                 "write https:// in the endpoint"
             }
             _ => return None,
@@ -288,11 +320,14 @@ mod tests {
 
     #[test]
     fn sentences_carry_code_message_and_advice_but_no_secrets() {
-        let body = b"<Error><Code>SignatureDoesNotMatch</Code><Message>wrong\nfor hushhush.</Message>\
+        let body =
+            b"<Error><Code>SignatureDoesNotMatch</Code><Message>wrong\nfor hushhush.</Message>\
             <AWSAccessKeyId>AKID</AWSAccessKeyId><StringToSign>AWS4 x</StringToSign></Error>";
         let mut refusal = Refusal::read(StatusCode::FORBIDDEN, &HeaderMap::new(), body);
         refusal.redact(["hushhush"].into_iter());
-        let text = Purpose::of("get", Some(&Key::from("k"))).error(Failed::Refused(refusal)).to_string();
+        let text = Purpose::of("get", Some(&Key::from("k")))
+            .error(Failed::Refused(refusal))
+            .to_string();
         assert_eq!(
             text,
             "get \"k\": SignatureDoesNotMatch: wrong for ***; check AWS_SECRET_ACCESS_KEY or the profile"
@@ -304,21 +339,31 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-minio-error-code", "NoSuchBucket".parse().expect("text"));
         let head = Refusal::read(StatusCode::NOT_FOUND, &headers, b"");
-        assert_eq!(head.kind(ErrorKind::Changed, ErrorKind::Changed).0, ErrorKind::NotFound);
+        assert_eq!(
+            head.kind(ErrorKind::Changed, ErrorKind::Changed).0,
+            ErrorKind::NotFound
+        );
         let none = HeaderMap::new();
         let go = Refusal::read(
             StatusCode::BAD_REQUEST,
             &none,
             b"Client sent an HTTP request to an HTTPS server.\n",
         );
-        let text = go.explain(ErrorKind::Changed, ErrorKind::NotFound).to_string();
-        assert!(text.ends_with("HTTPS server; write https:// in the endpoint"), "{text}");
+        let text = go
+            .explain(ErrorKind::Changed, ErrorKind::NotFound)
+            .to_string();
+        assert!(
+            text.ends_with("HTTPS server; write https:// in the endpoint"),
+            "{text}"
+        );
         let html = Refusal::read(
             StatusCode::BAD_GATEWAY,
             &none,
             b"<html><head><title>502 Bad Gateway</title></head></html>",
         );
-        let text = html.explain(ErrorKind::Changed, ErrorKind::NotFound).to_string();
+        let text = html
+            .explain(ErrorKind::Changed, ErrorKind::NotFound)
+            .to_string();
         assert_eq!(text, "the server answered 502 Bad Gateway");
     }
 }

@@ -184,7 +184,10 @@ fn failure(error: &CredentialsError, profile: Option<&str>) -> Failure {
                 cause = inner.source();
             }
             let passing = !matches!(error, CredentialsError::InvalidConfiguration(_));
-            (passing, format!("{}; {WAYS}", why.replace(['\n', '\r'], " ")))
+            (
+                passing,
+                format!("{}; {WAYS}", why.replace(['\n', '\r'], " ")),
+            )
         }
     };
     (ErrorKind::Unauthenticated, retry, why.into())
@@ -288,10 +291,21 @@ mod tests {
             let url = format!("https://examplebucket.s3.amazonaws.com/{path}");
             let identity = Identity::from(keys.clone());
             let body = SignableBody::Bytes(body.as_bytes());
-            authorize(&identity, "us-east-1", time, &method, &url, &mut headers, body)
-                .expect("a signature");
+            authorize(
+                &identity,
+                "us-east-1",
+                time,
+                &method,
+                &url,
+                &mut headers,
+                body,
+            )
+            .expect("a signature");
             let authorization = headers["authorization"].to_str().expect("text");
-            assert!(authorization.ends_with(&format!("Signature={signature}")), "{authorization}");
+            assert!(
+                authorization.ends_with(&format!("Signature={signature}")),
+                "{authorization}"
+            );
             assert!(!format!("{headers:?}").contains(signature));
         }
     }
@@ -332,7 +346,10 @@ mod tests {
             asked: asked.clone(),
             lifetime: Duration::from_secs(seconds),
         };
-        (Credentials::new(SharedCredentialsProvider::new(fake), None), asked)
+        (
+            Credentials::new(SharedCredentialsProvider::new(fake), None),
+            asked,
+        )
     }
 
     #[tokio::test]
@@ -349,7 +366,10 @@ mod tests {
 
         let (ending, asked) = fake(60);
         ending.identity().await.expect("credentials");
-        ending.identity().await.expect("the same, with a renewal beside");
+        ending
+            .identity()
+            .await
+            .expect("the same, with a renewal beside");
         while asked.load(Ordering::SeqCst) < 2 {
             tokio::task::yield_now().await;
         }

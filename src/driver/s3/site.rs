@@ -60,7 +60,9 @@ impl Site {
         let wrong = |why: &str| {
             Error::new(
                 ErrorKind::InvalidArgument,
-                format!("the endpoint {why}; write it like https://s3.example.com or http://127.0.0.1:9000"),
+                format!(
+                    "the endpoint {why}; write it like https://s3.example.com or http://127.0.0.1:9000"
+                ),
             )
         };
         let url = url::Url::parse(endpoint).map_err(|_| wrong("is not a URL"))?;
@@ -237,14 +239,24 @@ mod tests {
             amazon.url(Some("b.c"), b"", "list-type=2"),
             "https://s3.eu-west-1.amazonaws.com/b.c/?list-type=2"
         );
-        assert_eq!(amazon.url(None, b"", ""), "https://s3.eu-west-1.amazonaws.com/");
+        assert_eq!(
+            amazon.url(None, b"", ""),
+            "https://s3.eu-west-1.amazonaws.com/"
+        );
         assert_eq!(
             amazon.in_region("cn-north-1").url(None, b"", ""),
             "https://s3.cn-north-1.amazonaws.com.cn/"
         );
         let far = Site::custom("https://s3.example.com/base/", "x", false).expect("a good URL");
-        assert_eq!(far.url(Some("b"), b"k", ""), "https://b.s3.example.com/base/k");
-        for local in ["http://localhost:9000", "http://[::1]:9000", "http://minio:9000"] {
+        assert_eq!(
+            far.url(Some("b"), b"k", ""),
+            "https://b.s3.example.com/base/k"
+        );
+        for local in [
+            "http://localhost:9000",
+            "http://[::1]:9000",
+            "http://minio:9000",
+        ] {
             let site = Site::custom(local, "x", false).expect("a good URL");
             assert_eq!(site.url(Some("b"), b"k", ""), format!("{local}/b/k"));
         }
@@ -271,6 +283,9 @@ mod tests {
             .with("prefix", "a/ä b")
             .with_number("max-keys", 7)
             .with("delete", "");
-        assert_eq!(query.into_string(), "prefix=a%2F%C3%A4%20b&max-keys=7&delete=");
+        assert_eq!(
+            query.into_string(),
+            "prefix=a%2F%C3%A4%20b&max-keys=7&delete="
+        );
     }
 }

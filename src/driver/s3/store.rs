@@ -139,7 +139,9 @@ impl Store {
             loader = loader.credentials_provider(provider);
         }
         let config = loader.load().await;
-        let region = config.region().map_or("us-east-1", |region| region.as_ref());
+        let region = config
+            .region()
+            .map_or("us-east-1", |region| region.as_ref());
         let special = config.service_config().and_then(|service| {
             let key = ServiceConfigKey::builder()
                 .service_id("S3")
@@ -159,7 +161,10 @@ impl Store {
             None => Site::amazon(region, options.force_path_style),
         };
         let provider = config.credentials_provider().ok_or_else(|| {
-            Error::new(ErrorKind::Unauthenticated, "there is no way to get credentials")
+            Error::new(
+                ErrorKind::Unauthenticated,
+                "there is no way to get credentials",
+            )
         })?;
         Ok(Store {
             client: connection::client(site.https)?,

@@ -23,7 +23,10 @@ const GOOD: &str = "ETag: \"e\"\r\nLast-Modified: Mon, 12 Oct 2009 17:50:00 GMT\
 async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let options = OpenOptions {
-        endpoint_url: Some(format!("http://{}", listener.local_addr().expect("an address"))),
+        endpoint_url: Some(format!(
+            "http://{}",
+            listener.local_addr().expect("an address")
+        )),
         region: Some("us-east-1".into()),
         ..OpenOptions::default()
     };
@@ -51,7 +54,9 @@ async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
         heads
     });
     let keys = StaticCredentials::new("AKIDTEST", "very-secret");
-    let account = Account::configure(&options, Some(keys)).await.expect("settings");
+    let account = Account::configure(&options, Some(keys))
+        .await
+        .expect("settings");
     let bucket = Bucket {
         store: account.store.clone(),
         target: Target::new(Some("b"), account.store.site.clone()),
@@ -76,7 +81,11 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 fn complaint(status: &str, headers: &str, code: &str) -> String {
-    answer(status, headers, &format!("<Error><Code>{code}</Code></Error>"))
+    answer(
+        status,
+        headers,
+        &format!("<Error><Code>{code}</Code></Error>"),
+    )
 }
 
 #[tokio::test]
@@ -101,7 +110,10 @@ async fn the_region_is_learnt_once() {
         complaint("301 Moved Permanently", away, "PermanentRedirect"),
     ])
     .await;
-    let error = bucket.get(&key, GetOptions::default()).await.expect_err("sent around");
+    let error = bucket
+        .get(&key, GetOptions::default())
+        .await
+        .expect_err("sent around");
     assert!(!error.retryable(), "{error}");
     server.await.expect("two requests");
 }
@@ -134,9 +146,14 @@ async fn what_makes_no_sense_is_corrupt() {
     let cut = format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{GOOD}\r\nhello");
     let (bucket, _server) = serve(vec![cut]).await;
     let object = bucket.get(&key, GetOptions::default()).await;
-    let object = object.and_then(|outcome| outcome.found()).expect("a beginning");
+    let object = object
+        .and_then(|outcome| outcome.found())
+        .expect("a beginning");
     let error = object.collect().await.expect_err("cut");
-    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Corrupt, true));
+    assert_eq!(
+        (error.kind(), error.retryable()),
+        (ErrorKind::Corrupt, true)
+    );
 
     let ranged = |headers: &str, status| answer(status, &format!("{GOOD}{headers}"), "hello");
     for wrong in [
@@ -166,16 +183,32 @@ async fn what_makes_no_sense_is_corrupt() {
 async fn failures_behind_a_good_status_are_seen() {
     let (a, b) = (Key::from("a"), Key::from("b"));
     let (bucket, _server) = serve(vec![complaint("200 OK", "", "InternalError")]).await;
-    let error = bucket.copy(&a, &b, CopyOptions::default()).await.expect_err("failed");
-    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Unavailable, true));
+    let error = bucket
+        .copy(&a, &b, CopyOptions::default())
+        .await
+        .expect_err("failed");
+    assert_eq!(
+        (error.kind(), error.retryable()),
+        (ErrorKind::Unavailable, true)
+    );
 }
 
 #[tokio::test]
 async fn lost_conditions_have_their_kinds() {
     for (status, code, kind, retryable) in [
         ("404 Not Found", "NoSuchKey", ErrorKind::Changed, false),
-        ("412 Precondition Failed", "PreconditionFailed", ErrorKind::Changed, false),
-        ("409 Conflict", "ConditionalRequestConflict", ErrorKind::Changed, true),
+        (
+            "412 Precondition Failed",
+            "PreconditionFailed",
+            ErrorKind::Changed,
+            false,
+        ),
+        (
+            "409 Conflict",
+            "ConditionalRequestConflict",
+            ErrorKind::Changed,
+            true,
+        ),
         ("503 Slow Down", "SlowDown", ErrorKind::Unavailable, true),
     ] {
         let (bucket, server) = serve(vec![complaint(status, "", code)]).await;
@@ -211,14 +244,12 @@ impl Source for Broken {
 
 #[tokio::test]
 async fn a_body_that_cannot_be_read_is_no_fault_of_the_network() {
-    for piece in [
-        Err(std::io::ErrorKind::PermissionDenied),
-        Ok(5),
-        Ok(500),
-    ] {
+    for piece in [Err(std::io::ErrorKind::PermissionDenied), Ok(5), Ok(500)] {
         let (bucket, _server) = serve(vec![String::new()]).await;
         let body = Body::Source(Arc::new(Broken { len: 50, piece }));
-        let put = bucket.put(&Key::from("k"), body, PutOptions::default()).await;
+        let put = bucket
+            .put(&Key::from("k"), body, PutOptions::default())
+            .await;
         let error = put.expect_err("unreadable");
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert!(!error.retryable());
@@ -227,9 +258,16 @@ async fn a_body_that_cannot_be_read_is_no_fault_of_the_network() {
 
 #[tokio::test]
 async fn nothing_secret_is_shown() {
-    let echo = answer("403 Forbidden", "", "<Error><Code>Odd</Code><Message>very-secret!</Message></Error>");
+    let echo = answer(
+        "403 Forbidden",
+        "",
+        "<Error><Code>Odd</Code><Message>very-secret!</Message></Error>",
+    );
     let (bucket, _server) = serve(vec![echo]).await;
-    let error = bucket.get(&Key::from("k"), GetOptions::default()).await.expect_err("denied");
+    let error = bucket
+        .get(&Key::from("k"), GetOptions::default())
+        .await
+        .expect_err("denied");
     for shown in [
         error.to_string(),
         format!("{error:?}"),
@@ -251,9 +289,21 @@ fn urls_name_a_bucket_and_a_prefix() {
         ("s3://b//a", "b", "/a/"),
     ] {
         let location = Location::parse(url).expect(url);
-        assert_eq!(parse(&location).expect(url), (bucket.into(), Key::from(prefix)));
+        assert_eq!(
+            parse(&location).expect(url),
+            (bucket.into(), Key::from(prefix))
+        );
     }
-    for url in ["s3://", "s3:b", "s3://b:80", "s3://me:pw@b", "s3://b?x=1", "s3://b/a#c", "s3://b/%ff", "s3://a%2fb"] {
+    for url in [
+        "s3://",
+        "s3:b",
+        "s3://b:80",
+        "s3://me:pw@b",
+        "s3://b?x=1",
+        "s3://b/a#c",
+        "s3://b/%ff",
+        "s3://a%2fb",
+    ] {
         let Ok(location) = Location::parse(url) else {
             continue;
         };

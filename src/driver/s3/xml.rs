@@ -1,8 +1,6 @@
 //! The documents that the service sends, read event by event, and the one that it is sent.
 
-use crate::driver::{
-    BucketInfo, ETag, Error, ErrorKind, ListEntry, ObjectInfo, Page, Result,
-};
+use crate::driver::{BucketInfo, ETag, Error, ErrorKind, ListEntry, ObjectInfo, Page, Result};
 use crate::key::Key;
 use bytes::Bytes;
 use quick_xml::Reader;
@@ -127,7 +125,10 @@ pub(super) fn etag(text: &str) -> Option<ETag> {
 fn time(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| -> Option<u64> {
         let digits = text.get(range)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then_some(())?;
         digits.parse().ok()
     };
     let marks = text.as_bytes();
@@ -151,8 +152,13 @@ fn time(text: &str) -> Option<SystemTime> {
         None => return None,
         Some(digits) => {
             let digits = digits.get(..digits.len().min(9))?;
-            let width = u32::try_from(digits.len()).ok().filter(|width| *width > 0)?;
-            digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
+            let width = u32::try_from(digits.len())
+                .ok()
+                .filter(|width| *width > 0)?;
+            digits
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then_some(())?;
             digits.parse::<u32>().ok()? * 10u32.pow(9 - width)
         }
     };
@@ -236,7 +242,9 @@ pub(super) fn page(xml: &[u8]) -> Result<Page> {
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     let next = next.filter(|_| truncated);
     if truncated && next.is_none() {
-        return Err(corrupt("a page says that it is not the last and not what follows"));
+        return Err(corrupt(
+            "a page says that it is not the last and not what follows",
+        ));
     }
     Ok(Page { entries, next })
 }
@@ -272,7 +280,9 @@ pub(super) fn complaint(xml: &[u8]) -> Option<Complaint> {
 
 /// The answer of a copy: the new etag and time. The document may be an error although the status
 /// said otherwise.
-pub(super) fn copied(xml: &[u8]) -> Result<std::result::Result<(ETag, Option<SystemTime>), Complaint>> {
+pub(super) fn copied(
+    xml: &[u8],
+) -> Result<std::result::Result<(ETag, Option<SystemTime>), Complaint>> {
     if let Some(complaint) = complaint(xml) {
         return Ok(Err(complaint));
     }
@@ -315,21 +325,25 @@ pub(super) fn undeleted(xml: &[u8]) -> Result<Vec<(String, Complaint)>> {
 pub(super) fn buckets(xml: &[u8]) -> Result<Vec<BucketInfo>> {
     let mut buckets = Vec::new();
     let (mut name, mut created) = (None, None);
-    read(xml, &["ListAllMyBucketsResult", "ListBucketsResult"], |node| {
-        match node {
-            Node::Leaf(b"Bucket", b"Name", text) => name = Some(std::mem::take(text)),
-            Node::Leaf(b"Bucket", b"CreationDate", text) => created = time(text.trim()),
-            Node::End(b"Bucket") => {
-                let created = created.take();
-                match name.take() {
-                    Some(name) => buckets.push(BucketInfo { name, created }),
-                    None => return Err(corrupt("a bucket has no name")),
+    read(
+        xml,
+        &["ListAllMyBucketsResult", "ListBucketsResult"],
+        |node| {
+            match node {
+                Node::Leaf(b"Bucket", b"Name", text) => name = Some(std::mem::take(text)),
+                Node::Leaf(b"Bucket", b"CreationDate", text) => created = time(text.trim()),
+                Node::End(b"Bucket") => {
+                    let created = created.take();
+                    match name.take() {
+                        Some(name) => buckets.push(BucketInfo { name, created }),
+                        None => return Err(corrupt("a bucket has no name")),
+                    }
                 }
+                Node::Leaf(..) | Node::End(_) => {}
             }
-            Node::Leaf(..) | Node::End(_) => {}
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(buckets)
 }
 
@@ -387,13 +401,20 @@ mod tests {
         let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
         assert_eq!(
             keys,
-            [Key::from("p/a-b"), Key::from("p/a/"), Key::from("p/b +%\n\u{e4}")]
+            [
+                Key::from("p/a-b"),
+                Key::from("p/a/"),
+                Key::from("p/b +%\n\u{e4}")
+            ]
         );
         assert_eq!(page.next.as_deref(), Some("1/x+&="));
         assert_eq!(page.entries[1].object, None);
         let object = page.entries[2].object.as_ref().expect("an object");
         assert_eq!((object.size, object.etag.as_str()), (Some(434_234), "fba9"));
-        assert_eq!(object.modified, UNIX_EPOCH + Duration::from_millis(1_255_369_830_250));
+        assert_eq!(
+            object.modified,
+            UNIX_EPOCH + Duration::from_millis(1_255_369_830_250)
+        );
     }
 
     #[test]
@@ -416,22 +437,39 @@ mod tests {
             "<ListBucketResult><Contents><Key>k</Key></Contents></ListBucketResult>",
             "<ListBucketResult><Name>&bomb;</Name></ListBucketResult>",
         ] {
-            assert_eq!(page(xml.as_bytes()).expect_err(xml).kind(), ErrorKind::Corrupt);
+            assert_eq!(
+                page(xml.as_bytes()).expect_err(xml).kind(),
+                ErrorKind::Corrupt
+            );
         }
-        assert_eq!(page(b"<ListBucketResult/>").expect("empty"), Page::default());
+        assert_eq!(
+            page(b"<ListBucketResult/>").expect("empty"),
+            Page::default()
+        );
         let deep = format!("<ListBucketResult>{}", "<a>".repeat(1000));
-        assert_eq!(page(deep.as_bytes()).expect_err("deep").kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            page(deep.as_bytes()).expect_err("deep").kind(),
+            ErrorKind::Corrupt
+        );
     }
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        let seconds = |text| {
-            time(text).map(|time| time.duration_since(UNIX_EPOCH).expect("later").as_secs())
-        };
+        let seconds =
+            |text| time(text).map(|time| time.duration_since(UNIX_EPOCH).expect("later").as_secs());
         assert_eq!(seconds("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(seconds("2000-02-29T12:00:00.5Z"), Some(951_825_600));
-        assert_eq!(seconds("2100-03-01T00:00:00.123456789012Z"), Some(4_107_542_400));
-        for wrong in ["", "2000-02-29", "2000-13-01T00:00:00Z", "2000-01-01T00:00:00+01:00", "20a0-01-01T00:00:00Z"] {
+        assert_eq!(
+            seconds("2100-03-01T00:00:00.123456789012Z"),
+            Some(4_107_542_400)
+        );
+        for wrong in [
+            "",
+            "2000-02-29",
+            "2000-13-01T00:00:00Z",
+            "2000-01-01T00:00:00+01:00",
+            "20a0-01-01T00:00:00Z",
+        ] {
             assert_eq!(time(wrong), None);
         }
     }
@@ -440,9 +478,13 @@ mod tests {
     fn complaints_are_found_in_both_forms() {
         let plain = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>a &lt; b</Message><Region>eu-west-1</Region><StringToSign>s</StringToSign></Error>";
         let found = complaint(plain).expect("an error");
-        assert_eq!((found.code.as_str(), found.message.as_str()), ("AuthorizationHeaderMalformed", "a < b"));
+        assert_eq!(
+            (found.code.as_str(), found.message.as_str()),
+            ("AuthorizationHeaderMalformed", "a < b")
+        );
         assert_eq!(found.region.as_deref(), Some("eu-west-1"));
-        let wrapped = b"<ErrorResponse><Error><Type>Sender</Type><Code>X</Code></Error></ErrorResponse>";
+        let wrapped =
+            b"<ErrorResponse><Error><Type>Sender</Type><Code>X</Code></Error></ErrorResponse>";
         assert_eq!(complaint(wrapped).expect("an error").code, "X");
         assert_eq!(complaint(b"<html/>"), None);
     }
@@ -452,7 +494,10 @@ mod tests {
         let done = copied(b"<CopyObjectResult><LastModified>2009-10-28T22:32:00Z</LastModified><ETag>&#34;9b&#34;</ETag></CopyObjectResult>");
         assert_eq!(done.expect("good XML").expect("a copy").0.as_str(), "9b");
         let failed = copied(b"<Error><Code>InternalError</Code></Error>");
-        assert_eq!(failed.expect("good XML").expect_err("an error").code, "InternalError");
+        assert_eq!(
+            failed.expect("good XML").expect_err("an error").code,
+            "InternalError"
+        );
         assert!(copied(b"<CopyObjectResult></CopyObjectResult>").is_err());
     }
 
@@ -480,6 +525,12 @@ mod tests {
         assert_eq!(failed[0].0, "a & b");
         assert_eq!(failed[0].1.code, "AccessDenied");
         let found = buckets(b"<ListAllMyBucketsResult><Owner><ID>i</ID></Owner><Buckets><Bucket><Name>x</Name><CreationDate>2019-12-11T23:32:47+00:00</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>").expect("good XML");
-        assert_eq!(found, [BucketInfo { name: "x".into(), created: None }]);
+        assert_eq!(
+            found,
+            [BucketInfo {
+                name: "x".into(),
+                created: None
+            }]
+        );
     }
 }
