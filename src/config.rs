@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -445,6 +446,12 @@ fn file(path: &Path) -> Result<Vec<(&'static str, OsString)>, Failure> {
                 )));
             }
         };
+        if name == "url" && holds_password(&value) && is_readable_by_others(path) {
+            return Err(wrong(format!(
+                "the url holds a password and other users can read this file; chmod 600 {}",
+                path.display()
+            )));
+        }
         let value = match value {
             serde_json::Value::String(text) => text,
             serde_json::Value::Bool(value) => value.to_string(),
@@ -458,6 +465,15 @@ fn file(path: &Path) -> Result<Vec<(&'static str, OsString)>, Failure> {
         found.push((name, value.into()));
     }
     Ok(found)
+}
+
+fn holds_password(value: &serde_json::Value) -> bool {
+    let url = value.as_str().and_then(|text| url::Url::parse(text).ok());
+    url.is_some_and(|url| url.password().is_some())
+}
+
+fn is_readable_by_others(path: &Path) -> bool {
+    path.metadata().is_ok_and(|facts| facts.mode() & 0o044 != 0)
 }
 
 #[cfg(test)]

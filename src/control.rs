@@ -161,7 +161,7 @@ async fn client(
                 lazy,
                 answers: sender.clone(),
             };
-            if unmounts.try_send(request).is_err() {
+            if status().draining || unmounts.try_send(request).is_err() {
                 let message = "the mount is being unmounted already".into();
                 let _ = sender.send(Answer::Failed { message }).await;
             }

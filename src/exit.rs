@@ -1,6 +1,7 @@
 //! How the command ends: exit codes, and the one line that goes with a failure.
 
 use crate::driver::{Error, ErrorKind};
+use crate::logging;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -92,7 +93,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure; line breaks of the message become spaces.
+    /// A failure; line breaks of the message become spaces, and other control characters, which
+    /// may come from names, are escaped.
     pub fn new(exit: Exit, message: impl AsRef<str>) -> Self {
         let lines: Vec<&str> = message
             .as_ref()
@@ -102,7 +104,7 @@ impl Failure {
             .collect();
         Failure {
             exit,
-            message: lines.join(" "),
+            message: logging::one_line(&lines.join(" ")),
         }
     }
 
@@ -173,5 +175,6 @@ mod tests {
     fn a_message_is_one_line() {
         let failure = Failure::other("fusermount3: no\n  such thing\n");
         assert_eq!(failure.to_string(), "fusermount3: no such thing");
+        assert_eq!(Failure::other("a\u{1b}[2J").message, "a\\u{1b}[2J");
     }
 }

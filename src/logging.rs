@@ -190,7 +190,7 @@ fn priority(level: Level) -> u8 {
 }
 
 /// The text with control characters escaped, so that no file name can forge a line.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         match c.is_control() {

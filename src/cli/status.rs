@@ -146,7 +146,9 @@ impl Shown {
                 "{url} on {dir}\n  dead: its process has ended; bucketfs umount {dir} takes the mount away"
             ),
             Shown::Foreign { url, dir } => {
-                format!("{url} on {dir}\n  mounted by another user; root can ask")
+                format!(
+                    "{url} on {dir}\n  mounted by another user, or registered in another BUCKETFS_RUNTIME_DIR"
+                )
             }
         }
     }

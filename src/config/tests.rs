@@ -100,6 +100,28 @@ fn the_url_may_come_from_anywhere() {
 }
 
 #[test]
+fn a_password_is_refused_where_others_can_read_it() {
+    let (_dir, path) = config(r#"{"url": "memory://u:SECRET@h"}"#);
+    let mut sources = sources(&[("config", &path)], &[], &[]);
+    sources.url = None;
+    let allow = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&path, mode).unwrap();
+    };
+    allow(0o640);
+    let message = resolve_store(sources.clone()).unwrap_err().message;
+    assert_eq!(
+        message,
+        format!(
+            "{path}: the url holds a password and other users can read this file; chmod 600 {path}"
+        )
+    );
+    allow(0o600);
+    let location = resolve_store(sources).unwrap().location;
+    assert_eq!(location.to_string(), "memory://u:***@h");
+}
+
+#[test]
 fn a_prefix_ends_with_one_slash() {
     for (given, key) in [("", ""), ("/", ""), ("a", "a/"), ("/a/b/", "a/b/")] {
         let store = resolve_store(sources(&[("prefix", given)], &[], &[])).unwrap();

@@ -14,6 +14,7 @@ use crate::fs::DrainReport;
 use crate::layer::Stack;
 use crate::{clock, logging};
 use ready::{Ready, Side};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -66,17 +67,27 @@ pub fn run(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<(), F
     }
 }
 
+fn staging_root(settings: &Settings) -> PathBuf {
+    let given = settings.staging_dir.as_ref();
+    given.map_or_else(dirs::staging_root, dirs::of_user)
+}
+
+fn state_root(settings: &Settings) -> PathBuf {
+    let given = settings.state_dir.as_ref();
+    given.map_or_else(dirs::state_root, dirs::of_user)
+}
+
 /// What the daemon must not keep below its own mount: it would wait for itself.
 fn check_places(settings: &Settings, dir: &Path) -> Result<(), Failure> {
     let places = [
-        ("staging-dir", &settings.staging_dir),
-        ("state-dir", &settings.state_dir),
-        ("cache-dir", &settings.cache_dir),
-        ("log-file", &settings.log_file),
+        ("staging-dir", Some(staging_root(settings))),
+        ("state-dir", Some(state_root(settings))),
+        ("cache-dir", settings.cache_dir.clone()),
+        ("log-file", settings.log_file.clone()),
     ];
     for (option, path) in places {
         let Some(path) = path else { continue };
-        if resolved(path).starts_with(dir) {
+        if resolved(&path).starts_with(dir) {
             return Err(Failure::usage(format!(
                 "--{option} {} lies below the mount point {}; choose a place outside",
                 path.display(),
@@ -134,6 +145,7 @@ fn start(
         ),
         false => None,
     };
+    raise_descriptors();
     let outcome = hold(settings, dir, runtime_root)
         .and_then(|holdings| mounted(settings, dir, holdings, waiting));
     if let Some(watchdog) = watchdog {
@@ -142,16 +154,19 @@ fn start(
     outcome
 }
 
+/// Allows as many open files as this user may have: connections and spill files are many.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it there are fewer, and opening one too many is an error of its own.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// Claims directories, opens the log and takes a dead mount away.
 fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings, Failure> {
     let store = &settings.store;
     let name = dirs::slug(&store.location, &store.prefix);
-    let root = |given: &Option<PathBuf>, usual: fn() -> PathBuf| match given {
-        Some(dir) => dirs::of_user(dir),
-        None => usual(),
-    };
-
-    let state_root = root(&settings.state_dir, dirs::state_root);
+    let state_root = state_root(settings);
     let state = state_root.join(&name);
     let kept = state.join("kept");
     dirs::private(&state_root)
@@ -186,7 +201,7 @@ fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings
         })?;
         point::check(dir)?;
     }
-    let staging_root = root(&settings.staging_dir, dirs::staging_root);
+    let staging_root = staging_root(settings);
     let staging = dirs::claim_empty(&staging_root).map_err(|error| {
         dirs::failure("staging directory", "staging-dir", &staging_root, &error)
     })?;
@@ -321,7 +336,7 @@ fn conclude(report: &DrainReport) -> Result<(), Failure> {
     match super::session::unsent(report) {
         Some(failure) => Err(failure),
         None => {
-            log::info!("ended; {} files were sent at the end", report.committed);
+            log::info!("ended; sent at the end: {} files", report.committed);
             Ok(())
         }
     }

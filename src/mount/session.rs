@@ -183,12 +183,10 @@ impl Session {
     pub async fn detach(&self, lazy: bool) -> io::Result<Unmounted> {
         match self.take_away(false).await {
             Err(error) if is_busy(&error) && lazy => {
+                // Once it is detached nobody is below the path any more.
+                let users = point::users(&self.dir).join(", ");
                 self.take_away(true).await?;
-                log::warn!(
-                    "{} was in use by {}; it is detached",
-                    self.dir.display(),
-                    point::users(&self.dir).join(", ")
-                );
+                log::warn!("{} is detached; in use by: {users}", self.dir.display());
             }
             other => other?,
         }

@@ -1,6 +1,6 @@
 //! Bad input gets one line that says what is wrong and what to do, and a documented exit code.
 
-use crate::harness::{BINARY, Place, finish, has_program};
+use crate::harness::{BINARY, Place, end, eventually, finish, has_program};
 use crate::{anywhere, unless};
 use libtest_mimic::Trial;
 use std::process::Command;
@@ -15,6 +15,11 @@ pub fn trials() -> Vec<Trial> {
         anywhere("input::wrong_places", wrong_places),
         anywhere("input::wrong_configuration", wrong_configuration),
         anywhere("input::passwords_are_not_shown", passwords_are_not_shown),
+        anywhere(
+            "input::passwords_leave_the_arguments",
+            passwords_leave_the_arguments,
+        ),
+        anywhere("input::stores_that_do_not_open", stores_that_do_not_open),
         anywhere("input::nothing_mounted", nothing_mounted),
         anywhere("input::help_and_version", help_and_version),
         anywhere("input::drivers_are_listed", drivers_are_listed),
@@ -227,6 +232,73 @@ fn passwords_are_not_shown() {
         assert_eq!(said.code, Some(2), "{said:?}");
         assert!(!format!("{said:?}").contains("SECRET"), "{said:?}");
     }
+}
+
+/// Every user can read the arguments of a process.
+fn passwords_leave_the_arguments() {
+    let place = Place::new();
+    let fifo = place.path("config");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    // It waits for somebody to write its configuration.
+    let mut command = place.command(&[
+        "mount",
+        "memory://user:SECRET@host/",
+        &place.text("mnt"),
+        "--config",
+        fifo.to_str().unwrap(),
+    ]);
+    let child = command.spawn().unwrap();
+    let arguments = || {
+        let line = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
+        String::from_utf8_lossy(&line).replace('\0', " ")
+    };
+    let wanted = format!(
+        "bucketfs mount {} --config {} ",
+        place.text("mnt"),
+        fifo.display()
+    );
+    eventually("the password is gone", || arguments() == wanted);
+    std::fs::write(&fifo, "{}").unwrap();
+    let said = end(child);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(
+        said.stderr
+            .contains("cannot open memory://user:***@host/: "),
+        "{said:?}"
+    );
+}
+
+fn stores_that_do_not_open() {
+    let place = Place::new();
+    let mnt = place.text("mnt");
+    let failed = |args: &[&str], code: i32, begin: &str| {
+        let mut command = place.command(args);
+        command
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "SECRET")
+            .env("AWS_REGION", "us-east-1");
+        let said = finish(command);
+        assert_eq!(said.code, Some(code), "{said:?}");
+        assert!(said.stderr.starts_with(begin), "{said:?}");
+        assert_eq!(said.stderr.lines().count(), 1, "{said:?}");
+        assert!(!said.stderr.contains("SECRET"), "{said:?}");
+    };
+    let missing = format!("file://{}", place.text("none"));
+    for args in [&["mount", &missing, &mnt][..], &["check", &missing]] {
+        failed(args, 5, &format!("bucketfs: cannot open {missing}: "));
+    }
+    // Nobody listens on port 1.
+    let nobody = ["--endpoint-url", "http://127.0.0.1:1", "--deadline", "2s"];
+    let mount = [&["mount", "s3://bucket", &mnt][..], &nobody].concat();
+    failed(&mount, 3, "bucketfs: cannot open s3://bucket: ");
+    assert!(!place.is_mounted());
 }
 
 fn nothing_mounted() {
