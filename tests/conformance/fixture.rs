@@ -5,6 +5,7 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
     self, Body, Capabilities, DRIVERS, Driver, Error, ErrorKind, GetOptions, ListEntry,
     ListRequest, Location, ObjectInfo, OpenOptions, Opened, Precondition, PutOptions,
+    s3 as s3_driver,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{
@@ -250,11 +251,11 @@ async fn file() -> Result<Fixture, Error> {
 const ENDPOINT: &str = "BUCKETFS_TEST_S3_ENDPOINT";
 const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
 
-/// A prefix of its own in the bucket `conformance`, which has to be there.
+/// A prefix of its own in the bucket `conformance`, which is made when it is missing.
 fn s3() -> Store {
     let environment = (std::env::var(ENDPOINT).ok(), std::env::var(SECRET).ok());
     let (Some(endpoint), Some(secret)) = environment else {
-        let missing = format!("needs a server: scripts/servers/minio.sh, and {ENDPOINT}");
+        let missing = format!("needs a server: scripts/servers/minio, and {ENDPOINT}");
         return Store {
             missing: Some(missing),
             ..Store::new("s3", || async { Err(Error::unsupported("open")) })
@@ -269,6 +270,11 @@ fn s3() -> Store {
                 force_path_style: true,
                 ..OpenOptions::default()
             };
+            let account = s3_driver::Account::configure(&options, None).await?;
+            match account.create_bucket("conformance").await {
+                Err(error) if error.kind() != ErrorKind::Exists => return Err(error),
+                _ => {}
+            }
             let url = format!("s3://conformance/{:016x}", clock::random());
             Ok(Fixture {
                 a: open(&url, &options).await?,
