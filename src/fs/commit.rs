@@ -297,7 +297,6 @@ impl Fs {
             if clean {
                 state.file.dirty = false;
                 state.file.append_from = None;
-                state.file.exclusive = false;
                 if state.handles == 0 {
                     state.file.stage = None;
                 }
@@ -471,7 +470,7 @@ impl Fs {
             }
         }
         let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
-        match conflict::keep(&self.options.state_dir, &path, why, &body).await {
+        match conflict::keep(&self.options.state_dir, &path, why, &body.into()).await {
             Ok(kept) => {
                 self.unname(inode, &parent, &name);
                 let kept = kept.display().to_string();

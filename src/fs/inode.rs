@@ -98,8 +98,8 @@ pub struct FileState {
     pub pages_valid: bool,
     /// When a lookup told the version, until the first open has used that.
     pub looked_ahead: Option<Instant>,
-    /// Set while a commit of a new name was created with `O_EXCL`.
-    pub exclusive: bool,
+    /// Where a drain has saved the bytes of which generation.
+    pub saved: Option<(u64, String)>,
 }
 
 impl State {

@@ -8,7 +8,7 @@ use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{Body, ObjectInfo, Precondition, PutOptions, Strength};
 use crate::key::Key;
-use crate::writeback::conflict;
+use crate::writeback::conflict::{self, Kept};
 use crate::writeback::stage::Origin;
 use futures::StreamExt;
 use std::sync::Arc;
@@ -35,6 +35,23 @@ pub(super) struct Waiting {
 /// What a lost commit leaves: where it was, the generation of its bytes, the bytes, and how to put
 /// them elsewhere.
 pub(super) type Loser = (Option<Place>, u64, Body, PutOptions);
+
+/// What of a file's content is here.
+fn present(inode: &Inode) -> std::io::Result<Kept> {
+    let mut state = inode.state();
+    let Some(stage) = &mut state.file.stage else {
+        return Ok(Body::empty().into());
+    };
+    let len = stage.size();
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for missing in stage.missing(0..len) {
+        pieces.push((at, stage.body(at..missing.start)?));
+        at = missing.end;
+    }
+    pieces.push((at, stage.body(at..len)?));
+    Ok(Kept { len, pieces })
+}
 
 impl Fs {
     /// Takes the bytes of a commit that lost. What of the base could not be fetched any more is
@@ -226,6 +243,30 @@ impl Fs {
             .await;
     }
 
+    /// Saves a dirty file's bytes in the state directory, unless an earlier drain has; tells where.
+    async fn save(&self, inode: &Inode, path: &str, reason: &str) -> String {
+        let (generation, saved) = {
+            let state = inode.state();
+            (state.file.generation, state.file.saved.clone())
+        };
+        if let Some((_, kept)) = saved.filter(|(of, _)| *of == generation) {
+            return kept;
+        }
+        // The mount may go on: the stage still needs to know what it has not fetched.
+        let content = match present(inode) {
+            Ok(content) => content,
+            Err(error) => return format!("nowhere: {error}"),
+        };
+        match conflict::keep(&self.options.state_dir, path, reason, &content).await {
+            Ok(kept) => {
+                let kept = kept.display().to_string();
+                inode.state().file.saved = Some((generation, kept.clone()));
+                kept
+            }
+            Err(error) => format!("nowhere: {error}"),
+        }
+    }
+
     /// Commits everything dirty, giving up on a file after `timeout`. What the store does not take
     /// is saved in the state directory and told in the report.
     pub async fn drain(self: &Arc<Self>, timeout: Duration) -> DrainReport {
@@ -252,19 +293,11 @@ impl Fs {
                 Err(error) => {
                     let path = inode.path();
                     let reason = error.to_string();
-                    let kept = match self.loser(&inode) {
-                        Ok((_, _, body, _)) => {
-                            conflict::keep(&self.options.state_dir, &path, &reason, &body)
-                                .await
-                                .map(|kept| kept.display().to_string())
-                                .map_err(|error| error.to_string())
-                        }
-                        Err(error) => Err(error.to_string()),
-                    };
-                    log::error!("{path:?}: not sent: {reason}; kept as {kept:?}");
+                    let kept_as = self.save(&inode, &path, &reason).await;
+                    log::error!("{path:?}: not sent: {reason}; kept as {kept_as:?}");
                     report.unsent.push(Unsent {
                         path,
-                        kept_as: kept.unwrap_or_else(|error| format!("nowhere: {error}")),
+                        kept_as,
                         reason,
                     });
                 }

@@ -5,10 +5,10 @@ use crate::driver::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
-use std::io;
+use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 /// Longest file name.
 const NAME_MAX: usize = 255;
@@ -46,9 +46,28 @@ struct Note<'a> {
     time: u64,
 }
 
+/// Content to keep: a length, and pieces at their offsets. What lies between them are bytes of a
+/// stored version that could not be fetched; they are kept as zeros.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Length in bytes.
+    pub len: u64,
+    /// The bytes there are, with their offsets.
+    pub pieces: Vec<(u64, Body)>,
+}
+
+impl From<Body> for Kept {
+    fn from(body: Body) -> Self {
+        Kept {
+            len: body.len(),
+            pieces: vec![(0, body)],
+        }
+    }
+}
+
 /// Writes bytes that no store would take into the state directory, durably, with a note beside
 /// them. Gives the path.
-pub async fn keep(dir: &Path, path: &str, reason: &str, body: &Body) -> io::Result<PathBuf> {
+pub async fn keep(dir: &Path, path: &str, reason: &str, content: &Kept) -> io::Result<PathBuf> {
     let time = crate::clock::wall()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -69,9 +88,13 @@ pub async fn keep(dir: &Path, path: &str, reason: &str, body: &Body) -> io::Resu
         .mode(0o600)
         .open(&kept)
         .await?;
-    let mut stream = body.stream();
-    while let Some(piece) = stream.next().await {
-        file.write_all(&piece?).await?;
+    file.set_len(content.len).await?;
+    for (offset, body) in &content.pieces {
+        file.seek(SeekFrom::Start(*offset)).await?;
+        let mut stream = body.stream();
+        while let Some(piece) = stream.next().await {
+            file.write_all(&piece?).await?;
+        }
     }
     file.sync_all().await?;
     let note = serde_json::to_vec_pretty(&Note { path, reason, time })?;
@@ -103,10 +126,14 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_kept_with_a_note() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let kept = keep(dir.path(), "a/b", "store is full", &Body::from("bytes"))
+        let content = Kept {
+            len: 8,
+            pieces: vec![(0, Body::from("by")), (5, Body::from("tes"))],
+        };
+        let kept = keep(dir.path(), "a/b", "store is full", &content)
             .await
             .expect("kept");
-        assert_eq!(std::fs::read(&kept).expect("read"), b"bytes");
+        assert_eq!(std::fs::read(&kept).expect("read"), b"by\0\0\0tes");
         let note = std::fs::read_to_string(format!("{}.json", kept.display())).expect("note");
         assert!(note.contains("\"a/b\"") && note.contains("store is full"));
     }
