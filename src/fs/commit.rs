@@ -5,7 +5,7 @@
 //! meanwhile and are told from what is being sent by the state's `generation`.
 
 use super::errno::{self, FsError, FsResult};
-use super::inode::{Inode, State};
+use super::inode::{FileState, Inode, State};
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
@@ -91,7 +91,8 @@ impl Fs {
                             if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) =>
                         {
                             // The base is gone, and with it the race.
-                            if self.merge_append(inode, &mut merges).await? {
+                            let sure = inode.state().file.attempts.is_empty();
+                            if sure && self.merge_append(inode, &mut merges).await? {
                                 continue;
                             }
                             return Err(self.lose(inode, libc::ESTALE, LOST).await);
@@ -116,11 +117,16 @@ impl Fs {
             };
             match error.kind() {
                 ErrorKind::Exists | ErrorKind::Changed => {
-                    if self.own_lost_reply(inode, &plan).await? {
-                        continue;
-                    }
-                    if self.merge_append(inode, &mut merges).await? {
-                        continue;
+                    match self.own_lost_reply(inode, &plan).await? {
+                        Fate::Newest => continue,
+                        Fate::Below if self.settle_below(inode, &plan) => return Ok(()),
+                        // Appending again might append twice.
+                        Fate::Below | Fate::Unknown => {}
+                        Fate::NotApplied => {
+                            if self.merge_append(inode, &mut merges).await? {
+                                continue;
+                            }
+                        }
                     }
                     let fresh = plan.options.precondition == Precondition::IfAbsent;
                     let (errno, why) = if fresh {
@@ -335,29 +341,42 @@ impl Fs {
         Ok(())
     }
 
-    /// Whether the version in the way is an earlier commit of ours whose answer was lost. The
-    /// next commit is then based on it.
-    async fn own_lost_reply(&self, inode: &Arc<Inode>, plan: &Plan) -> FsResult<bool> {
-        let attempts = inode.state().file.attempts.clone();
-        if attempts.is_empty() || !self.capabilities.commit_ids {
-            return Ok(false);
+    /// What became of this commit and of those before it whose answers were lost, by the ids that
+    /// the version in the way carries. One that is that version is the base of the next commit.
+    async fn own_lost_reply(&self, inode: &Arc<Inode>, plan: &Plan) -> FsResult<Fate> {
+        if !self.capabilities.commit_ids {
+            return Ok(Fate::NotApplied);
         }
         let info = match self.driver.head(&plan.key).await {
             Ok(info) => info,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::NotApplied),
             Err(error) => return Err(error.into()),
         };
-        let Some(newest) = info.commits.first() else {
-            return Ok(false);
-        };
-        if !attempts.contains(newest) {
-            return Ok(false);
-        }
         let mut state = inode.state();
-        state.file.base = Some(info.etag);
-        state.file.commits = info.commits;
-        state.file.attempts.clear();
-        Ok(true)
+        let fate = fate(&state.file, plan.id, &info.commits);
+        if fate == Fate::Newest {
+            state.file.base = Some(info.etag);
+            state.file.commits = info.commits;
+            state.file.attempts.clear();
+        }
+        Ok(fate)
+    }
+
+    /// Our commit was applied and somebody has built on it since. Whether that was all: then the
+    /// name's next look finds their version.
+    fn settle_below(&self, inode: &Arc<Inode>, plan: &Plan) -> bool {
+        {
+            let mut state = inode.state();
+            if state.file.generation != plan.generation || !state.file.attempts.is_empty() {
+                return false;
+            }
+            state.file.dirty = false;
+            state.file.append_from = None;
+            state.expired = true;
+            self.dirty.lock().remove(&inode.ino);
+        }
+        self.forget_name(inode);
+        true
     }
 
     /// When everything dirty was appended: puts it behind what is in the store now. Whether that
@@ -494,6 +513,40 @@ impl Fs {
                 ),
             ),
         }
+    }
+}
+
+/// What became of commits whose answers were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// One of them is the version in the store.
+    Newest,
+    /// One of them was, and the version in the store was made from it.
+    Below,
+    /// None of them was.
+    NotApplied,
+    /// Nothing tells.
+    Unknown,
+}
+
+/// What the ids of the version in the store tell of a commit and of earlier attempts.
+fn fate(file: &FileState, id: CommitId, stored: &[CommitId]) -> Fate {
+    let ours = |stored: &CommitId| *stored == id || file.attempts.contains(stored);
+    match stored.iter().position(ours) {
+        Some(0) => Fate::Newest,
+        Some(_) => Fate::Below,
+        // The whole history since our base is told: ours is not in it.
+        None if stored.len() < CommitId::KEPT && !stored.is_empty() => Fate::NotApplied,
+        None if file
+            .commits
+            .first()
+            .is_some_and(|base| stored.contains(base)) =>
+        {
+            Fate::NotApplied
+        }
+        // Without a request whose answer was lost there is nothing to wonder about.
+        None if file.attempts.is_empty() => Fate::NotApplied,
+        None => Fate::Unknown,
     }
 }
 

@@ -128,33 +128,29 @@ impl Fs {
         if entry.name == "." || entry.name == ".." {
             return None;
         }
-        let known = entry.known.clone();
-        let from_listing = known.and_then(|(known, since)| {
+        let from_listing = entry.known.clone().and_then(|told| {
             let target = Target {
                 form: entry.form,
                 ..Target::of(&entry.name)?
             };
+            // What changed here since the snapshot is in the listing; what is as it was need not
+            // be asked for one by one because the snapshot took longer to read than the TTL.
+            let now = self.listing.get(&directory.key(), &target.component);
+            let (known, since) = now.unwrap_or(told);
             let found = target.choose(&known);
             let unknown = matches!(found, Found::Directory(Marker::Unknown))
                 && entry.form != Form::Chunk
                 && self.capabilities.attributes != AttributeSupport::None;
-            let fresh = since + self.ttl(&entry.name) > clock::now();
-            (!unknown && fresh).then_some((target, found, since))
+            let seen = Seen {
+                found,
+                since,
+                asked: false,
+            };
+            (!unknown).then_some((target, seen))
         });
         let inode = match from_listing {
-            // An own change made since wins over the listing inside `attach`.
-            Some((target, found, since))
-                if directory.child(&entry.name).is_some()
-                    || fresh_name(self, directory, &target) =>
-            {
-                let seen = Seen {
-                    found,
-                    since,
-                    asked: false,
-                };
-                self.attach(directory, &entry.name, &target, seen, true)
-            }
-            _ => self.find(directory, &entry.name, true).await.ok().flatten(),
+            Some((target, seen)) => self.attach(directory, &entry.name, &target, seen, true),
+            None => self.find(directory, &entry.name, true).await.ok().flatten(),
         };
         inode.map(|inode| self.entry(&inode))
     }
@@ -297,11 +293,4 @@ impl Fs {
             ),
         ))
     }
-}
-
-/// Whether the listing still knows a name, which an own change since may have removed.
-fn fresh_name(fs: &Fs, directory: &Inode, target: &Target) -> bool {
-    fs.listing
-        .get(&directory.key(), &target.component)
-        .is_none_or(|(known, _)| !known.is_absent())
 }

@@ -195,7 +195,7 @@ impl Fs {
     }
 
     /// Takes the inode's name from it: somebody else's version, or nothing, is there now.
-    fn forget_name(&self, inode: &Arc<Inode>) {
+    pub(super) fn forget_name(&self, inode: &Arc<Inode>) {
         let Some((parent, name)) = inode.state().place.clone() else {
             return;
         };

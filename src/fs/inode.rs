@@ -4,8 +4,9 @@
 //! somebody else's version is found under a name whose inode is open, the name gets a fresh inode
 //! and the old one lives on, *superseded*, for its handles.
 //!
-//! Locks, in the order in which they may be taken: an inode's `turn` (directories before their
-//! children), a directory's `children`, an inode's `state` (parents before children), the table.
+//! Locks, in the order in which they may be taken: the filesystem's `names`, `turn`s of
+//! directories, `turn`s of other inodes (two of a kind in the order of their numbers), a
+//! directory's `children`, an inode's `state` (parents before children), the table.
 //! All but `turn` are short and never held over an await. `turn` guards no data: operations that
 //! change the store for an inode queue in it, so no answer from memory ever waits for it.
 

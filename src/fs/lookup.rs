@@ -407,9 +407,12 @@ impl Fs {
         Some(inode)
     }
 
-    /// Makes an inode stand for the version that `info` tells.
+    /// Makes an inode stand for the version that `info` tells. A dirty inode stays what it is.
     pub(super) fn adopt(&self, inode: &Inode, info: &ObjectInfo, since: Instant) {
         let mut state = inode.state();
+        if state.is_local() {
+            return;
+        }
         let same = state
             .file
             .version

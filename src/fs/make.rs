@@ -113,7 +113,8 @@ impl Fs {
         Attr::new(ino, kind, mode, uid, gid, clock::wall())
     }
 
-    /// Puts a new inode under a name. The caller holds the directory's turn.
+    /// Puts a new inode under a name, with the lookup that its answer to the kernel counts. The
+    /// caller holds the directory's turn.
     fn new_inode(
         &self,
         directory: &Arc<Inode>,
@@ -129,7 +130,10 @@ impl Fs {
         let mut children = directory.children();
         let inode = self.table.insert(&key, kind, |ino| {
             let inode = Inode::new(Attr { ino, ..attr }, key.clone(), Some(place), clock::now());
-            inode.state().attributes = Some(Default::default());
+            let mut state = inode.state();
+            state.lookups = 1;
+            state.attributes = Some(Default::default());
+            drop(state);
             inode
         });
         children.insert(name, inode.clone());
@@ -199,7 +203,7 @@ impl Fs {
             }
             self.mark_dirty(&inode);
             let opened = self.add_handle(&inode, flags);
-            return Ok((self.entry_counted(&inode), opened));
+            return Ok((self.entry(&inode), opened));
         }
         let inode = self
             .put_new(
@@ -216,7 +220,7 @@ impl Fs {
         // Winning a lock is an acquire: nothing learned before is trusted by a later open.
         *self.acquired.lock() = Some(clock::now());
         let opened = self.add_handle(&inode, flags);
-        Ok((self.entry_counted(&inode), opened))
+        Ok((self.entry(&inode), opened))
     }
 
     /// Makes an object at once, exclusively, and the inode for it. The caller holds the
@@ -360,6 +364,6 @@ impl Fs {
         let inode = self
             .put_new(&directory, name, key, kind, mode, caller, body, rdev)
             .await?;
-        Ok(self.entry_counted(&inode))
+        Ok(self.entry(&inode))
     }
 }

@@ -324,6 +324,18 @@ impl Fs {
                 continue;
             };
             state.key = new.join(rest.as_bytes());
+            // What was looked up while its object was on its way is asked for again.
+            let version = state.file.version.clone();
+            if let Some(version) = version
+                && let Some(rest) = version.key.strip_prefix(old)
+            {
+                state.expired = true;
+                state.file.version = Some(Arc::new(Version {
+                    key: new.join(rest.as_bytes()),
+                    etag: version.etag.clone(),
+                    size: version.size,
+                }));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use crate::driver::{AttributeSupport, Body, ErrorKind, ListRequest, PutOptions};
 use crate::key::Key;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::MutexGuard;
 
 /// How long an implied directory may be empty before it gets a marker: `rm -r` removes it sooner.
 const MARKER_DELAY: Duration = Duration::from_secs(1);
@@ -18,6 +19,20 @@ const MARKER_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct MayBeEmpty {
     directory: Arc<Inode>,
     since: Instant,
+}
+
+/// Takes the turns of two inodes in the order of their numbers, as everybody does who needs two;
+/// one turn where they are the same.
+pub(super) async fn take_turns<'a>(
+    a: &'a Arc<Inode>,
+    b: &'a Arc<Inode>,
+) -> (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
+    if Arc::ptr_eq(a, b) {
+        return (a.turn.lock().await, None);
+    }
+    let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
+    let first = first.turn.lock().await;
+    (first, Some(second.turn.lock().await))
 }
 
 impl Fs {
@@ -98,14 +113,19 @@ impl Fs {
             return Err(FsError::plain(libc::EROFS));
         }
         let _names = self.names.read().await;
-        let _turn = parent.turn.lock().await;
         let Some(directory) = self.find(&parent, name, false).await? else {
             return Err(FsError::plain(libc::ENOENT));
         };
         if directory.kind != Kind::Directory {
             return Err(FsError::plain(libc::ENOTDIR));
         }
-        let _turn = directory.turn.lock().await;
+        let _turns = take_turns(&parent, &directory).await;
+        if parent
+            .child(name)
+            .is_none_or(|now| !Arc::ptr_eq(&now, &directory))
+        {
+            return Err(FsError::plain(libc::ENOENT));
+        }
         self.require_empty(&directory).await?;
         let prefix = directory.key();
         self.driver.delete(&prefix, Default::default()).await?;

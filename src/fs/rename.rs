@@ -4,6 +4,7 @@ use super::attr::Kind;
 use super::commit::same_conditions;
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
+use super::remove::take_turns;
 use super::{ConflictRecord, Fs, lookup, seconds};
 use crate::cache::content::Version;
 use crate::clock;
@@ -44,16 +45,7 @@ impl Fs {
                 .await;
         }
         let _names = self.names.read().await;
-        // Two directories' turns are taken in the order of their numbers.
-        let _turns = if Arc::ptr_eq(&old, &new) {
-            (old.turn.lock().await, None)
-        } else if old.ino < new.ino {
-            let first = old.turn.lock().await;
-            (first, Some(new.turn.lock().await))
-        } else {
-            let first = new.turn.lock().await;
-            (first, Some(old.turn.lock().await))
-        };
+        let _turns = take_turns(&old, &new).await;
         let mut round = 0;
         loop {
             round += 1;
@@ -120,18 +112,7 @@ impl Fs {
         key: Key,
         flags: u32,
     ) -> FsResult<bool> {
-        // Files' turns are taken in the order of their numbers too.
-        let _turns = match target {
-            Some(target) if target.ino < source.ino => {
-                let first = target.turn.lock().await;
-                (source.turn.lock().await, Some(first))
-            }
-            Some(target) => {
-                let first = source.turn.lock().await;
-                (first, Some(target.turn.lock().await))
-            }
-            None => (source.turn.lock().await, None),
-        };
+        let _turns = take_turns(source, target.unwrap_or(source)).await;
         if let Some(target) = target {
             if target.state().file.dirty && self.is_stored(target) {
                 // What is replaced is replaced with its last bytes, as on a disk.
@@ -474,9 +455,7 @@ impl Fs {
         if !self.capabilities.exchange || b.kind == Kind::Directory {
             return Err(FsError::plain(libc::EINVAL));
         }
-        let (first, second) = if a.ino < b.ino { (a, b) } else { (b, a) };
-        let _first = first.turn.lock().await;
-        let _second = second.turn.lock().await;
+        let _turns = take_turns(a, b).await;
         for inode in [a, b] {
             if inode.state().file.dirty {
                 self.commit_in_turn(inode).await?;

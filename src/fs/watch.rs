@@ -34,6 +34,10 @@ pub(super) async fn follow(fs: Weak<Fs>) {
                         return;
                     };
                     match change {
+                        Ok(Change::Written(key, None)) => {
+                            let change = fs.tell_version(key).await;
+                            fs.take_change(change);
+                        }
                         Ok(change) => fs.take_change(change),
                         Err(error) => {
                             log::warn!("the change feed broke: {error}");
@@ -67,9 +71,30 @@ impl Fs {
                 }
                 self.forget_key(&key);
             }
+            Change::Removed(key) if self.knows_absent(&key) => {}
             Change::Removed(key) => self.forget_key(&key),
             Change::Lost => self.forget_everything(),
         }
+    }
+
+    /// Completes a change whose version the feed does not tell, where something is known of the
+    /// key that could be compared with it: most such changes are this mount's own.
+    async fn tell_version(&self, key: Key) -> Change {
+        if self.place_of(&key).is_none() || key.as_bytes().ends_with(b"/") {
+            return Change::Written(key, None);
+        }
+        let etag = self.driver.head(&key).await.ok().map(|info| info.etag);
+        Change::Written(key, etag)
+    }
+
+    /// Whether a removed key is known to be gone.
+    fn knows_absent(&self, key: &Key) -> bool {
+        self.place_of(key).is_some_and(|(directory, component)| {
+            let shown = crate::name::encode(&component);
+            let listed = self.listing.get(&directory.key(), &component);
+            listed.is_some_and(|(known, _)| known.is_absent())
+                && directory.child(shown.first()).is_none()
+        })
     }
 
     /// The directory and the component that a key's last name stands for, as far as the directory
