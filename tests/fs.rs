@@ -1,0 +1,24 @@
+//! The filesystem operations without a kernel: any number of mounts over one store.
+
+#[path = "fs/attributes.rs"]
+mod attributes;
+#[path = "fs/conflicts.rs"]
+mod conflicts;
+#[path = "fs/directories.rs"]
+mod directories;
+#[path = "fs/names.rs"]
+mod names;
+#[path = "fs/races.rs"]
+mod races;
+#[path = "fs/reading.rs"]
+mod reading;
+#[path = "fs/renames.rs"]
+mod renames;
+#[path = "fs/store.rs"]
+mod store;
+#[path = "fs/watching.rs"]
+mod watching;
+#[path = "fs/world.rs"]
+mod world;
+#[path = "fs/writing.rs"]
+mod writing;

@@ -1,0 +1,193 @@
+//! Lost races and lost replies: no acknowledged byte is lost, none is written twice.
+
+use crate::store::Plain;
+use crate::world::*;
+use bucketfs::driver::Strength;
+use std::time::Duration;
+
+#[tokio::test(start_paused = true)]
+async fn the_loser_of_a_creation_gets_eexist_and_a_conflict_file() {
+    for world in [World::memory(), World::s3()] {
+        let (a, b) = (world.mount(), world.mount());
+        let (one, two) = (a.open("f", CREATE).await, b.open("f", CREATE).await);
+        let (one, two) = (one.unwrap(), two.unwrap());
+        a.write(one, 0, "first").unwrap();
+        b.write(two, 0, "second").unwrap();
+        a.close(one).await.unwrap();
+        assert_eq!(b.close(two).await, Err(libc::EEXIST));
+        assert_eq!(world.get("f").await.unwrap(), "first");
+        assert_eq!(world.conflicts("f").await, ["second"]);
+        assert_eq!(b.cat("f").await.unwrap(), "first");
+        let names = b.ls("").await.unwrap();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(b.cat(&names[1]).await.unwrap(), "second");
+        let status = b.fs.status();
+        assert_eq!(status.conflicts.len(), 1);
+        assert!(status.conflicts[0].kept_as.starts_with("f.conflict-host2-"));
+        assert_eq!(status.dirty_files, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loser_of_a_change_gets_estale_and_a_conflict_file() {
+    for world in [World::memory(), World::s3(), World::over(Plain::bare())] {
+        world.put("d/f", "base").await;
+        let (a, b) = (world.mount(), world.mount());
+        let both = libc::O_RDWR;
+        let (one, two) = (a.open("d/f", both).await, b.open("d/f", both).await);
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_eq!(b.read(two, 0, 100).await.unwrap(), "base");
+        a.write(one, 0, "B").unwrap();
+        b.write(two, 3, "E").unwrap();
+        a.close(one).await.unwrap();
+        assert_eq!(b.close(two).await, Err(libc::ESTALE));
+        assert_eq!(world.get("d/f").await.unwrap(), "Base");
+        assert_eq!(world.conflicts("d/f").await, ["basE"]);
+        assert_eq!(b.cat("d/f").await.unwrap(), "Base");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_removed_elsewhere_is_a_lost_race_too() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 0, "B").unwrap();
+    assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "Base");
+    world.delete("f").await;
+    assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+    assert_eq!(world.get("f").await, None);
+    assert_eq!(world.conflicts("f").await, ["Base"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_writes_of_the_loser_go_to_its_conflict_file() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("f", "theirs").await;
+    assert_eq!(mount.flush(handle).await, Err(libc::ESTALE));
+    mount.write(handle, 4, " and more").unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.conflicts("f").await, ["mine and more"]);
+    assert_eq!(world.get("f").await.unwrap(), "theirs");
+    mount.forget_all();
+    assert_eq!(mount.fs.status().inodes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conflicts_of_one_second_get_numbers() {
+    let world = World::memory();
+    let mount = world.mount();
+    for i in 0..3 {
+        let handle = mount.open("f", REPLACE).await.unwrap();
+        mount.write(handle, 0, "mine").unwrap();
+        world.put("f", &format!("theirs {i}")).await;
+        assert!(mount.close(handle).await.is_err());
+    }
+    assert_eq!(world.conflicts("f").await, ["mine"; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_go_to_the_state_directory_when_no_conflict_file_can_be_written() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    mount.fault.set("put:error=denied:key~.conflict-").unwrap();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("f", "theirs").await;
+    assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+    assert_eq!(mount.kept(), ["mine"]);
+    assert_eq!(world.keys().await, ["f"]);
+    assert_eq!(mount.cat("f").await.unwrap(), "theirs");
+    mount.forget_all();
+    assert_eq!(mount.fs.status().inodes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_the_store_denies_goes_to_a_conflict_file() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.fault.set("put:error=denied@1").unwrap();
+    assert_eq!(mount.put("f", CREATE, "mine").await, Err(libc::EACCES));
+    assert_eq!(world.conflicts("f").await, ["mine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_is_recognised_without_retries() {
+    for world in [World::memory(), World::s3()] {
+        let mount = world.mount();
+        let handle = mount.open("f", CREATE).await.unwrap();
+        mount.write(handle, 0, "one").unwrap();
+        mount.fault.set("put:lost-reply@1").unwrap();
+        assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+        assert_eq!(mount.flush(handle).await, Ok(()));
+        mount.write(handle, 3, " two").unwrap();
+        mount.fault.set("put:lost-reply@1").unwrap();
+        assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+        mount.write(handle, 7, " three").unwrap();
+        assert_eq!(mount.close(handle).await, Ok(()));
+        assert_eq!(world.get("f").await.unwrap(), "one two three");
+        assert_eq!(world.keys().await, ["f"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_is_recognised_by_retries() {
+    let world = World::s3();
+    let mount = world.retrying();
+    mount.fault.set("put:lost-reply@1").unwrap();
+    mount.put("f", CREATE, "one").await.unwrap();
+    mount.fault.set("put:lost-reply@1").unwrap();
+    mount.save("f", "two").await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "two");
+    assert_eq!(world.keys().await, ["f"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_of_two_mounts_are_merged() {
+    for world in [World::memory(), World::s3(), World::over(Plain::bare())] {
+        let (a, b) = (world.mount(), world.mount());
+        for i in 0..10 {
+            let (one, two) = (a.open("log", APPEND).await, b.open("log", APPEND).await);
+            let (one, two) = (one.unwrap(), two.unwrap());
+            a.write(one, 0, &format!("a{i}\n")).unwrap();
+            b.write(two, 0, &format!("b{i}\n")).unwrap();
+            let (one, two) = tokio::join!(a.close(one), b.close(two));
+            (one.unwrap(), two.unwrap());
+        }
+        let text = world.get("log").await.unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 20, "{text}");
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), 20, "{text}");
+        assert_eq!(world.keys().await, ["log"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_through_open_handles_are_merged() {
+    let world = World::s3();
+    let (a, b) = (world.mount(), world.mount());
+    let one = a.open("log", APPEND).await.unwrap();
+    let two = b.open("log", APPEND).await.unwrap();
+    for i in 0..10 {
+        a.write(one, 0, &format!("a{i}\n")).unwrap();
+        a.flush(one).await.unwrap();
+        b.write(two, 0, &format!("b{i}\n")).unwrap();
+        b.flush(two).await.unwrap();
+    }
+    let expected: String = (0..10).map(|i| format!("a{i}\nb{i}\n")).collect();
+    assert_eq!(world.get("log").await.unwrap(), expected);
+    assert_eq!(
+        b.read(b.open("log", READ).await.unwrap(), 0, 10_000)
+            .await
+            .unwrap(),
+        expected
+    );
+}

@@ -1,0 +1,242 @@
+//! One store in memory that shows less than it can: what the drivers of other stores look like.
+
+use async_trait::async_trait;
+use bucketfs::driver::memory::Memory;
+use bucketfs::driver::{
+    AttributeChange, AttributeSupport, Body, Capabilities, Change, CopyCapability, CopyOptions,
+    Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page,
+    Precondition, PutOptions, Result, Strength,
+};
+use bucketfs::key::Key;
+use futures::stream::BoxStream;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// A [`Memory`] with fewer capabilities and, where `digests`, etags that are digests of the bytes.
+/// Clones are clients of one store.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    pub memory: Memory,
+    pub capabilities: Capabilities,
+    pub digests: bool,
+    /// Makes test and write one step where etags are translated.
+    step: Arc<Mutex<()>>,
+}
+
+impl Plain {
+    /// Everything that memory can do but to watch.
+    pub fn memory() -> Plain {
+        let memory = Memory::new();
+        let capabilities = Capabilities {
+            watch: false,
+            ..memory.capabilities()
+        };
+        Plain {
+            memory,
+            capabilities,
+            digests: false,
+            step: Arc::default(),
+        }
+    }
+
+    /// What an S3 server gives: digests, attributes by head and get only, copies.
+    pub fn s3() -> Plain {
+        let mut store = Plain::memory();
+        store.digests = true;
+        store.capabilities = Capabilities {
+            attributes: AttributeSupport::Object,
+            rename: false,
+            exchange: false,
+            ..store.capabilities
+        };
+        store
+    }
+
+    /// A store of bytes only: no attributes, no conditions but those of put.
+    pub fn bare() -> Plain {
+        let mut store = Plain::s3();
+        store.capabilities = Capabilities {
+            attributes: AttributeSupport::None,
+            set_attributes: false,
+            special_files: false,
+            delete_condition: Strength::None,
+            copy: None,
+            ..store.capabilities
+        };
+        store
+    }
+
+    /// The same store, whose copies take conditions of this strength on their destination.
+    pub fn copying(mut self, destination: Strength) -> Plain {
+        self.capabilities.copy = Some(CopyCapability {
+            source: Strength::Atomic,
+            destination,
+        });
+        self
+    }
+
+    fn claims(&self, claimed: bool, operation: &'static str) -> Result<()> {
+        if claimed {
+            Ok(())
+        } else {
+            Err(Error::unsupported(operation))
+        }
+    }
+
+    async fn bytes(&self, key: &Key) -> Result<bytes::Bytes> {
+        let outcome = self.memory.get(key, GetOptions::default()).await?;
+        Ok(outcome.found()?.collect().await?.1)
+    }
+
+    /// The etag that is shown of an object.
+    async fn shown(&self, key: &Key, own: &ETag) -> Result<ETag> {
+        if !self.digests {
+            return Ok(own.clone());
+        }
+        let mut hasher = DefaultHasher::new();
+        self.bytes(key).await?.hash(&mut hasher);
+        Ok(ETag::new(format!("{:016x}", hasher.finish())))
+    }
+
+    /// The memory's own etag of an object of this shown one; else `Changed`.
+    async fn own(&self, key: &Key, shown: ETag) -> Result<ETag> {
+        let changed = || Error::new(ErrorKind::Changed, "another version").on(key);
+        let info = match self.memory.head(key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(changed()),
+            info => info?,
+        };
+        if self.shown(key, &info.etag).await? == shown {
+            Ok(info.etag)
+        } else {
+            Err(changed())
+        }
+    }
+
+    async fn condition(&self, key: &Key, condition: Precondition) -> Result<Precondition> {
+        Ok(match condition {
+            Precondition::IfMatch(etag) => Precondition::IfMatch(self.own(key, etag).await?),
+            other => other,
+        })
+    }
+
+    async fn told(&self, key: &Key, mut info: ObjectInfo) -> Result<ObjectInfo> {
+        info.etag = self.shown(key, &info.etag).await?;
+        if self.capabilities.attributes == AttributeSupport::None {
+            info.attributes = None;
+        }
+        if !self.capabilities.commit_ids {
+            info.commits.clear();
+        }
+        Ok(info)
+    }
+}
+
+#[async_trait]
+impl Driver for Plain {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities.clone()
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        let _step = self.step.lock().await;
+        let info = self.memory.head(key).await?;
+        self.told(key, info).await
+    }
+
+    async fn get(&self, key: &Key, mut options: GetOptions) -> Result<GetOutcome> {
+        let _step = self.step.lock().await;
+        if let Some(etag) = options.if_match.take() {
+            self.memory.head(key).await?;
+            options.if_match = Some(self.own(key, etag).await?);
+        }
+        if let Some(etag) = options.if_none_match.take() {
+            options.if_none_match = self.own(key, etag).await.ok();
+        }
+        match self.memory.get(key, options).await? {
+            GetOutcome::Unmodified => Ok(GetOutcome::Unmodified),
+            GetOutcome::Found(mut object) => {
+                object.info = self.told(key, object.info).await?;
+                Ok(GetOutcome::Found(object))
+            }
+        }
+    }
+
+    async fn put(&self, key: &Key, body: Body, mut options: PutOptions) -> Result<ObjectInfo> {
+        let _step = self.step.lock().await;
+        options
+            .precondition
+            .require(self.capabilities.put_condition, "put")?;
+        options.precondition = self.condition(key, options.precondition).await?;
+        let info = self.memory.put(key, body, options).await?;
+        self.told(key, info).await
+    }
+
+    async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
+        let _step = self.step.lock().await;
+        precondition.require(self.capabilities.delete_condition, "delete")?;
+        let precondition = self.condition(key, precondition).await?;
+        self.memory.delete(key, precondition).await
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page> {
+        let _step = self.step.lock().await;
+        let mut page = self.memory.list(request).await?;
+        for entry in &mut page.entries {
+            if let Some(info) = entry.object.take() {
+                let mut info = self.told(&entry.key, info).await?;
+                if self.capabilities.attributes != AttributeSupport::Listed {
+                    info.attributes = None;
+                    info.commits.clear();
+                }
+                entry.object = Some(info);
+            }
+        }
+        Ok(page)
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mut options: CopyOptions) -> Result<ObjectInfo> {
+        let Some(copy) = self.capabilities.copy else {
+            return Err(Error::unsupported("copy"));
+        };
+        let _step = self.step.lock().await;
+        options.destination.require(copy.destination, "copy")?;
+        if let Some(etag) = options.source.take() {
+            options.source = Some(self.own(from, etag).await?);
+        }
+        options.destination = self.condition(to, options.destination).await?;
+        let info = self.memory.copy(from, to, options).await?;
+        self.told(to, info).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
+        self.claims(self.capabilities.rename, "rename")?;
+        self.memory.rename(from, to, options).await
+    }
+
+    async fn exchange(&self, a: &Key, b: &Key) -> Result<(ObjectInfo, ObjectInfo)> {
+        self.claims(self.capabilities.exchange, "exchange")?;
+        self.memory.exchange(a, b).await
+    }
+
+    async fn set_attributes(
+        &self,
+        key: &Key,
+        change: AttributeChange,
+        if_match: Option<ETag>,
+    ) -> Result<ObjectInfo> {
+        self.claims(self.capabilities.set_attributes, "set_attributes")?;
+        let _step = self.step.lock().await;
+        let if_match = match if_match {
+            Some(etag) => Some(self.own(key, etag).await?),
+            None => None,
+        };
+        let info = self.memory.set_attributes(key, change, if_match).await?;
+        self.told(key, info).await
+    }
+
+    async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
+        self.claims(self.capabilities.watch, "watch")?;
+        self.memory.watch(prefix).await
+    }
+}

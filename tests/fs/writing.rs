@@ -1,0 +1,364 @@
+//! Creating, writing, committing.
+
+use crate::world::*;
+use bucketfs::driver::Driver;
+use bucketfs::fs::SetAttr;
+use std::time::Duration;
+
+#[tokio::test(start_paused = true)]
+async fn creating_a_file_costs_one_put() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    for i in 0..20 {
+        mount.put(&format!("{i}"), CREATE, "hello").await.unwrap();
+    }
+    assert_eq!(mount.cost(), "put 20");
+    assert_eq!(world.get("7").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn creating_in_an_unknown_directory_costs_one_lookup_more() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.put("f", CREATE, "hello").await.unwrap();
+    assert_eq!(mount.cost(), "head 1, list 1, put 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_locks_creation_is_claimed_at_open() {
+    let world = World::s3();
+    let (a, b) = (world.mount(), world.mount());
+    assert!(!b.exists("x.lock").await);
+    let handle = a.open("x.lock", EXCLUSIVE).await.unwrap();
+    assert_eq!(world.keys().await, ["x.lock"]);
+    assert_eq!(b.open("x.lock", EXCLUSIVE).await, Err(libc::EEXIST));
+    a.write(handle, 0, "pid").unwrap();
+    a.close(handle).await.unwrap();
+    assert_eq!(b.cat("x.lock").await.unwrap(), "pid");
+    a.unlink("x.lock").await.unwrap();
+    assert!(b.open("x.lock", EXCLUSIVE).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn overwriting_a_listed_file_costs_one_put() {
+    let world = World::memory();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    mount.save("f", "new").await.unwrap();
+    assert_eq!(mount.cost(), "put 1");
+    assert_eq!(world.get("f").await.unwrap(), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn overwriting_asks_for_unknown_metadata_beside_it() {
+    let world = World::s3();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    mount.save("f", "new").await.unwrap();
+    assert_eq!(mount.cost(), "head 1, put 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn appending_to_a_small_file_costs_a_get_and_a_put() {
+    for world in [World::memory(), World::s3()] {
+        world.put("log", "one\n").await;
+        let mount = world.mount();
+        mount.ls("").await.unwrap();
+        mount.cost();
+        mount.append("log", "two\n").await.unwrap();
+        assert_eq!(mount.cost(), "get 1, put 1");
+        assert_eq!(world.get("log").await.unwrap(), "one\ntwo\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_close_and_a_flush_of_a_clean_file_cost_nothing() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "x").unwrap();
+    mount.flush(handle).await.unwrap();
+    mount.cost();
+    mount.flush(handle).await.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(mount.cost(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_after_the_flush_is_committed_at_release() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.flush(handle).await.unwrap();
+    mount.write(handle, 0, "mapped").unwrap();
+    mount.fs.release(handle).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "mapped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_of_one_file_share_their_bytes() {
+    let world = World::memory();
+    let mount = world.mount();
+    let writer = mount.open("f", CREATE).await.unwrap();
+    mount.write(writer, 0, "shared").unwrap();
+    let reader = mount.open("f", READ).await.unwrap();
+    assert_eq!(mount.read(reader, 0, 100).await.unwrap(), "shared");
+    assert_eq!(mount.ls("").await.unwrap(), ["f"]);
+    assert!(world.keys().await.is_empty());
+    assert_eq!(mount.open("f", EXCLUSIVE).await, Err(libc::EEXIST));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_part_keeps_the_rest() {
+    let world = World::s3();
+    world.put("f", "0123456789").await;
+    let mount = world.mount();
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 3, "abc").unwrap();
+    assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "012abc6789");
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "012abc6789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_cut_and_extended() {
+    let world = World::memory();
+    world.put("f", "0123456789").await;
+    let mount = world.mount();
+    let size = |size| SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    };
+    assert_eq!(mount.setattr("f", size(4)).await.unwrap().size, 4);
+    assert_eq!(world.get("f").await.unwrap(), "0123");
+    assert_eq!(mount.setattr("f", size(6)).await.unwrap().size, 6);
+    assert_eq!(world.get("f").await.unwrap(), "0123\0\0");
+    let handle = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 8, "x").unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "0123\0\0\0\0x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fallocate_reserves_punches_and_zeroes() {
+    let world = World::memory();
+    world.put("f", "0123456789").await;
+    let mount = world.mount();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    let fallocate = |offset, length, mode| {
+        let done = mount.fs.fallocate(handle, offset, length, mode, 7);
+        done.map_err(|error| error.errno())
+    };
+    fallocate(0, 20, libc::FALLOC_FL_KEEP_SIZE).unwrap();
+    fallocate(0, 5, 0).unwrap();
+    assert_eq!(mount.stat("f").await.unwrap().size, 10);
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    fallocate(2, 3, punch).unwrap();
+    fallocate(8, 4, libc::FALLOC_FL_ZERO_RANGE).unwrap();
+    assert_eq!(
+        fallocate(0, 1, libc::FALLOC_FL_COLLAPSE_RANGE),
+        Err(libc::EOPNOTSUPP)
+    );
+    assert_eq!(fallocate(0, 0, 0), Err(libc::EINVAL));
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "01\0\0\x00567\0\0\0\0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lseek_finds_data_and_holes() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 100, "data").unwrap();
+    let size = SetAttr {
+        size: Some(200),
+        handle: Some(handle),
+        ..SetAttr::default()
+    };
+    mount.setattr("f", size).await.unwrap();
+    let seek = |offset, whence| {
+        let found = mount.fs.lseek(handle, offset, whence);
+        found.map_err(|error| error.errno())
+    };
+    assert_eq!(seek(0, libc::SEEK_HOLE), Ok(0));
+    assert_eq!(seek(0, libc::SEEK_DATA), Ok(100));
+    assert_eq!(seek(100, libc::SEEK_HOLE), Ok(104));
+    assert_eq!(seek(104, libc::SEEK_DATA), Err(libc::ENXIO));
+    assert_eq!(seek(200, libc::SEEK_HOLE), Err(libc::ENXIO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn copying_a_whole_file_moves_no_bytes() {
+    let world = World::s3();
+    world.put("a", &"x".repeat(1000)).await;
+    let mount = world.mount();
+    let from = mount.open("a", READ).await.unwrap();
+    let to = mount.open("b", CREATE).await.unwrap();
+    mount.cost();
+    let copied = mount.fs.copy_file_range((from, 0), (to, 0), 1 << 30, 7);
+    assert_eq!(copied.await.unwrap(), 1000);
+    let more = mount
+        .fs
+        .copy_file_range((from, 1000), (to, 1000), 1 << 30, 7);
+    assert_eq!(more.await.unwrap(), 0);
+    mount.close(to).await.unwrap();
+    assert_eq!(mount.cost(), "copy 1");
+    assert_eq!(world.get("b").await.unwrap().len(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn copying_a_part_reads_and_writes() {
+    let world = World::memory();
+    world.put("a", "0123456789").await;
+    world.put("b", "----------").await;
+    let mount = world.mount();
+    let from = mount.open("a", READ).await.unwrap();
+    let to = mount.open("b", WRITE).await.unwrap();
+    let copied = mount.fs.copy_file_range((from, 2), (to, 5), 3, 7);
+    assert_eq!(copied.await.unwrap(), 3);
+    mount.close(to).await.unwrap();
+    assert_eq!(world.get("b").await.unwrap(), "-----234--");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_changed_before_its_commit_is_written_whole() {
+    let world = World::s3();
+    world.put("a", "0123456789").await;
+    let mount = world.mount();
+    let from = mount.open("a", READ).await.unwrap();
+    let to = mount.open("b", libc::O_RDWR | libc::O_CREAT).await.unwrap();
+    let copied = mount.fs.copy_file_range((from, 0), (to, 0), 100, 7);
+    assert_eq!(copied.await.unwrap(), 10);
+    assert_eq!(mount.read(to, 0, 100).await.unwrap(), "0123456789");
+    mount.write(to, 4, "x").unwrap();
+    mount.close(to).await.unwrap();
+    assert_eq!(world.get("b").await.unwrap(), "0123x56789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_unlinked_while_open_is_readable_and_writable() {
+    let world = World::s3();
+    world.put("f", "0123456789").await;
+    let mount = world.mount();
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 0, "ab").unwrap();
+    mount.unlink("f").await.unwrap();
+    assert!(world.keys().await.is_empty());
+    assert!(!mount.exists("f").await);
+    assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "ab23456789");
+    mount.write(handle, 10, "more").unwrap();
+    assert_eq!(mount.read(handle, 8, 100).await.unwrap(), "89more");
+    assert_eq!(mount.fs.fstat(handle).unwrap().nlink, 0);
+    mount.close(handle).await.unwrap();
+    assert!(world.keys().await.is_empty());
+    assert_eq!(mount.fs.status().dirty_files, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_file_takes_the_name_of_one_unlinked_while_open() {
+    let world = World::memory();
+    let mount = world.mount();
+    let old = mount.open("f", CREATE).await.unwrap();
+    mount.write(old, 0, "old").unwrap();
+    mount.unlink("f").await.unwrap();
+    mount.put("f", EXCLUSIVE, "new").await.unwrap();
+    mount.close(old).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_keeps_the_file_dirty_until_it_is_back() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "kept").unwrap();
+    mount.fault.set("*:error=unreachable").unwrap();
+    assert_eq!(mount.close(handle).await, Err(libc::EIO));
+    let status = mount.fs.status();
+    assert_eq!((status.dirty_files, status.dirty_bytes), (1, 4));
+    assert_eq!(status.errors.last().unwrap().errno, "EIO");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(mount.fs.status().dirty_files, 1);
+    assert_eq!(mount.ls("").await, Err(libc::EIO));
+    mount.fault.clear();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(world.get("f").await.unwrap(), "kept");
+    assert_eq!(mount.fs.status().dirty_files, 0);
+    assert_eq!(mount.cat("f").await.unwrap(), "kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_keeps_the_file_dirty_and_says_so() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.fault.set("put:error=no-space").unwrap();
+    assert_eq!(mount.put("f", CREATE, "kept").await, Err(libc::ENOSPC));
+    assert_eq!(mount.fs.status().dirty_files, 1);
+    mount.fault.clear();
+    assert_eq!(mount.fs.drain(Duration::from_secs(5)).await.committed, 1);
+    assert_eq!(world.get("f").await.unwrap(), "kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_saves_what_the_store_does_not_take() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount
+        .fault
+        .set("put:error=unreachable:key~down,put:hang:key~silent")
+        .unwrap();
+    for name in ["down", "silent", "fine"] {
+        let handle = mount.open(name, CREATE).await.unwrap();
+        mount.write(handle, 0, name).unwrap();
+    }
+    let report = mount.fs.drain(Duration::from_secs(5)).await;
+    assert_eq!((report.committed, report.unsent.len()), (1, 2));
+    for unsent in report.unsent {
+        let kept = std::fs::read_to_string(&unsent.kept_as).unwrap();
+        assert_eq!(kept, unsent.path);
+    }
+    assert_eq!(world.keys().await, ["fine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spilled_file_is_committed_whole() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("big", CREATE).await.unwrap();
+    let piece = "0123456789abcdef".repeat(1 << 16);
+    for i in 0..12 {
+        mount.write(handle, i << 20, &piece).unwrap();
+    }
+    mount.close(handle).await.unwrap();
+    let info = world.raw().head(&"big".into()).await.unwrap();
+    assert_eq!(info.size, Some(12 << 20));
+    assert_eq!(mount.cat("big").await.unwrap(), piece.repeat(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_mount_refuses_every_change() {
+    let world = World::memory();
+    world.put("f", "x").await;
+    world.put("d/f", "x").await;
+    let mount = world.mount_with(|options| options.read_only = true, false);
+    let refused = Err(libc::EROFS);
+    assert_eq!(mount.save("f", "y").await, refused);
+    assert_eq!(mount.append("new", "y").await, refused);
+    assert_eq!(mount.mkdir("e").await, refused);
+    assert_eq!(mount.unlink("f").await, refused);
+    assert_eq!(mount.rmdir("d").await, refused);
+    assert_eq!(mount.rename("f", "g").await, refused);
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(mount.setattr("f", mode).await.map(|_| ()), refused);
+    assert_eq!(mount.cat("f").await.unwrap(), "x");
+    assert_eq!(world.keys().await, ["d/f", "f"]);
+}
