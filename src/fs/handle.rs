@@ -268,10 +268,11 @@ impl Fs {
         let stage = self.stage(&mut state);
         let appends = handle.append && !paged;
         let at = if appends { stage.size() } else { offset };
-        let end = at
-            .checked_add(data.len() as u64)
-            .filter(|end| *end <= self.max_file_size())
-            .ok_or_else(|| self.too_large(inode))?;
+        let end = at.saturating_add(data.len() as u64);
+        if end > self.max_file_size() {
+            drop(state);
+            return Err(self.too_large(inode));
+        }
         stage.write(at, data)?;
         let size = stage.size();
         self.wrote(&mut state, uid, appends);

@@ -194,6 +194,18 @@ async fn lseek_finds_data_and_holes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_beyond_the_largest_file_is_refused_and_the_file_stays() {
+    let world = World::memory();
+    let mount = world.mount_with(|options| options.staging_size = 10, false);
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "0123").unwrap();
+    assert_eq!(mount.write(handle, 8, "xyz"), Err(libc::EFBIG));
+    assert_eq!(mount.write(handle, u64::MAX, "x"), Err(libc::EFBIG));
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "0123");
+}
+
+#[tokio::test(start_paused = true)]
 async fn copying_a_whole_file_moves_no_bytes() {
     let world = World::s3();
     world.put("a", &"x".repeat(1000)).await;
