@@ -303,6 +303,7 @@ impl Fs {
             if clean {
                 state.file.dirty = false;
                 state.file.append_from = None;
+                state.file.exclusive = false;
                 if state.handles == 0 {
                     state.file.stage = None;
                 }
@@ -384,7 +385,8 @@ impl Fs {
     async fn merge_append(&self, inode: &Arc<Inode>, merges: &mut u32) -> FsResult<bool> {
         let key = {
             let state = inode.state();
-            if state.file.append_from.is_none() || *merges >= MERGES {
+            let mergeable = state.file.append_from.is_some() && !state.file.exclusive;
+            if !mergeable || *merges >= MERGES {
                 return Ok(false);
             }
             state.key.clone()

@@ -101,6 +101,8 @@ pub struct FileState {
     pub looked_ahead: Option<Instant>,
     /// Where a drain has saved the bytes of which generation.
     pub saved: Option<(u64, String)>,
+    /// Whether a name that is not committed yet was created with `O_EXCL`: it is merged with none.
+    pub exclusive: bool,
 }
 
 impl State {

@@ -112,6 +112,7 @@ impl Fs {
             state.file.attempts.clear();
             state.file.commits.clear();
             state.file.append_from = None;
+            state.file.exclusive = false;
             let size = state.attr.size;
             state.file.version = Some(Arc::new(Version {
                 key: key.clone(),

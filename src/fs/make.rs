@@ -199,6 +199,7 @@ impl Fs {
             {
                 let mut state = inode.state();
                 state.touch_content(true);
+                state.file.exclusive = exclusive;
                 state.file.pages_valid = true;
             }
             self.mark_dirty(&inode);

@@ -191,3 +191,18 @@ async fn appends_through_open_handles_are_merged() {
         expected
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_exclusive_creation_is_never_merged() {
+    let world = World::memory();
+    let (a, b) = (world.mount(), world.mount());
+    let flags = EXCLUSIVE | libc::O_APPEND;
+    let (one, two) = (a.open("f", flags).await, b.open("f", flags).await);
+    let (one, two) = (one.unwrap(), two.unwrap());
+    a.write(one, 0, "first\n").unwrap();
+    b.write(two, 0, "second\n").unwrap();
+    a.close(one).await.unwrap();
+    assert_eq!(b.close(two).await, Err(libc::EEXIST));
+    assert_eq!(world.get("f").await.unwrap(), "first\n");
+    assert_eq!(world.conflicts("f").await, ["second\n"]);
+}
