@@ -253,7 +253,8 @@ impl Bucket {
         Ok(findings)
     }
 
-    /// Refuses keys that no service of this kind can hold.
+    /// Refuses keys that this service cannot hold: reading one that it takes for another key would
+    /// give that one's object.
     fn check_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
         let why = if key.is_empty() {
             (ErrorKind::InvalidKey, "a key cannot be empty")
@@ -262,13 +263,17 @@ impl Bucket {
         } else if key.to_str().is_none() {
             (ErrorKind::InvalidKey, "a key must be UTF-8")
         } else {
-            return Ok(());
+            return self
+                .findings
+                .folded
+                .check(key)
+                .map_err(|error| purpose.name(error));
         };
         Err(purpose.name(Error::new(why.0, why.1)))
     }
 
-    /// Refuses writes to keys that this service cannot hold, and all writes of a driver that was
-    /// opened for reading.
+    /// Refuses keys that this service cannot hold, and all writes of a driver that was opened for
+    /// reading.
     fn check_written_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
         self.check_key(key, purpose)?;
         if self.account.options.read_only {
@@ -277,10 +282,7 @@ impl Bucket {
                 "the bucket was opened for reading only",
             )));
         }
-        self.findings
-            .folded
-            .check(key)
-            .map_err(|error| purpose.name(error))
+        Ok(())
     }
 }
 
@@ -319,6 +321,10 @@ impl Driver for Bucket {
         options
             .precondition
             .require(self.findings.put, "put")
+            .map_err(|error| purpose.name(error))?;
+        options
+            .attributes
+            .require_plain("put")
             .map_err(|error| purpose.name(error))?;
         if body.len() > MAX_OBJECT {
             return Err(purpose.name(Error::new(
@@ -369,6 +375,11 @@ impl Driver for Bucket {
             .destination
             .require(copy.destination, "copy")
             .map_err(|error| destination.name(error))?;
+        if let Some(attributes) = &options.attributes {
+            attributes
+                .require_plain("copy")
+                .map_err(|error| destination.name(error))?;
+        }
         self.copy_raw(from, to, &options).await
     }
 

@@ -98,6 +98,20 @@ pub struct Attributes {
     pub user: BTreeMap<String, Bytes>,
 }
 
+impl Attributes {
+    /// Refuses links and special files, for drivers that do not claim them.
+    pub fn require_plain(&self, operation: &'static str) -> Result<()> {
+        match self.mode.unwrap_or(0) & libc::S_IFMT {
+            0 | libc::S_IFREG | libc::S_IFDIR => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                "this store keeps no links and special files",
+            )
+            .during(operation)),
+        }
+    }
+}
+
 /// A change of some attributes; what is `None` (or not named in `user`) stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct AttributeChange {
@@ -314,7 +328,8 @@ pub struct Capabilities {
     pub attributes: AttributeSupport,
     /// Whether `set_attributes` works.
     pub set_attributes: bool,
-    /// Whether symbolic links, fifos, sockets and devices can be stored.
+    /// Whether symbolic links, fifos, sockets and devices can be stored; where not, attributes
+    /// with such a mode are refused.
     pub special_files: bool,
     /// Whether commit ids are kept.
     pub commit_ids: bool,
