@@ -82,13 +82,18 @@ pub trait Driver: Send + Sync + Debug + 'static {
 
     /// Copies an object on the server, with its attributes unless the options replace them.
     /// Gives the copy's facts.
+    ///
+    /// A lost condition names its key: [`Error::key`] is `from` for [`CopyOptions::source`] and
+    /// `to` for [`CopyOptions::destination`], as callers cannot tell the two apart otherwise. When
+    /// both are lost it is either. What is missing at `from` is `NotFound` or `Changed` there.
     async fn copy(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
         let _ = (from, to, options);
         Err(Error::unsupported("copy"))
     }
 
     /// Moves an object to another key in one step: at every moment exactly one of both names has
-    /// it. `from == to` is `InvalidArgument`. `attributes` of the options must be `None`.
+    /// it. `from == to` is `InvalidArgument`. `attributes` of the options must be `None`. A lost
+    /// condition names its key as in [`Driver::copy`].
     async fn rename(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
         let _ = (from, to, options);
         Err(Error::unsupported("rename"))

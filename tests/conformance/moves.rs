@@ -1,11 +1,12 @@
 //! Copies, renames and exchanges.
 
 use crate::fixture::{Fixture, cases, key, kind, put, state, text};
-use bucketfs::driver::{CopyOptions, ETag, ErrorKind, Precondition, Strength};
+use bucketfs::driver::{CopyOptions, ETag, ErrorKind, ObjectInfo, Precondition, Result, Strength};
 
 cases! {
     copy_copies, copy_holds_its_source, copy_holds_its_destination, rename_moves,
-    rename_holds_both_ends, rename_onto_itself_is_refused, exchange_swaps,
+    rename_holds_both_ends, a_lost_condition_names_its_key, rename_onto_itself_is_refused,
+    exchange_swaps,
 }
 
 fn from(etag: &ETag) -> CopyOptions {
@@ -178,6 +179,55 @@ async fn rename_holds_both_ends(f: Fixture) {
     let back = to(Precondition::IfAbsent);
     f.a.rename(&key("to"), &key("from"), back).await.unwrap();
     assert_eq!(text(&f.b, "from").await, "new");
+}
+
+/// The key that the error of a lost condition names.
+#[track_caller]
+fn lost(moved: Result<ObjectInfo>) -> String {
+    let error = moved.expect_err("the condition is lost");
+    let lost = [ErrorKind::Exists, ErrorKind::Changed, ErrorKind::NotFound];
+    assert!(lost.contains(&error.kind()), "{error}");
+    error.key().expect("a key is named").to_string()
+}
+
+async fn a_lost_condition_names_its_key(f: Fixture) {
+    let capabilities = f.capabilities();
+    let copy = capabilities
+        .copy
+        .is_some_and(|claim| claim.source != Strength::None && claim.destination != Strength::None);
+    if !copy && !capabilities.rename {
+        return f.skip("neither a rename nor both conditions of a copy are claimed");
+    }
+    let old = put(&f.a, "d/from", "old").await.etag;
+    let new = put(&f.a, "d/from", "new").await.etag;
+    let there = put(&f.a, "e/to", "there").await.etag;
+    let matching = |etag: &ETag| Precondition::IfMatch(etag.clone());
+    for (from, source, to, destination, named) in [
+        ("d/from", &old, "e/to", matching(&there), "d/from"),
+        ("d/from", &old, "e/free", Precondition::IfAbsent, "d/from"),
+        ("d/none", &new, "e/to", matching(&there), "d/none"),
+        ("none/x", &new, "e/free", Precondition::IfAbsent, "none/x"),
+        ("d/from", &new, "e/to", stale(), "e/to"),
+        ("d/from", &new, "e/to", Precondition::IfAbsent, "e/to"),
+        ("d/from", &new, "e/free", matching(&there), "e/free"),
+        ("d/from", &new, "none/x", matching(&there), "none/x"),
+    ] {
+        let options = CopyOptions {
+            source: Some(source.clone()),
+            destination,
+            ..CopyOptions::default()
+        };
+        if copy {
+            let copy = f.a.copy(&key(from), &key(to), options.clone()).await;
+            assert_eq!(lost(copy), named, "copy {from} {to} {options:?}");
+        }
+        if capabilities.rename {
+            let rename = f.a.rename(&key(from), &key(to), options.clone()).await;
+            assert_eq!(lost(rename), named, "rename {from} {to} {options:?}");
+        }
+    }
+    assert_eq!(text(&f.b, "d/from").await, "new");
+    assert_eq!(text(&f.b, "e/to").await, "there");
 }
 
 async fn rename_onto_itself_is_refused(f: Fixture) {

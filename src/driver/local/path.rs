@@ -37,6 +37,8 @@ pub(super) const ATTEMPTS: usize = 64;
 /// A key in its components.
 #[derive(Clone, Debug)]
 pub(super) struct KeyPath<'a> {
+    /// The whole key.
+    pub key: &'a Key,
     /// The components in front of the last `/`.
     pub dirs: Vec<&'a [u8]>,
     /// What stands behind it; empty for the marker of a directory.
@@ -57,7 +59,7 @@ impl<'a> KeyPath<'a> {
         let own = (dirs.is_empty() && leaf.is_empty())
             || is_tmp(&dirs, leaf)
             || (dirs.first() == Some(&HIDDEN) && leaf.is_empty());
-        Ok((!own).then_some(KeyPath { dirs, leaf }))
+        Ok((!own).then_some(KeyPath { key, dirs, leaf }))
     }
 
     /// [`KeyPath::parse`] for writers: it refuses the keys that no object can have.

@@ -207,7 +207,7 @@ impl Store {
                 commits: commits.clone(),
                 base: None,
             };
-            return self.put_dir(to, &options);
+            return self.put_dir(to, &options).map_err(|error| error.on(to.key));
         }
         let target;
         let content = match &file {
@@ -226,6 +226,7 @@ impl Store {
             commits,
         };
         self.write(to, &new, &options.destination)
+            .map_err(|error| error.on(to.key))
     }
 
     /// Moves an object.
@@ -253,14 +254,17 @@ impl Store {
                 || self.destination(&to.dirs, &options.destination),
             )?;
             let Some((from_dir, to_dir)) = dirs else {
-                return self.lost(from, &options.destination);
+                return self.lost(from, to, &options.destination);
             };
             let source = self.root.slot(&from_dir, from.leaf)?;
             let info = self.slot_facts(&from_dir, &source)?.ok_or_else(missing)?;
             check_version(&info, options.source.as_ref())?;
             let mut slot = self.root.slot(&to_dir, to.leaf)?;
             let there = self.current(to, &to_dir, &slot, &options.destination)?;
-            options.destination.check(there.as_ref())?;
+            options
+                .destination
+                .check(there.as_ref())
+                .map_err(|error| error.on(to.key))?;
             slot.make_chunks(&to_dir, &self.root)?;
             let moved = match (&source.stat, &slot.stat) {
                 // Two names of one file: the kernel would leave both.
@@ -294,9 +298,14 @@ impl Store {
     }
 
     /// Why one of the directories of a rename is not there.
-    fn lost<T>(&self, from: &KeyPath<'_>, destination: &Precondition) -> Result<T> {
+    fn lost<T>(
+        &self,
+        from: &KeyPath<'_>,
+        to: &KeyPath<'_>,
+        destination: &Precondition,
+    ) -> Result<T> {
         match self.root.find_dir(&from.dirs)? {
-            Some(_) => Err(gone(destination)),
+            Some(_) => Err(gone(destination).on(to.key)),
             None => Err(missing()),
         }
     }
@@ -353,7 +362,7 @@ impl Store {
                 || self.destination(to_dirs, &options.destination),
             )?;
             let Some((from_parent, to_parent)) = dirs else {
-                return self.lost(from, &options.destination);
+                return self.lost(from, to, &options.destination);
             };
             let dir = self
                 .root
@@ -387,7 +396,8 @@ impl Store {
             };
             options
                 .destination
-                .check(there.as_ref().map(|info| &info.etag))?;
+                .check(there.as_ref().map(|info| &info.etag))
+                .map_err(|error| error.on(to.key))?;
             let source = self.root.dir_slot(&from_parent, from_last)?;
             let mut slot = self.root.dir_slot(&to_parent, to_last)?;
             slot.make_chunks(&to_parent, &self.root)?;

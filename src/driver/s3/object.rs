@@ -356,8 +356,15 @@ impl Bucket {
                 version: None,
             }),
             Err(Failed::Refused(refusal)) => {
-                let probe = refusal.kind(ErrorKind::Changed, ErrorKind::NotFound).0;
-                if probe != ErrorKind::Changed {
+                let lost = match refusal.kind(ErrorKind::Changed, ErrorKind::NotFound).0 {
+                    ErrorKind::Changed => true,
+                    // Amazon calls an object that is gone not found, whichever it is.
+                    ErrorKind::NotFound => {
+                        matches!(options.destination, Precondition::IfMatch(_))
+                    }
+                    _ => false,
+                };
+                if !lost {
                     return Err(source.error(Failed::Refused(refusal)));
                 }
                 Err(self.lost_copy(from, to, pin, options, refusal).await)
@@ -379,13 +386,22 @@ impl Bucket {
         if options.destination == Precondition::None {
             return source.error(Failed::Refused(refusal));
         }
-        if pin.is_some()
-            && let Err(failed) = self.look(from, pin.as_ref(), None).await
-        {
-            return source.error(failed);
+        if pin.is_some() || refusal.status == StatusCode::NOT_FOUND {
+            match self.look(from, pin.as_ref(), None).await {
+                Err(failed) => return source.error(failed),
+                Ok(Some((info, _))) if pin.is_some_and(|pin| pin != info.etag) => {
+                    return source.name(Error::new(
+                        ErrorKind::Changed,
+                        "the object has another version",
+                    ));
+                }
+                Ok(_) => {}
+            }
         }
+        let lost = lost(&options.destination);
         let destination = Purpose {
-            lost: lost(&options.destination),
+            lost,
+            missing: lost,
             ..Purpose::of("copy", Some(to))
         };
         destination.error(Failed::Refused(refusal))

@@ -5,7 +5,7 @@ use super::store::Target;
 use super::{Account, Bucket, StaticCredentials, parse};
 use crate::clock;
 use crate::driver::{
-    Body, CopyCapability, CopyOptions, Driver, ErrorKind, GetOptions, Location, OpenOptions,
+    Body, CopyCapability, CopyOptions, Driver, ETag, ErrorKind, GetOptions, Location, OpenOptions,
     Precondition, PutOptions, Source, Strength,
 };
 use crate::key::Key;
@@ -213,7 +213,7 @@ async fn lost_conditions_have_their_kinds() {
     ] {
         let (bucket, server) = serve(vec![complaint(status, "", code)]).await;
         let options = PutOptions {
-            precondition: Precondition::IfMatch(crate::driver::ETag::new("e")),
+            precondition: Precondition::IfMatch(ETag::new("e")),
             ..PutOptions::default()
         };
         let put = bucket.put(&Key::from("k"), "x".into(), options).await;
@@ -223,6 +223,47 @@ async fn lost_conditions_have_their_kinds() {
         assert!(heads[0].contains("if-match: \"e\"\r\n"), "{}", heads[0]);
         assert!(heads[0].contains("content-length: 1\r\n"));
         assert!(heads[0].contains("x-amz-content-sha256: unsigned-payload\r\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_copy_names_the_key_of_the_lost_condition() {
+    let (from, to) = (Key::from("from"), Key::from("to"));
+    let here = || answer("200 OK", GOOD, "");
+    let gone = || answer("404 Not Found", "", "");
+    let lost = || complaint("412 Precondition Failed", "", "PreconditionFailed");
+    let missing = || complaint("404 Not Found", "", "NoSuchKey");
+    let other = || answer("200 OK", &GOOD.replace("\"e\"", "\"f\""), "");
+    let (absent, matching) = (
+        Precondition::IfAbsent,
+        Precondition::IfMatch(ETag::new("d")),
+    );
+    for (script, destination, kind, key) in [
+        (vec![lost(), here()], &absent, ErrorKind::Exists, &to),
+        (vec![lost(), here()], &matching, ErrorKind::Changed, &to),
+        (vec![missing(), here()], &matching, ErrorKind::Changed, &to),
+        (vec![lost(), lost()], &matching, ErrorKind::Changed, &from),
+        (vec![lost(), other()], &matching, ErrorKind::Changed, &from),
+        (vec![lost(), gone()], &matching, ErrorKind::NotFound, &from),
+        (
+            vec![missing(), gone()],
+            &matching,
+            ErrorKind::NotFound,
+            &from,
+        ),
+        (vec![missing()], &absent, ErrorKind::NotFound, &from),
+        (vec![lost()], &Precondition::None, ErrorKind::Changed, &from),
+    ] {
+        let requests = script.len();
+        let (bucket, server) = serve(script).await;
+        let options = CopyOptions {
+            source: Some(ETag::new("e")),
+            destination: destination.clone(),
+            ..CopyOptions::default()
+        };
+        let error = bucket.copy(&from, &to, options).await.expect_err("lost");
+        assert_eq!((error.kind(), error.key()), (kind, Some(key)), "{error}");
+        assert_eq!(server.await.expect("all requests").len(), requests);
     }
 }
 
