@@ -36,8 +36,8 @@ enum Command {
         target: Vec<OsString>,
         #[command(flatten)]
         flags: Flags,
-        /// Options as mount(8) takes them: the ones above by name, and ro, rw, dev, suid, noexec,
-        /// noatime, sync [default: nodev,nosuid]
+        /// Options as mount(8) takes them: the ones below by name, and ro, rw, dev, suid, noexec,
+        /// noatime, sync, dirsync [default: nodev,nosuid]
         #[arg(short = 'o', value_name = "OPT[,OPT...]")]
         options: Vec<String>,
     },

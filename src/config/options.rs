@@ -108,7 +108,7 @@ pub const OPTIONS: &[OptionSpec] = &[
 
     value(Group::Writing, "exclusive-create", "WHEN", "locks", "Claim O_EXCL on the server at open: always, for names like locks, or at commit"),
     value(Group::Writing, "staging-dir", "DIR", "(below the user's cache directory)", "Directory for bytes that are not sent yet"),
-    value(Group::Writing, "staging-size", "SIZE", "4G", "Largest file that can be rewritten at any place before it is closed"),
+    value(Group::Writing, "staging-size", "SIZE", "4G", "Largest file that can be written; its bytes wait on the local disk until they are sent"),
     value(Group::Writing, "state-dir", "DIR", "(below the user's state directory)", "Directory where bytes are kept that no store would take, and the log"),
     switch(Group::Writing, "unsafe-writes", "Write even where the store has no conditional writes: another writer's bytes may be lost"),
 

@@ -289,7 +289,7 @@ impl Fs {
         Err(FsError::new(
             libc::EIO,
             format!(
-                "{prefix:?}: the listing does not fit the cache beside others; raise --listing-entries"
+                "{prefix:?}: other listings keep pushing this one out of the cache; read the directory again"
             ),
         ))
     }
