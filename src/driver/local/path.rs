@@ -12,6 +12,7 @@
 
 use super::fail;
 use super::lock;
+use crate::clock;
 use crate::driver::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::name::{self, Encoded};
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, 
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The directory of what is the driver's and bucketfs's own.
 pub(super) const HIDDEN: &[u8] = b".bucketfs";
@@ -32,7 +34,18 @@ pub(super) const MAX_KEY: usize = 4096;
 /// Longest path given to the kernel at once; its limit is 4095.
 const MAX_PATH: usize = 4000;
 /// How often an operation starts anew because somebody moved the directories under it.
-pub(super) const ATTEMPTS: usize = 64;
+const ATTEMPTS: u32 = 64;
+
+/// The attempts of an operation, with pauses between them: together about 0.2 s.
+pub(super) fn attempts() -> impl Iterator<Item = ()> {
+    (0..ATTEMPTS).map(|attempt| {
+        if attempt > 2 {
+            let most = u64::from(attempt) * 200;
+            let pause = Duration::from_micros(clock::random() % most);
+            std::thread::sleep(pause);
+        }
+    })
+}
 
 /// A key in its components.
 #[derive(Clone, Debug)]
@@ -351,7 +364,7 @@ impl Root {
         if let Some(dir) = self.find_dir(dirs)? {
             return Ok(dir);
         }
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let mut dir = Some(self.top()?);
             for component in dirs {
                 let Some(parent) = dir else { break };
@@ -448,12 +461,13 @@ impl Root {
             Err(errno) if is_absent(errno) => return Ok(false),
             Err(errno) => return Err(fail(errno, "the directory cannot be opened")),
         };
-        Ok(same(&now, &fstat(&dir.fd)?))
+        // A directory that is being removed has lost its links before it loses its name.
+        Ok(now.st_nlink > 0 && same(&now, &fstat(&dir.fd)?))
     }
 
     /// Takes the lock of a directory that was found or made, as long as it is still in its place.
     pub fn lock_dir(&self, open: impl Fn() -> Result<Option<Dir>>) -> Result<Option<Dir>> {
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let Some(dir) = open()? else {
                 return Ok(None);
             };
@@ -472,7 +486,7 @@ impl Root {
         first: impl Fn() -> Result<Option<Dir>>,
         second: impl Fn() -> Result<Option<Dir>>,
     ) -> Result<Option<(Dir, Dir)>> {
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let (Some(a), Some(b)) = (first()?, second()?) else {
                 return Ok(None);
             };

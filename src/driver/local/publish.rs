@@ -16,7 +16,7 @@
 use super::Store;
 use super::attributes::{GENERATION, apply_new, facts_at, facts_of, proc_path, set_xattr};
 use super::lock::TempName;
-use super::path::{ATTEMPTS, Dir, KeyPath, Slot, busy, fstat, kind};
+use super::path::{Dir, KeyPath, Slot, attempts, busy, fstat, kind};
 use super::{fail, read};
 use crate::clock;
 use crate::driver::{
@@ -91,7 +91,7 @@ impl Store {
             precondition => precondition,
         };
         let mut staged = None;
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let parent = match precondition {
                 Precondition::IfMatch(_) => match self.root.find_dir(&path.dirs)? {
                     Some(dir) => dir,
@@ -101,7 +101,12 @@ impl Store {
             };
             let ready = match staged.take() {
                 Some(staged) => staged,
-                None => self.stage(&parent, new)?,
+                None => match self.stage(&parent, new) {
+                    Ok(staged) => staged,
+                    // Filesystems say in many ways that a directory was removed.
+                    Err(_) if !self.root.is_at(&parent)? => continue,
+                    Err(error) => return Err(error),
+                },
             };
             self.root.lock(&parent)?;
             if self.root.is_at(&parent)? {
@@ -124,7 +129,7 @@ impl Store {
         let Some((last, dirs)) = path.dirs.split_last() else {
             return Err(busy());
         };
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let parent = self.root.lock_dir(|| self.root.make_dir(dirs).map(Some))?;
             let Some(parent) = parent else { continue };
             match self.root.make_child_locked(&parent, last)? {

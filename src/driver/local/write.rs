@@ -1,7 +1,7 @@
 //! The operations that change something.
 
 use super::attributes::{apply, change_to, check, facts, facts_at, facts_of};
-use super::path::{ATTEMPTS, Dir, Found, KeyPath, Slot, busy, fstat, kind, same};
+use super::path::{Dir, Found, KeyPath, Slot, attempts, busy, fstat, kind, same};
 use super::publish::{Content, New, check_version, gone, rename};
 use super::read::{link_target, missing, open_to_read};
 use super::{Store, fail};
@@ -116,7 +116,7 @@ impl Store {
             ));
         }
         let absent = || precondition.check(None);
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let Some(dir) = self.root.lock_dir(|| self.root.find_dir(&path.dirs))? else {
                 return absent();
             };
@@ -248,7 +248,7 @@ impl Store {
         // Nothing is made for the sake of a rename that cannot be.
         let found = self.root.find(from)?.ok_or_else(missing)?;
         check_version(&facts(&found, self.xattrs)?, options.source.as_ref())?;
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let dirs = self.root.lock_dirs(
                 || self.root.find_dir(&from.dirs),
                 || self.destination(&to.dirs, &options.destination),
@@ -356,7 +356,7 @@ impl Store {
         }
         let found = self.root.find(from)?.ok_or_else(missing)?;
         check_version(&facts(&found, self.xattrs)?, options.source.as_ref())?;
-        for _ in 0..ATTEMPTS {
+        for () in attempts() {
             let dirs = self.root.lock_dirs(
                 || self.root.find_dir(from_dirs),
                 || self.destination(to_dirs, &options.destination),
