@@ -14,7 +14,9 @@
 //! directory is ever reached: links are not followed, neither on the way to a key nor at its end.
 //!
 //! Conditions are exact between any number of processes that use this driver, and the best that
-//! can be done against others: see [`lock`] and [`publish`].
+//! can be done against others: the comparison and the rename are under a lock on the directory.
+//!
+//! What this process may not read is not listed: of a directory, only its marker.
 
 mod attributes;
 mod list;
@@ -22,6 +24,7 @@ mod lock;
 mod path;
 mod publish;
 mod read;
+mod root;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -37,7 +40,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use list::Listings;
 use lock::TmpDir;
-use path::{KeyPath, MAX_KEY, Root};
+use path::{KeyPath, MAX_KEY};
+use root::Root;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::OsString;

@@ -7,7 +7,8 @@
 
 use super::attributes::{facts, facts_at, facts_of};
 use super::lock::sweep_name;
-use super::path::{Dir, HIDDEN, MAX_KEY, TMP, TMP_PREFIX, fstat, is_absent, is_tmp, join};
+use super::path::{HIDDEN, MAX_KEY, TMP, TMP_PREFIX, is_tmp, join};
+use super::root::{DIRECTORY, Dir, fstat, is_absent, kind};
 use super::read::missing;
 use super::{Store, fail};
 use crate::driver::{Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, Result};
@@ -15,7 +16,8 @@ use crate::key::Key;
 use crate::name::{self, Component};
 use lru::LruCache;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -243,7 +245,7 @@ impl Store {
             let is_dir = match entry.file_type() {
                 FileType::Unknown => {
                     match rustix::fs::statat(fd, on_disk, AtFlags::SYMLINK_NOFOLLOW) {
-                        Ok(stat) => super::path::kind(&stat) == FileType::Directory,
+                        Ok(stat) => kind(&stat) == FileType::Directory,
                         Err(_) => continue,
                     }
                 }
@@ -257,10 +259,7 @@ impl Store {
                 (Some(Component::Continued(chunk)), true)
                     if chunks.len() < CHUNKS && is_cut(chunks, &chunk, false) =>
                 {
-                    match self
-                        .root
-                        .open_at(fd.as_fd(), on_disk, super::path::DIRECTORY)
-                    {
+                    match self.root.open_at(fd.as_fd(), on_disk, DIRECTORY) {
                         Ok(inner) => {
                             let chunks = [chunks, &[chunk.into_owned()]].concat();
                             self.scan(dir, &inner, &chunks, &path, names)?;
@@ -445,7 +444,7 @@ impl Pager<'_> {
             },
         };
         if name.is_dir() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let flags = DIRECTORY;
             match self.store.root.open_at(dir.fd.as_fd(), name.disk(), flags) {
                 Ok(fd) => {
                     let inner = Dir {
@@ -455,6 +454,15 @@ impl Pager<'_> {
                     self.enter(inner, key, &[])?;
                 }
                 Err(errno) if is_absent(errno) => self.open = Some(dir),
+                Err(Errno::ACCESS) => {
+                    log::warn!("file: {} cannot be listed", key.escape_ascii());
+                    if key > self.walk.after
+                        && let Some(info) = self.facts_in(&dir, name.disk())?
+                    {
+                        self.emit(key, Some(info));
+                    }
+                    self.open = Some(dir);
+                }
                 Err(errno) => return Err(fail(errno, "the directory cannot be opened")),
             }
             return Ok(true);

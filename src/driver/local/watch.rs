@@ -1,6 +1,8 @@
 //! The change feed, by inotify: one watch on each directory that can have a key of the prefix.
 
-use super::path::{Dir, HIDDEN, TMP, TMP_PREFIX, join};
+use super::attributes::proc_path;
+use super::path::{HIDDEN, TMP, TMP_PREFIX, join};
+use super::root::{Dir, is_absent, kind};
 use super::{Store, blocking, fail};
 use crate::driver::{Change, Error, ErrorKind, Result};
 use crate::key::Key;
@@ -8,10 +10,9 @@ use crate::name::{self, Component};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use inotify::{EventMask, EventOwned, Inotify, WatchDescriptor, WatchMask, Watches};
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ fn mask() -> WatchMask {
 }
 
 /// A watched directory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Watched {
     /// What stands in front of the components of its names: empty for the root, else ending in
     /// `/`, but for the directory of a chunk.
@@ -79,9 +80,7 @@ pub(super) async fn watch(
         ended: false,
     };
     let feed = blocking("watch", prefix, move || {
-        let root = feed.store.root.open_dir(b"");
-        let root = root.map_err(|errno| fail(errno, "the root directory cannot be opened"))?;
-        feed.add(root, Vec::new(), false)?;
+        feed.add(Watched::default(), false)?;
         Ok(feed)
     })
     .await?;
@@ -122,75 +121,73 @@ pub(super) async fn watch(
 
 impl Feed {
     /// Watches a directory and those in it. With `tell`, everything found there is new.
-    fn add(&mut self, dir: Dir, key: Vec<u8>, tell: bool) -> Result<()> {
-        let mut todo = vec![(dir, key)];
-        while let Some((dir, key)) = todo.pop() {
-            let watched = Watched {
-                key,
-                path: dir.path.clone(),
-            };
-            let added = self
-                .watches
-                .add(super::attributes::proc_path(&dir.fd), mask());
-            match added {
-                Ok(descriptor) => self.dirs.insert(descriptor, watched.clone()),
-                Err(cause) if cause.raw_os_error() == Some(libc::ENOENT) => continue,
-                Err(cause) => {
-                    return Err(Error::new(
-                        ErrorKind::NoSpace,
-                        format!(
-                            "{} directories are watched and no more can be; raise \
-                             fs.inotify.max_user_watches",
-                            self.dirs.len()
-                        ),
-                    )
-                    .because(cause));
-                }
-            };
-            // What appears from here on is told by the watch, what was there before by this.
-            let Ok(entries) = rustix::fs::Dir::read_from(&dir.fd) else {
+    fn add(&mut self, top: Watched, tell: bool) -> Result<()> {
+        let mut todo = vec![top];
+        while let Some(watched) = todo.pop() {
+            let Some(dir) = self.open(&watched)? else {
                 continue;
             };
-            for entry in entries.flatten() {
+            let path = proc_path(&dir.fd);
+            let descriptor = self.watches.add(path, mask());
+            let descriptor = descriptor.map_err(|cause| self.cannot_watch(cause))?;
+            self.dirs.insert(descriptor, watched.clone());
+            // What appears from here on is told by the watch, what was there before by this.
+            let failed = |errno| fail(errno, "a directory cannot be read");
+            for entry in rustix::fs::Dir::read_from(&dir.fd).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
                 let name = entry.file_name().to_bytes();
                 if matches!(name, b"." | b"..") {
                     continue;
                 }
                 let is_dir = match entry.file_type() {
-                    FileType::Directory => true,
-                    FileType::Unknown => self
-                        .store
-                        .root
-                        .open_at(dir.fd.as_fd(), name, super::path::DIRECTORY)
-                        .is_ok(),
-                    _ => false,
-                };
-                let (inner, is_key) = match self.meaning(&watched, name, is_dir) {
-                    Some(Meaning::Object(key)) if tell => {
-                        self.tell(key, written);
-                        continue;
+                    FileType::Unknown => {
+                        rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+                            .is_ok_and(|stat| kind(&stat) == FileType::Directory)
                     }
-                    Some(Meaning::Directory(inner)) => (inner, true),
-                    Some(Meaning::Chunk(inner)) => (inner, false),
-                    _ => continue,
+                    kind => kind == FileType::Directory,
                 };
-                if tell && is_key {
-                    self.tell(inner.key.clone(), written);
-                }
-                let open = self
-                    .store
-                    .root
-                    .open_at(dir.fd.as_fd(), name, super::path::DIRECTORY);
-                if let Ok(fd) = open {
-                    let dir = Dir {
-                        fd: Arc::new(fd),
-                        path: inner.path,
-                    };
-                    todo.push((dir, inner.key));
+                match self.meaning(&watched, name, is_dir) {
+                    Some(Meaning::Object(key)) if tell => self.tell(key, written),
+                    Some(Meaning::Directory(inner)) => {
+                        if tell {
+                            self.tell(inner.key.clone(), written);
+                        }
+                        todo.push(inner);
+                    }
+                    Some(Meaning::Chunk(inner)) => todo.push(inner),
+                    _ => {}
                 }
             }
         }
         Ok(())
+    }
+
+    /// Opens a directory that is to be watched; `None` where it is gone, or not ours to read.
+    fn open(&self, watched: &Watched) -> Result<Option<Dir>> {
+        match self.store.root.open_dir(&watched.path) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(errno) if is_absent(errno) => Ok(None),
+            Err(Errno::ACCESS | Errno::PERM) => {
+                log::warn!("file: {} cannot be watched", watched.path.escape_ascii());
+                Ok(None)
+            }
+            Err(errno) => Err(fail(errno, "a directory cannot be opened to be watched")),
+        }
+    }
+
+    fn cannot_watch(&self, cause: std::io::Error) -> Error {
+        let error = match cause.raw_os_error() {
+            Some(libc::ENOSPC) => Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "{} directories are watched and no more can be; raise \
+                     fs.inotify.max_user_watches",
+                    self.dirs.len()
+                ),
+            ),
+            _ => Error::new(ErrorKind::Io, "a directory cannot be watched"),
+        };
+        error.because(cause)
     }
 
     /// What a name in a watched directory stands for; `None` where no key of the prefix has it.
@@ -243,7 +240,7 @@ impl Feed {
         if mask.contains(EventMask::Q_OVERFLOW) {
             self.queue.push_back(Ok(Change::Lost));
             // Directories that appeared meanwhile have no watch yet.
-            self.watch_again(Vec::new(), Vec::new());
+            self.watch_again(Watched::default());
             return;
         }
         if mask.contains(EventMask::IGNORED) {
@@ -282,18 +279,15 @@ impl Feed {
             // Which keys went with it, nobody knows.
             self.queue.push_back(Ok(Change::Lost));
         } else if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) {
-            self.watch_again(inner.path, inner.key);
+            self.watch_again(inner);
         }
     }
 
     /// Watches a directory that is new here.
-    fn watch_again(&mut self, path: Vec<u8>, key: Vec<u8>) {
-        let added = match self.store.root.open_dir(&path) {
-            Ok(dir) => self.add(dir, key.clone(), !key.is_empty()),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
-            Err(errno) => Err(fail(errno, "a new directory cannot be opened")),
-        };
-        if let Err(error) = added {
+    fn watch_again(&mut self, dir: Watched) {
+        // Of the root, everything is known to be lost.
+        let tell = !dir.path.is_empty();
+        if let Err(error) = self.add(dir, tell) {
             self.end(error);
         }
     }

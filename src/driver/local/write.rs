@@ -1,7 +1,8 @@
 //! The operations that change something.
 
 use super::attributes::{apply, change_to, check, facts, facts_at, facts_of};
-use super::path::{Dir, Found, KeyPath, Slot, attempts, busy, fstat, kind, same};
+use super::path::{KeyPath};
+use super::root::{Dir, Found, Slot, attempts, busy, fstat, kind, same};
 use super::publish::{Content, New, check_version, gone, rename};
 use super::read::{link_target, missing, open_to_read};
 use super::{Store, fail};
