@@ -11,7 +11,8 @@
 //! later than the creation of its inode: the version that had the number before cannot have
 //! it. Kernels with multigrain timestamps (6.13) always fulfil that, as the creation was looked
 //! at. On others the version gets a random xattr that is a part of its etag; what cannot have
-//! xattrs waits for the next tick.
+//! xattrs waits for the next tick. What remains, on those others, is a foreign program that writes
+//! in place, in the same tick and without changing the size.
 
 use super::Store;
 use super::attributes::{GENERATION, apply_new, facts_at, facts_of, proc_path, set_xattr};
