@@ -11,9 +11,8 @@
 //! see [`super::publish`]. The etag of a directory is its inode alone, as its bytes are always none.
 //! Links, fifos, sockets and devices have no user xattrs on Linux.
 
-use super::root::{Found, fstat, kind};
 use super::fail;
-use super::path::{Found, fstat, kind};
+use super::root::{Found, fstat, kind};
 use crate::driver::{
     AttributeChange, Attributes, CommitId, ETag, Error, ErrorKind, ObjectInfo, Result,
 };

@@ -8,8 +8,8 @@
 use super::attributes::{facts, facts_at, facts_of};
 use super::lock::sweep_name;
 use super::path::{HIDDEN, MAX_KEY, TMP, TMP_PREFIX, is_tmp, join};
-use super::root::{DIRECTORY, Dir, fstat, is_absent, kind};
 use super::read::missing;
+use super::root::{DIRECTORY, Dir, fstat, is_absent, kind};
 use super::{Store, fail};
 use crate::driver::{Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, Result};
 use crate::key::Key;

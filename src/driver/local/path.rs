@@ -104,4 +104,3 @@ pub(super) fn join(path: &[u8], tail: &[u8]) -> Vec<u8> {
         (path, tail) => [path, b"/", tail].concat(),
     }
 }
-

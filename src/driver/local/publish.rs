@@ -17,7 +17,7 @@
 use super::Store;
 use super::attributes::{GENERATION, apply_new, facts_at, facts_of, proc_path, set_xattr};
 use super::lock::TempName;
-use super::path::{KeyPath};
+use super::path::KeyPath;
 use super::root::{Dir, Slot, attempts, busy, fstat, kind};
 use super::{fail, read};
 use crate::clock;

@@ -1,7 +1,7 @@
 //! Bytes to and from files.
 
 use super::attributes::{facts, modification_time, proc_path};
-use super::path::{KeyPath};
+use super::path::KeyPath;
 use super::root::{Found, fstat};
 use super::{Store, blocking, fail, publish};
 use crate::driver::{Body, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo, Result};

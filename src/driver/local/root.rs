@@ -129,9 +129,7 @@ pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// How objects are opened to look at them.
-const LOOK: OFlags = OFlags::PATH
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory that the URL names. Nothing outside of it is ever reached: every path is resolved
 /// below its descriptor, and no link in it is followed.
@@ -322,11 +320,7 @@ impl Root {
 
     /// Makes a directory unless it is there, under the lock of its parent. Tells whether it was
     /// made; `None` when a foreign program removed something at this very moment.
-    pub fn make_child_locked(
-        &self,
-        parent: &Dir,
-        component: &[u8],
-    ) -> Result<Option<(Dir, bool)>> {
+    pub fn make_child_locked(&self, parent: &Dir, component: &[u8]) -> Result<Option<(Dir, bool)>> {
         let mut slot = self.dir_slot(parent, component)?;
         let made = slot.stat.is_none();
         if made {

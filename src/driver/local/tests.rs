@@ -26,7 +26,9 @@ fn bench() -> Bench {
 }
 
 fn driver(path: &Path) -> Local {
-    Local(Arc::new(Store::open(path, &OpenOptions::default()).unwrap()))
+    Local(Arc::new(
+        Store::open(path, &OpenOptions::default()).unwrap(),
+    ))
 }
 
 /// A driver that does without what its kernel may offer.
@@ -102,15 +104,29 @@ async fn no_link_leads_out_of_the_root() {
         symlink(outside.path().join("secret"), dir.path().join("file")).unwrap();
         let driver = make(dir.path());
 
-        assert_eq!(kind(driver.head(&key("link/secret")).await), ErrorKind::NotFound);
+        assert_eq!(
+            kind(driver.head(&key("link/secret")).await),
+            ErrorKind::NotFound
+        );
         let got = driver.get(&key("link/secret"), GetOptions::default()).await;
         assert_eq!(kind(got), ErrorKind::NotFound);
-        assert!(driver.keys(ListRequest::flat(&key("link/"))).await.is_empty());
-        driver.delete(&key("link/secret"), Precondition::None).await.unwrap();
+        assert!(
+            driver
+                .keys(ListRequest::flat(&key("link/")))
+                .await
+                .is_empty()
+        );
+        driver
+            .delete(&key("link/secret"), Precondition::None)
+            .await
+            .unwrap();
         driver.write("link/new", "n").await;
         driver.write("file", "f").await;
         let options = CopyOptions::default();
-        driver.rename(&key("file"), &key("link/moved"), options).await.unwrap();
+        driver
+            .rename(&key("file"), &key("link/moved"), options)
+            .await
+            .unwrap();
 
         assert_eq!(names(outside.path()), BTreeSet::from(["secret".into()]));
         assert_eq!(fs::read(outside.path().join("secret")).unwrap(), b"s");
@@ -136,7 +152,10 @@ async fn a_foreign_edit_is_another_version() {
         precondition: Precondition::IfMatch(ours.etag),
         ..PutOptions::default()
     };
-    assert_eq!(kind(driver.put(&key("k"), "c".into(), options).await), ErrorKind::Changed);
+    assert_eq!(
+        kind(driver.put(&key("k"), "c".into(), options).await),
+        ErrorKind::Changed
+    );
 }
 
 #[tokio::test]
@@ -149,9 +168,17 @@ async fn what_lives_for_a_moment_is_never_listed_and_is_swept() {
     assert!(names(&tmp).is_empty());
     fs::write(tmp.join("left"), "").unwrap();
     assert_eq!(user.all().await, [key("k")]);
-    assert_eq!(user.keys(ListRequest::directory(&Key::empty())).await, [key("k")]);
-    assert_eq!(kind(user.head(&key(".bucketfs/tmp/left")).await), ErrorKind::NotFound);
-    let put = user.put(&key(".bucketfs/tmp/x"), "".into(), PutOptions::default()).await;
+    assert_eq!(
+        user.keys(ListRequest::directory(&Key::empty())).await,
+        [key("k")]
+    );
+    assert_eq!(
+        kind(user.head(&key(".bucketfs/tmp/left")).await),
+        ErrorKind::NotFound
+    );
+    let put = user
+        .put(&key(".bucketfs/tmp/x"), "".into(), PutOptions::default())
+        .await;
     assert_eq!(kind(put), ErrorKind::InvalidKey);
 
     // Another driver must not sweep what may be in use.
@@ -165,7 +192,9 @@ async fn what_lives_for_a_moment_is_never_listed_and_is_swept() {
     // Keys below .bucketfs/ are keys; its directories are no objects and go with their keys.
     last.write(".bucketfs/canary/x", "c").await;
     assert_eq!(last.all().await, [".bucketfs/canary/x", "k"].map(key));
-    last.delete(&key(".bucketfs/canary/x"), Precondition::None).await.unwrap();
+    last.delete(&key(".bucketfs/canary/x"), Precondition::None)
+        .await
+        .unwrap();
     assert_eq!(names(dir.path()), BTreeSet::from(["k".into()]));
 
     fs::write(dir.path().join(".bucketfs-tmp-left"), "").unwrap();
@@ -180,7 +209,10 @@ async fn a_read_is_never_mixed() {
     let old = Bytes::from(vec![b'o'; SIZE]);
     let begin = async || {
         let options = PutOptions::default();
-        driver.put(&key("k"), old.clone().into(), options).await.unwrap();
+        driver
+            .put(&key("k"), old.clone().into(), options)
+            .await
+            .unwrap();
         let got = driver.get(&key("k"), GetOptions::default()).await;
         tick().await;
         got.unwrap().found().unwrap()
@@ -225,13 +257,20 @@ async fn attributes_are_the_file_s_own() {
         let info = driver.put(&key("k"), "x".into(), options).await.unwrap();
         let path = dir.path().join("k");
         let meta = fs::metadata(&path).unwrap();
-        assert_eq!((meta.mode(), meta.mtime()), (libc::S_IFREG | 0o640, 1_000_000));
+        assert_eq!(
+            (meta.mode(), meta.mtime()),
+            (libc::S_IFREG | 0o640, 1_000_000)
+        );
         let mut value = [0; 16];
         let length = rustix::fs::getxattr(&path, "user.mime_type", &mut value[..]).unwrap();
         assert_eq!(&value[..length], b"text/plain");
         assert_eq!(info.commits, commits);
         assert_eq!(driver.read("k").await, "x");
-        assert_eq!(driver.head(&key("k")).await.unwrap(), info, "reading leaves the atime alone");
+        assert_eq!(
+            driver.head(&key("k")).await.unwrap(),
+            info,
+            "reading leaves the atime alone"
+        );
         let listed = driver.list(ListRequest::flat(&Key::empty())).await.unwrap();
         assert_eq!(listed.entries[0].object.as_ref(), Some(&info));
 
@@ -245,7 +284,10 @@ async fn attributes_are_the_file_s_own() {
             .into(),
             ..AttributeChange::default()
         };
-        driver.set_attributes(&key("k"), change, None).await.unwrap_err();
+        driver
+            .set_attributes(&key("k"), change, None)
+            .await
+            .unwrap_err();
         let now = driver.head(&key("k")).await.unwrap();
         assert_eq!(now.attributes, info.attributes);
         let change = AttributeChange {
@@ -257,12 +299,18 @@ async fn attributes_are_the_file_s_own() {
         assert_eq!(driver.head(&key("k")).await.unwrap().commits, commits);
 
         // A copy has them all, a replacement none of them.
-        let copy = driver.copy(&key("k"), &key("c/opy"), CopyOptions::default()).await.unwrap();
+        let copy = driver
+            .copy(&key("k"), &key("c/opy"), CopyOptions::default())
+            .await
+            .unwrap();
         assert_eq!(copy.attributes, info.attributes);
         assert_eq!(copy.commits, commits);
         let fresh = driver.write("k", "y").await;
         let fresh = fresh.attributes.unwrap();
-        assert_eq!((fresh.mode, fresh.content_type), (Some(libc::S_IFREG | 0o644), None));
+        assert_eq!(
+            (fresh.mode, fresh.content_type),
+            (Some(libc::S_IFREG | 0o644), None)
+        );
         assert!(fresh.user.is_empty());
     }
 }
@@ -281,17 +329,30 @@ async fn special_files_are_made_and_never_opened() {
         };
         let link = node(libc::S_IFLNK | 0o777);
         driver.write("l", "file").await;
-        driver.put(&key("l"), "../up".into(), link.clone()).await.unwrap();
-        assert_eq!(fs::read_link(dir.path().join("l")).unwrap(), Path::new("../up"));
+        driver
+            .put(&key("l"), "../up".into(), link.clone())
+            .await
+            .unwrap();
+        assert_eq!(
+            fs::read_link(dir.path().join("l")).unwrap(),
+            Path::new("../up")
+        );
         assert_eq!(driver.read("l").await, "../up");
-        driver.put(&key("p"), Body::empty(), node(libc::S_IFIFO | 0o600)).await.unwrap();
+        driver
+            .put(&key("p"), Body::empty(), node(libc::S_IFIFO | 0o600))
+            .await
+            .unwrap();
         // Opening a fifo would wait for a writer.
         assert_eq!(driver.read("p").await, "");
         let size = driver.head(&key("p")).await.unwrap().size;
         assert_eq!(size, Some(0));
-        let put = driver.put(&key("p"), "x".into(), node(libc::S_IFIFO | 0o600)).await;
+        let put = driver
+            .put(&key("p"), "x".into(), node(libc::S_IFIFO | 0o600))
+            .await;
         assert_eq!(kind(put), ErrorKind::InvalidArgument);
-        let put = driver.put(&key("d"), Body::empty(), node(libc::S_IFDIR | 0o755)).await;
+        let put = driver
+            .put(&key("d"), Body::empty(), node(libc::S_IFDIR | 0o755))
+            .await;
         assert_eq!(kind(put), ErrorKind::InvalidArgument);
         // The mode and the owner of a link are the link's, not those of what it leads to.
         fs::write(dir.path().join("target"), "").unwrap();
@@ -301,7 +362,10 @@ async fn special_files_are_made_and_never_opened() {
             mtime: Some(SystemTime::UNIX_EPOCH),
             ..AttributeChange::default()
         };
-        let info = driver.set_attributes(&key("l"), change, None).await.unwrap();
+        let info = driver
+            .set_attributes(&key("l"), change, None)
+            .await
+            .unwrap();
         assert_eq!(info.attributes.unwrap().mtime, Some(SystemTime::UNIX_EPOCH));
         let target = fs::metadata(dir.path().join("target")).unwrap();
         assert_eq!(target.mode() & 0o777, 0o644);
@@ -317,7 +381,10 @@ async fn special_files_are_made_and_never_opened() {
 async fn directories_are_markers() {
     let Bench { dir, driver } = bench();
     let made = driver.write("d/", "").await;
-    assert_eq!((made.size, &made), (Some(0), &driver.head(&key("d/")).await.unwrap()));
+    assert_eq!(
+        (made.size, &made),
+        (Some(0), &driver.head(&key("d/")).await.unwrap())
+    );
     assert!(dir.path().join("d").is_dir());
     driver.write("d/k", "k").await;
     assert_eq!(driver.head(&key("d/")).await.unwrap().etag, made.etag);
@@ -333,14 +400,22 @@ async fn directories_are_markers() {
         precondition: Precondition::IfMatch(body.etag),
         ..PutOptions::default()
     };
-    driver.put(&key("d/"), Body::empty(), options).await.unwrap();
+    driver
+        .put(&key("d/"), Body::empty(), options)
+        .await
+        .unwrap();
     assert_eq!(names(&dir.path().join("d")), BTreeSet::from(["k".into()]));
 
     // Only what holds nothing moves in one step.
-    let moved = driver.rename(&key("d/"), &key("e/"), CopyOptions::default()).await;
+    let moved = driver
+        .rename(&key("d/"), &key("e/"), CopyOptions::default())
+        .await;
     assert_eq!(kind(moved), ErrorKind::Unsupported);
     driver.write("empty/", "own").await;
-    driver.rename(&key("empty/"), &key("x/y/"), CopyOptions::default()).await.unwrap();
+    driver
+        .rename(&key("empty/"), &key("x/y/"), CopyOptions::default())
+        .await
+        .unwrap();
     assert_eq!(driver.read("x/y/").await, "own");
     assert_eq!(driver.all().await, ["d/", "d/k", "x/", "x/y/"].map(key));
 
@@ -383,14 +458,23 @@ async fn the_feed_tells_ours_and_theirs() {
     let mut seen = until(&mut feed, vec![written("old/k")]).await;
     driver.write("old/k", "2").await;
     seen.extend(until(&mut feed, vec![written("old/k")]).await);
-    driver.rename(&key("old/k"), &key("new/deep/k"), CopyOptions::default()).await.unwrap();
+    driver
+        .rename(&key("old/k"), &key("new/deep/k"), CopyOptions::default())
+        .await
+        .unwrap();
     let both = vec![removed("old/k"), written("new/deep/k")];
     seen.extend(until(&mut feed, both).await);
     fs::write(dir.path().join("new/deep/foreign"), "1").unwrap();
     seen.extend(until(&mut feed, vec![written("new/deep/foreign")]).await);
-    driver.delete(&key("new/deep/foreign"), Precondition::None).await.unwrap();
+    driver
+        .delete(&key("new/deep/foreign"), Precondition::None)
+        .await
+        .unwrap();
     seen.extend(until(&mut feed, vec![removed("new/deep/foreign")]).await);
-    driver.delete(&key("old/"), Precondition::None).await.unwrap();
+    driver
+        .delete(&key("old/"), Precondition::None)
+        .await
+        .unwrap();
     seen.extend(until(&mut feed, vec![removed("old/")]).await);
     let own = |change: &Change| match change {
         Change::Written(key, _) | Change::Removed(key) => key.starts_with(&Key::from(".bucketfs")),
@@ -401,8 +485,12 @@ async fn the_feed_tells_ours_and_theirs() {
     // Of a prefix, only that; a directory that is moved away takes unknown keys with it.
     driver.write("new/xy/k", "1").await;
     let seen = until(&mut other, vec![written("new/xy/k")]).await;
-    assert!(seen.iter().all(|change| matches!(change, Change::Written(key, _)
-        if key.starts_with(&Key::from("new/x")))), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|change| matches!(change, Change::Written(key, _)
+        if key.starts_with(&Key::from("new/x")))),
+        "{seen:?}"
+    );
     fs::rename(dir.path().join("new"), dir.path().join("newer")).unwrap();
     until(&mut other, vec![Change::Lost]).await;
     until(&mut feed, vec![written("newer/xy/k")]).await;
@@ -414,15 +502,29 @@ async fn the_feed_tells_ours_and_theirs() {
 async fn a_url_that_names_no_directory_says_what_to_do() {
     let open = async |url: &str| {
         let location = Location::parse(url).unwrap();
-        let error = super::open(location, OpenOptions::default()).await.unwrap_err();
+        let error = super::open(location, OpenOptions::default())
+            .await
+            .unwrap_err();
         error.to_string()
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display();
     fs::write(dir.path().join("file"), "").unwrap();
-    assert!(open(&format!("file://{path}/nope")).await.contains("mkdir -p"));
-    assert!(open(&format!("file://{path}/file")).await.contains("is no directory"));
-    assert!(open(&format!("file://host{path}")).await.contains("three slashes"));
+    assert!(
+        open(&format!("file://{path}/nope"))
+            .await
+            .contains("mkdir -p")
+    );
+    assert!(
+        open(&format!("file://{path}/file"))
+            .await
+            .contains("is no directory")
+    );
+    assert!(
+        open(&format!("file://host{path}"))
+            .await
+            .contains("three slashes")
+    );
     assert!(open(&format!("file://{path}?x=1")).await.contains("%3F"));
     fs::create_dir(dir.path().join("a b#c")).unwrap();
     let location = Location::parse(&format!("file://{path}/a%20b%23c")).unwrap();

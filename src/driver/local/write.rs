@@ -1,10 +1,10 @@
 //! The operations that change something.
 
 use super::attributes::{apply, change_to, check, facts, facts_at, facts_of};
-use super::path::{KeyPath};
-use super::root::{Dir, Found, Slot, attempts, busy, fstat, kind, same};
+use super::path::KeyPath;
 use super::publish::{Content, New, check_version, gone, rename};
 use super::read::{link_target, missing, open_to_read};
+use super::root::{Dir, Found, Slot, attempts, busy, fstat, kind, same};
 use super::{Store, fail};
 use crate::driver::{
     AttributeChange, Attributes, Body, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,

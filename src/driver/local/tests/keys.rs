@@ -17,7 +17,12 @@ async fn a_key_beside_keys_below_it() {
             on_disk,
             BTreeSet::from(["file", "file%~f", "dir", "dir%~p"].map(String::from))
         );
-        for (name, body) in [("file/below", "1"), ("file", "2"), ("dir", "3"), ("dir/below", "4")] {
+        for (name, body) in [
+            ("file/below", "1"),
+            ("file", "2"),
+            ("dir", "3"),
+            ("dir/below", "4"),
+        ] {
             assert_eq!(driver.read(name).await, body);
         }
         let all = ["dir", "dir/", "dir/below", "file", "file/", "file/below"].map(key);
@@ -26,15 +31,27 @@ async fn a_key_beside_keys_below_it() {
         assert_eq!(top, ["dir", "dir/", "file", "file/"].map(key));
 
         // What is there keeps its name when the other one goes.
-        driver.delete(&key("dir"), Precondition::None).await.unwrap();
+        driver
+            .delete(&key("dir"), Precondition::None)
+            .await
+            .unwrap();
         driver.write("dir/more", "5").await;
         driver.write("file", "6").await;
-        driver.delete(&key("file/below"), Precondition::None).await.unwrap();
-        driver.delete(&key("file/"), Precondition::None).await.unwrap();
+        driver
+            .delete(&key("file/below"), Precondition::None)
+            .await
+            .unwrap();
+        driver
+            .delete(&key("file/"), Precondition::None)
+            .await
+            .unwrap();
         assert_eq!(driver.read("file").await, "6");
         let all = ["dir/", "dir/below", "dir/more", "file"].map(key);
         assert_eq!(driver.all().await, all);
-        driver.rename(&key("file"), &key("file/x"), CopyOptions::default()).await.unwrap();
+        driver
+            .rename(&key("file"), &key("file/x"), CopyOptions::default())
+            .await
+            .unwrap();
         assert_eq!(driver.read("file/x").await, "6");
         assert_eq!(kind(driver.head(&key("file")).await), ErrorKind::NotFound);
     }
@@ -44,13 +61,24 @@ async fn a_key_beside_keys_below_it() {
 fn odd_keys() -> Vec<Key> {
     let long = "x".repeat(252);
     let mut keys: Vec<Key> = [
-        "/", "//", "/a", "a/", "a//", "a//b", "a/b", "a", ".", "..", "./x", "../x", "a/../b", "%~e",
-        "%~", "a%~f", "a%~p/x", "nul\0", "ö", "a/./", "aa", "a.b", "a0",
+        "/", "//", "/a", "a/", "a//", "a//b", "a/b", "a", ".", "..", "./x", "../x", "a/../b",
+        "%~e", "%~", "a%~f", "a%~p/x", "nul\0", "ö", "a/./", "aa", "a.b", "a0",
     ]
     .into_iter()
     .map(Key::from)
     .collect();
-    for tail in ["", "y", "yyy", "yyyy", "yyyy/x", "yyyy/", ".", "..", "..../.", "ööööö"] {
+    for tail in [
+        "",
+        "y",
+        "yyy",
+        "yyyy",
+        "yyyy/x",
+        "yyyy/",
+        ".",
+        "..",
+        "..../.",
+        "ööööö",
+    ] {
         keys.push(Key::from(format!("{long}{tail}")));
         keys.push(Key::from(format!("d/{long}{long}{tail}")));
         keys.push(Key::from(format!("{tail}{long}/{tail}")));
@@ -96,16 +124,21 @@ async fn every_key_is_reachable_and_listed_in_order() {
         let all = driver.all().await;
         assert!(all.is_sorted());
         let markers = |key: &&Key| !keys.contains(key);
-        assert!(all.iter().filter(markers).all(|key| key.as_bytes().ends_with(b"/")));
+        assert!(
+            all.iter()
+                .filter(markers)
+                .all(|key| key.as_bytes().ends_with(b"/"))
+        );
         assert!(keys.iter().all(|key| all.contains(key)));
 
         // Any prefix, any start, any size of page, with or without what is kept between pages.
         let prefixes = ["", "a", "a/", "d/", "d/xx", "/", "//", "z", "nope/"].map(key);
         for prefix in &prefixes {
             let start = [None, Some(key("a/b")), Some(key("d/xz"))];
-            for (delimiter, start_after) in [true, false].into_iter().flat_map(|d| {
-                start.clone().map(|start| (d, start))
-            }) {
+            for (delimiter, start_after) in [true, false]
+                .into_iter()
+                .flat_map(|d| start.clone().map(|start| (d, start)))
+            {
                 let mut expected = BTreeSet::new();
                 for key in all.iter().filter(|key| key.starts_with(prefix)) {
                     let tail = &key.as_bytes()[prefix.len()..];
@@ -128,12 +161,18 @@ async fn every_key_is_reachable_and_listed_in_order() {
                     limit: 1000,
                 };
                 let expected: Vec<_> = expected.into_iter().collect();
-                assert!(driver.keys(request.clone()).await == expected, "{request:?}");
+                assert!(
+                    driver.keys(request.clone()).await == expected,
+                    "{request:?}"
+                );
                 if *prefix == key("//") || prefix.is_empty() && !delimiter {
                     continue;
                 }
                 let mut paged = Vec::new();
-                let mut next = ListRequest { limit: 2, ..request };
+                let mut next = ListRequest {
+                    limit: 2,
+                    ..request
+                };
                 loop {
                     let page = driver.list(next.clone()).await.unwrap();
                     paged.extend(page.entries.into_iter().map(|entry| entry.key));
@@ -188,4 +227,3 @@ async fn pages_read_the_names_once() {
     let page = driver.list(request).await.unwrap();
     assert_eq!(page.entries[0].key, key("00011"));
 }
-

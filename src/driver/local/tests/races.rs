@@ -9,7 +9,9 @@ async fn etags_never_come_back() {
         let driver = make(dir.path());
         let mut seen = HashSet::new();
         for round in 0..1000 {
-            let info = driver.write("k", if round % 2 == 0 { "even" } else { "odd!" }).await;
+            let info = driver
+                .write("k", if round % 2 == 0 { "even" } else { "odd!" })
+                .await;
             assert_eq!(driver.head(&key("k")).await.unwrap(), info);
             assert!(seen.insert(info.etag.clone()), "round {round}: {info:?}");
             if round % 3 == 0 {
@@ -24,7 +26,10 @@ async fn etags_never_come_back() {
             ..PutOptions::default()
         };
         for round in 0..100 {
-            let info = driver.put(&key("l"), "target".into(), link.clone()).await.unwrap();
+            let info = driver
+                .put(&key("l"), "target".into(), link.clone())
+                .await
+                .unwrap();
             assert!(seen.insert(info.etag), "round {round}");
         }
     }
@@ -104,7 +109,13 @@ async fn exactly_one_of_many_creates_wins() {
         for name in ["f", "d/", "f/x", "d"] {
             let name = format!("{round}/{name}");
             let tasks: Vec<_> = (0..8)
-                .map(|i| if i % 2 == 0 { driver(dir.path()) } else { frugal(dir.path()) })
+                .map(|i| {
+                    if i % 2 == 0 {
+                        driver(dir.path())
+                    } else {
+                        frugal(dir.path())
+                    }
+                })
                 .map(|driver| {
                     let key = Key::from(&*name);
                     let options = PutOptions {
@@ -153,4 +164,3 @@ async fn directories_may_come_and_go_under_a_put() {
     assert_eq!(first.all().await, []);
     assert_eq!(names(dir.path()), BTreeSet::new());
 }
-
