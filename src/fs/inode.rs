@@ -331,7 +331,14 @@ impl Table {
                 {
                     siblings.remove(&name);
                 }
-                self.inodes.lock().remove(&current.ino);
+                let mut inodes = self.inodes.lock();
+                // The number may be another inode's by now.
+                if inodes
+                    .get(&current.ino)
+                    .is_some_and(|known| Arc::ptr_eq(known, &current))
+                {
+                    inodes.remove(&current.ino);
+                }
             }
             current = parent;
             if current.state().lookups > 0 {
