@@ -3,7 +3,7 @@
 use super::attr::Kind;
 use super::commit::same_conditions;
 use super::errno::{FsError, FsResult};
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::remove::take_turns;
 use super::{ConflictRecord, Fs, lookup, seconds};
 use crate::cache::content::Version;
@@ -179,7 +179,7 @@ impl Fs {
             state.key = key.clone();
             state.check(clock::now());
             state.file.base = Some(info.etag.clone());
-            state.file.stage = None;
+            stage_moved(&mut state, &key, &info.etag);
             let size = version.size;
             state.file.version = Some(Arc::new(Version {
                 key,
@@ -473,7 +473,7 @@ impl Fs {
             state.check(clock::now());
             state.attr.ctime = clock::wall();
             state.file.base = Some(info.etag.clone());
-            state.file.stage = None;
+            stage_moved(&mut state, &key, &info.etag);
             let size = info.size.unwrap_or(state.attr.size);
             state.file.version = Some(Arc::new(Version {
                 key,
@@ -486,6 +486,15 @@ impl Fs {
         self.touch_directory(at_a.0);
         self.touch_directory(at_b.0);
         Ok(())
+    }
+}
+
+/// Lets a stage follow its object. What was written while the object moved stays dirty in it.
+fn stage_moved(state: &mut State, key: &Key, etag: &ETag) {
+    if !state.file.dirty && state.handles == 0 {
+        state.file.stage = None;
+    } else if let Some(stage) = &mut state.file.stage {
+        stage.moved(key.clone(), etag.clone());
     }
 }
 

@@ -18,3 +18,45 @@ async fn a_late_release_does_not_take_the_number_of_a_newer_inode() {
     assert!(mount.fs.getattr(newer).await.is_ok());
     mount.save("d/g", "x").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_the_file_is_renamed_is_committed_under_the_new_name() {
+    for world in [World::memory(), World::s3()] {
+        world.put("a", "0123456789").await;
+        let mount = world.mount();
+        let handle = mount.open("a", libc::O_RDWR).await.unwrap();
+        mount.write(handle, 0, "first").unwrap();
+        mount.fault.set("copy:delay=1s,rename:delay=1s").unwrap();
+        let write = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            mount.write(handle, 5, "again").unwrap();
+        };
+        let (renamed, ()) = tokio::join!(mount.rename("a", "b"), write);
+        renamed.unwrap();
+        assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "firstagain");
+        mount.close(handle).await.unwrap();
+        assert_eq!(world.keys().await, ["b"]);
+        assert_eq!(world.get("b").await.unwrap(), "firstagain");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_files_are_exchanged_is_committed_under_the_new_name() {
+    let world = World::memory();
+    world.put("a", "aaaa").await;
+    world.put("b", "bbbb").await;
+    let mount = world.mount();
+    let handle = mount.open("a", libc::O_RDWR).await.unwrap();
+    mount.fault.set("exchange:delay=1s").unwrap();
+    let write = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        mount.write(handle, 0, "A").unwrap();
+    };
+    let exchange = mount.rename_with("a", "b", libc::RENAME_EXCHANGE);
+    let (renamed, ()) = tokio::join!(exchange, write);
+    renamed.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("a").await.unwrap(), "bbbb");
+    assert_eq!(world.get("b").await.unwrap(), "Aaaa");
+    assert_eq!(mount.cat("a").await.unwrap(), "bbbb");
+}
