@@ -6,6 +6,7 @@
 
 use super::errno::{self, FsError, FsResult};
 use super::inode::{FileState, Inode, State};
+use super::lookup::{Form, Target};
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
@@ -15,6 +16,7 @@ use crate::driver::{
     ObjectInfo, Precondition, PutOptions, Result, Strength,
 };
 use crate::key::Key;
+use crate::name;
 use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
 use std::sync::Arc;
@@ -90,6 +92,10 @@ impl Fs {
                         Err(error)
                             if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) =>
                         {
+                            if version.key != inode.key() {
+                                self.keep_copy(inode).await?;
+                                continue;
+                            }
                             // The base is gone, and with it the race.
                             let sure = inode.state().file.attempts.is_empty();
                             if sure && self.merge_append(inode, &mut merges).await? {
@@ -115,6 +121,13 @@ impl Fs {
                 }
                 Err(error) => error,
             };
+            if matches!(plan.content, Content::There(_))
+                && matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
+                && error.key() != Some(&plan.key)
+            {
+                self.keep_copy(inode).await?;
+                continue;
+            }
             match error.kind() {
                 ErrorKind::Exists | ErrorKind::Changed => {
                     match self.own_lost_reply(inode, &plan).await? {
@@ -190,7 +203,7 @@ impl Fs {
                 .cloned();
             let missing = stage.missing(0..stage.size());
             match (foreign, stage.origin()) {
-                (Some(origin), _) if self.can_copy() => {
+                (Some(origin), _) if self.can_copy() && !missing.is_empty() => {
                     content = Content::There(origin);
                 }
                 (_, Some(origin)) if !missing.is_empty() => {
@@ -445,11 +458,40 @@ impl Fs {
         Ok(true)
     }
 
+    /// The object that a file was copied from is another one now. What of it is cached still
+    /// serves; without it there is nothing to write.
+    async fn keep_copy(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        self.keep_content(inode).await?;
+        let (place, untouched) = {
+            let state = inode.state();
+            let stage = state.file.stage.as_ref();
+            if stage.is_none_or(|stage| stage.missing(0..stage.size()).is_empty()) {
+                return Ok(());
+            }
+            (state.place.clone(), stage.is_some_and(Stage::is_origin))
+        };
+        if !untouched {
+            return Err(self.lose(inode, libc::EIO, UNCOPIED).await);
+        }
+        let path = inode.path();
+        if let Some((parent, name)) = place {
+            self.unname(inode, &parent, &name);
+        }
+        Err(FsError::new(
+            libc::EIO,
+            format!("{path:?}: {UNCOPIED}; nothing was written, copy it again"),
+        ))
+    }
+
     /// The commit lost its race, or the store refuses it for good: the bytes go to a conflict file
     /// beside the name, or to the state directory. From then on the inode is that file, so that
     /// its open handles lose nothing either. Gives the error for the program.
     async fn lose(self: &Arc<Self>, inode: &Arc<Inode>, errno: i32, why: &str) -> FsError {
         let path = inode.path();
+        // Bytes that only another object has, as those of a copy, are the file's too.
+        if let Err(error) = self.keep_content(inode).await {
+            return error;
+        }
         let (place, generation, body, options) = match self.loser(inode) {
             Ok(loser) => loser,
             Err(error) => return error,
@@ -458,16 +500,26 @@ impl Fs {
             return FsError::new(libc::ESTALE, why);
         };
         let prefix = parent.key();
+        let stem = match Target::of(&name) {
+            Some(target) if target.form == Form::Beside => {
+                name::encode(&target.component).first().to_vec()
+            }
+            _ => name.to_vec(),
+        };
         let time = clock::wall();
         let mut refused: Option<Error> = None;
         for number in 0..100 {
-            let beside = conflict::name(&name, &self.options.host, time, number);
+            let beside = conflict::name(&stem, &self.options.host, time, number);
             let Some(component) = self.component(&beside) else {
                 break;
             };
             let key = prefix.join(&component);
             match self.driver.put(&key, body.clone(), options.clone()).await {
                 Ok(info) => {
+                    let info = ObjectInfo {
+                        size: Some(body.len()),
+                        ..info
+                    };
                     self.rehome(inode, &parent, &name, &beside, key, &info, generation);
                     let kept = String::from_utf8_lossy(&beside).into_owned();
                     self.record_conflict(ConflictRecord {
@@ -553,6 +605,7 @@ fn fate(file: &FileState, id: CommitId, stored: &[CommitId]) -> Fate {
 }
 
 const LOST: &str = "somebody else changed or removed it since it was opened here";
+const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
 
 /// Whether the server's copy holds a condition on its source and this one on its destination.

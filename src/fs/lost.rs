@@ -6,7 +6,7 @@ use super::inode::{Inode, Place};
 use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, Unsent};
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
-use crate::driver::{Body, ObjectInfo, Precondition, PutOptions, Strength};
+use crate::driver::{Body, CommitId, ObjectInfo, Precondition, PutOptions, Strength};
 use crate::key::Key;
 use crate::writeback::conflict::{self, Kept};
 use crate::writeback::stage::Origin;
@@ -76,7 +76,8 @@ impl Fs {
         let options = PutOptions {
             precondition,
             attributes: self.stored_attributes(state),
-            ..PutOptions::default()
+            commits: vec![CommitId(clock::random())],
+            base: None,
         };
         Ok((state.place.clone(), state.file.generation, body, options))
     }
@@ -113,7 +114,7 @@ impl Fs {
             state.file.commits.clear();
             state.file.append_from = None;
             state.file.exclusive = false;
-            let size = state.attr.size;
+            let size = info.size.unwrap_or(state.attr.size);
             state.file.version = Some(Arc::new(Version {
                 key: key.clone(),
                 etag: info.etag.clone(),
@@ -129,14 +130,19 @@ impl Fs {
             if state.file.generation == generation {
                 state.file.dirty = false;
                 self.dirty.lock().remove(&inode.ino);
+                if state.handles == 0 {
+                    state.file.stage = None;
+                }
             }
         }
         self.note_object(inode, Some(info), clock::now());
         self.forget_entry(parent, name);
         self.notify.invalidate_entry(parent.ino, beside);
+        self.table.reap(inode);
     }
 
-    /// Takes the name from an inode whose bytes are kept outside of the store.
+    /// Takes the name from an inode whose bytes are kept outside of the store. What is written to
+    /// it later loses again, and is kept again.
     pub(super) fn unname(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &[u8]) {
         {
             let mut children = parent.children();
@@ -147,7 +153,7 @@ impl Fs {
                 children.remove(name);
             }
             let mut state = inode.state();
-            state.removed = true;
+            state.superseded = true;
             state.away = true;
             state.file.dirty = false;
             self.dirty.lock().remove(&inode.ino);

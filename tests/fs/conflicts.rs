@@ -109,6 +109,21 @@ async fn bytes_go_to_the_state_directory_when_no_conflict_file_can_be_written() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn writes_after_the_state_directory_took_the_bytes_are_not_dropped_silently() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    mount.fault.set("put:error=denied:key~.conflict-").unwrap();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("f", "theirs").await;
+    assert_eq!(mount.flush(handle).await, Err(libc::ESTALE));
+    mount.write(handle, 4, " and more").unwrap();
+    assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+    assert!(mount.kept().contains(&"mine and more".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_the_store_denies_goes_to_a_conflict_file() {
     let world = World::memory();
     let mount = world.mount();
@@ -205,4 +220,58 @@ async fn an_exclusive_creation_is_never_merged() {
     assert_eq!(b.close(two).await, Err(libc::EEXIST));
     assert_eq!(world.get("f").await.unwrap(), "first\n");
     assert_eq!(world.conflicts("f").await, ["second\n"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_copy_keeps_the_copied_bytes() {
+    for world in [
+        World::memory(),
+        World::over(Plain::s3().copying(Strength::None)),
+    ] {
+        world.put("a", "copied").await;
+        let mount = world.mount();
+        let from = mount.open("a", READ).await.unwrap();
+        let to = mount.open("b", CREATE).await.unwrap();
+        let copied = mount.fs.copy_file_range((from, 0), (to, 0), 100, 7);
+        assert_eq!(copied.await.unwrap(), 6);
+        world.put("b", "theirs").await;
+        assert_eq!(mount.close(to).await, Err(libc::EEXIST));
+        assert_eq!(world.conflicts("b").await, ["copied"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_source_is_gone_is_an_error_and_no_file_of_zeros() {
+    let world = World::s3();
+    world.put("a", &"x".repeat(5_000_000)).await;
+    let mount = world.mount();
+    let from = mount.open("a", READ).await.unwrap();
+    let to = mount.open("b", CREATE).await.unwrap();
+    let copied = mount.fs.copy_file_range((from, 0), (to, 0), 1 << 30, 7);
+    assert_eq!(copied.await.unwrap(), 5_000_000);
+    world.delete("a").await;
+    assert!(mount.close(to).await.is_err());
+    for key in world.keys().await {
+        assert!(!world.get(&key).await.unwrap().contains('\0'), "{key}");
+    }
+    assert!(mount.kept().is_empty());
+    assert_eq!(
+        mount.fs.status().dirty_files,
+        0,
+        "there is nothing left to send"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_beside_a_directory_gets_its_conflict_file_beside_it() {
+    let world = World::memory();
+    world.put("a", "base").await;
+    world.put("a/b", "x").await;
+    let mount = world.mount();
+    let handle = mount.open("a%~f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("a", "theirs").await;
+    assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+    assert_eq!(world.conflicts("a").await, ["mine"]);
+    assert_eq!(mount.ls("").await.unwrap().len(), 3);
 }
