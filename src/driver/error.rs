@@ -104,6 +104,7 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     retryable: bool,
+    maybe_applied: bool,
     operation: &'static str,
     key: Option<Key>,
     message: String,
@@ -124,6 +125,7 @@ impl Error {
         Error {
             kind,
             retryable,
+            maybe_applied: false,
             operation: "",
             key: None,
             message: message.into(),
@@ -170,6 +172,19 @@ impl Error {
     pub fn retry(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
         self
+    }
+
+    /// Says that the request was sent before, and that this attempt may have failed on what the
+    /// earlier one has done.
+    pub fn after_lost_reply(mut self) -> Self {
+        self.maybe_applied = true;
+        self
+    }
+
+    /// Whether an earlier attempt, whose answer was lost, may have been applied: the conflict that
+    /// this error tells of may be with oneself.
+    pub fn maybe_applied(&self) -> bool {
+        self.maybe_applied
     }
 
     /// What kind of failure this is.

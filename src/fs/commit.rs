@@ -5,7 +5,7 @@
 //! meanwhile and are told from what is being sent by the state's `generation`.
 
 use super::errno::{self, FsError, FsResult};
-use super::inode::{FileState, Inode, State};
+use super::inode::{Attempt, Inode, State};
 use super::lookup::{Form, Target};
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
@@ -40,6 +40,33 @@ enum Content {
     Here(Body),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
+}
+
+impl Plan {
+    /// This commit, should its answer be lost.
+    fn attempt(&self) -> Attempt {
+        let size = match &self.content {
+            Content::Here(body) => body.len(),
+            Content::There(origin) => origin.size,
+        };
+        Attempt {
+            id: self.id,
+            generation: self.generation,
+            size,
+        }
+    }
+}
+
+/// What became of commits whose answers were lost.
+enum Fate {
+    /// None was applied.
+    NotApplied,
+    /// The store has this one.
+    Applied(Attempt, Box<ObjectInfo>),
+    /// The store has a version that others made of this one.
+    BuiltUpon(Attempt),
+    /// A writer that keeps no commit ids hides it.
+    Unknown,
 }
 
 /// What a commit has to do next.
@@ -130,16 +157,28 @@ impl Fs {
             }
             match error.kind() {
                 ErrorKind::Exists | ErrorKind::Changed => {
-                    match self.own_lost_reply(inode, &plan).await? {
-                        Fate::Newest => continue,
-                        Fate::Below if self.settle_below(inode, &plan) => return Ok(()),
-                        // Appending again might append twice.
-                        Fate::Below | Fate::Unknown => {}
+                    match self.fate(inode, &plan, error.maybe_applied()).await? {
+                        Fate::Applied(attempt, info) => {
+                            if self.resume(inode, *plan, attempt, *info).await {
+                                return Ok(());
+                            }
+                            continue;
+                        }
                         Fate::NotApplied => {
                             if self.merge_append(inode, &mut merges).await? {
                                 continue;
                             }
                         }
+                        Fate::BuiltUpon(attempt) => {
+                            if self.merge_behind(inode, attempt, &mut merges).await? {
+                                continue;
+                            }
+                            if self.replaced_by_others(inode, attempt) {
+                                return Ok(());
+                            }
+                        }
+                        // Appending may be for the second time: never.
+                        Fate::Unknown => {}
                     }
                     let fresh = plan.options.precondition == Precondition::IfAbsent;
                     let (errno, why) = if fresh {
@@ -155,7 +194,7 @@ impl Fs {
                 | ErrorKind::Unavailable
                 | ErrorKind::Corrupt => {
                     let mut state = inode.state();
-                    state.file.attempts.push(plan.id);
+                    state.file.attempts.push(plan.attempt());
                     let excess = state.file.attempts.len().saturating_sub(64);
                     state.file.attempts.drain(..excess);
                     return Err(error.into());
@@ -355,41 +394,103 @@ impl Fs {
         Ok(())
     }
 
-    /// What became of this commit and of those before it whose answers were lost, by the ids that
-    /// the version in the way carries. One that is that version is the base of the next commit.
-    async fn own_lost_reply(&self, inode: &Arc<Inode>, plan: &Plan) -> FsResult<Fate> {
-        if !self.capabilities.commit_ids {
+    /// What became of this commit and those before it whose answers were lost, now that another
+    /// version than the expected one is in the way.
+    async fn fate(&self, inode: &Arc<Inode>, plan: &Plan, uncertain: bool) -> FsResult<Fate> {
+        let (mut attempts, base) = {
+            let state = inode.state();
+            let base = state.file.commits.first().copied();
+            (state.file.attempts.clone(), base)
+        };
+        if uncertain {
+            attempts.push(plan.attempt());
+        }
+        if attempts.is_empty() {
             return Ok(Fate::NotApplied);
+        }
+        if !self.capabilities.commit_ids {
+            return Ok(Fate::Unknown);
         }
         let info = match self.driver.head(&plan.key).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::NotApplied),
             Err(error) => return Err(error.into()),
         };
-        let mut state = inode.state();
-        let fate = fate(&state.file, plan.id, &info.commits);
-        if fate == Fate::Newest {
-            state.file.base = Some(info.etag);
-            state.file.commits = info.commits;
-            state.file.attempts.clear();
+        let own = |id: &CommitId| attempts.iter().find(|attempt| attempt.id == *id).copied();
+        if let Some(attempt) = info.commits.first().and_then(own) {
+            return Ok(Fate::Applied(attempt, Box::new(info)));
         }
-        Ok(fate)
+        if let Some(attempt) = info.commits.iter().find_map(own) {
+            return Ok(Fate::BuiltUpon(attempt));
+        }
+        // A chain of ids that reaches back to the base shows that none of ours is in between.
+        let told = match base {
+            Some(base) => info.commits.contains(&base),
+            None => (1..CommitId::KEPT).contains(&info.commits.len()),
+        };
+        Ok(if told {
+            Fate::NotApplied
+        } else {
+            Fate::Unknown
+        })
     }
 
-    /// Our commit was applied and somebody has built on it since. Whether that was all: then the
-    /// name's next look finds their version.
-    fn settle_below(&self, inode: &Arc<Inode>, plan: &Plan) -> bool {
+    /// Goes on from an own commit that was applied though its answer was lost. Whether nothing
+    /// more is dirty.
+    async fn resume(
+        &self,
+        inode: &Arc<Inode>,
+        mut plan: Plan,
+        attempt: Attempt,
+        info: ObjectInfo,
+    ) -> bool {
+        if plan.generation == attempt.generation {
+            plan.options.commits.clone_from(&info.commits);
+            return self.settle(inode, &plan, &info).await;
+        }
+        let mut state = inode.state();
+        state.file.base = Some(info.etag);
+        state.file.commits = info.commits;
+        state.file.attempts.clear();
+        if state.file.append_from.is_some() {
+            state.file.append_from = Some(attempt.size);
+        }
+        false
+    }
+
+    /// Others have built upon an own commit whose answer was lost: what was appended since goes
+    /// behind theirs. Whether that could be done.
+    async fn merge_behind(
+        &self,
+        inode: &Arc<Inode>,
+        attempt: Attempt,
+        merges: &mut u32,
+    ) -> FsResult<bool> {
         {
             let mut state = inode.state();
-            if state.file.generation != plan.generation || !state.file.attempts.is_empty() {
+            if state.file.append_from.is_none() {
+                return Ok(false);
+            }
+            state.file.append_from = Some(attempt.size);
+            state.file.exclusive = false;
+        }
+        self.merge_append(inode, merges).await
+    }
+
+    /// Whether everything dirty was committed before others changed the file: then the name is
+    /// theirs, and nothing is lost.
+    fn replaced_by_others(&self, inode: &Arc<Inode>, attempt: Attempt) -> bool {
+        let place = {
+            let state = inode.state();
+            if state.file.generation != attempt.generation {
                 return false;
             }
-            state.file.dirty = false;
-            state.file.append_from = None;
-            state.expired = true;
-            self.dirty.lock().remove(&inode.ino);
-        }
-        self.forget_name(inode);
+            state.place.clone()
+        };
+        let Some((parent, name)) = place else {
+            return false;
+        };
+        self.unname(inode, &parent, &name);
         true
     }
 
@@ -449,6 +550,7 @@ impl Fs {
             state.file.append_from = Some(version.size);
             state.file.base = Some(info.etag.clone());
             state.file.commits = info.commits;
+            state.file.attempts.clear();
             state.file.version = Some(version);
             state.file.pages_valid = false;
             state.attributes = info.attributes;
@@ -567,40 +669,6 @@ impl Fs {
                 ),
             ),
         }
-    }
-}
-
-/// What became of commits whose answers were lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// One of them is the version in the store.
-    Newest,
-    /// One of them was, and the version in the store was made from it.
-    Below,
-    /// None of them was.
-    NotApplied,
-    /// Nothing tells.
-    Unknown,
-}
-
-/// What the ids of the version in the store tell of a commit and of earlier attempts.
-fn fate(file: &FileState, id: CommitId, stored: &[CommitId]) -> Fate {
-    let ours = |stored: &CommitId| *stored == id || file.attempts.contains(stored);
-    match stored.iter().position(ours) {
-        Some(0) => Fate::Newest,
-        Some(_) => Fate::Below,
-        // The whole history since our base is told: ours is not in it.
-        None if stored.len() < CommitId::KEPT && !stored.is_empty() => Fate::NotApplied,
-        None if file
-            .commits
-            .first()
-            .is_some_and(|base| stored.contains(base)) =>
-        {
-            Fate::NotApplied
-        }
-        // Without a request whose answer was lost there is nothing to wonder about.
-        None if file.attempts.is_empty() => Fate::NotApplied,
-        None => Fate::Unknown,
     }
 }
 

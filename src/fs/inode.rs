@@ -94,7 +94,7 @@ pub struct FileState {
     /// While dirty: everything written came through `O_APPEND`, at or past this offset.
     pub append_from: Option<u64>,
     /// Commits whose answer was lost.
-    pub attempts: Vec<CommitId>,
+    pub attempts: Vec<Attempt>,
     /// Whether the kernel's pages belong to `version` or are our own writes.
     pub pages_valid: bool,
     /// When a lookup told the version, until the first open has used that.
@@ -103,6 +103,17 @@ pub struct FileState {
     pub saved: Option<(u64, String)>,
     /// Whether a name that is not committed yet was created with `O_EXCL`: it is merged with none.
     pub exclusive: bool,
+}
+
+/// A commit whose answer was lost: it may have been applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// Its id.
+    pub id: CommitId,
+    /// The generation of its bytes.
+    pub generation: u64,
+    /// How many they were.
+    pub size: u64,
 }
 
 impl State {

@@ -185,6 +185,7 @@ async fn recognise(
     commits: &[CommitId],
     collision: Error,
 ) -> Result<ObjectInfo> {
+    let collision = collision.after_lost_reply();
     let Some(own) = commits.first() else {
         return Err(collision);
     };

@@ -164,6 +164,99 @@ async fn a_lost_reply_is_recognised_by_retries() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_that_others_built_upon_is_recognised() {
+    for retry in [false, true] {
+        let world = World::memory();
+        world.put("f", "base").await;
+        let mount = world.mount_with(|_| {}, retry);
+        let other = world.mount();
+        let handle = mount.open("f", WRITE).await.unwrap();
+        mount.write(handle, 0, "mine").unwrap();
+        // The put is applied at once; its answer is lost and the retry waits for the store.
+        mount.fault.set("put:lost-reply@1,put:delay=5s@2+").unwrap();
+        let flush = async {
+            if !retry {
+                assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+            }
+            mount.flush(handle).await
+        };
+        let build = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            other.append("f", " theirs").await.unwrap();
+        };
+        let (flushed, ()) = tokio::join!(flush, build);
+        assert_eq!(flushed, Ok(()), "retry {retry}");
+        assert_eq!(world.get("f").await.unwrap(), "mine theirs");
+        assert_eq!(world.keys().await, ["f"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_others_appended_to_is_not_appended_again() {
+    for retry in [false, true] {
+        let world = World::memory();
+        world.put("log", "base\n").await;
+        let mount = world.mount_with(|_| {}, retry);
+        let other = world.mount();
+        let handle = mount.open("log", APPEND).await.unwrap();
+        mount.write(handle, 0, "mine\n").unwrap();
+        mount.fault.set("put:lost-reply@1,put:delay=5s@2").unwrap();
+        let flush = async {
+            if !retry {
+                assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+                mount.write(handle, 0, "more\n").unwrap();
+            }
+            mount.flush(handle).await
+        };
+        let build = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            other.append("log", "theirs\n").await.unwrap();
+        };
+        let (flushed, ()) = tokio::join!(flush, build);
+        flushed.unwrap();
+        let more = if retry { "" } else { "more\n" };
+        assert_eq!(
+            world.get("log").await.unwrap(),
+            format!("base\nmine\ntheirs\n{more}")
+        );
+        mount.write(handle, 0, "last\n").unwrap();
+        mount.close(handle).await.unwrap();
+        assert_eq!(
+            world.get("log").await.unwrap(),
+            format!("base\nmine\ntheirs\n{more}last\n")
+        );
+        assert_eq!(world.keys().await, ["log"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_whose_fate_a_foreign_writer_hid_is_kept_as_a_conflict() {
+    for retry in [false, true] {
+        let world = World::memory();
+        world.put("log", "base\n").await;
+        let mount = world.mount_with(|_| {}, retry);
+        let handle = mount.open("log", APPEND).await.unwrap();
+        mount.write(handle, 0, "mine\n").unwrap();
+        mount.fault.set("put:lost-reply@1,put:delay=5s@2").unwrap();
+        let flush = async {
+            if !retry {
+                assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+            }
+            mount.flush(handle).await
+        };
+        let foreign = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let text = world.get("log").await.unwrap();
+            world.put("log", &(text + "foreign\n")).await;
+        };
+        let (flushed, ()) = tokio::join!(flush, foreign);
+        assert_eq!(flushed, Err(libc::ESTALE), "retry {retry}");
+        assert_eq!(world.get("log").await.unwrap(), "base\nmine\nforeign\n");
+        assert_eq!(world.conflicts("log").await, ["base\nmine\n"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn appends_of_two_mounts_are_merged() {
     for world in [World::memory(), World::s3(), World::over(Plain::bare())] {
         let (a, b) = (world.mount(), world.mount());
