@@ -14,6 +14,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 const ENDPOINT: &str = "BUCKETFS_TEST_S3_ENDPOINT";
+/// Which server that is, as its script in `scripts/servers` is called.
+const SERVER: &str = "BUCKETFS_TEST_S3_SERVER";
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -204,9 +206,12 @@ async fn awkward_keys() -> Outcome {
         "x/y/",
         longest.as_str(),
     ];
+    // moto answers 404 to a key with a line feed in it.
+    let moto = std::env::var(SERVER).is_ok_and(|server| server == "moto");
+    let plain = plain.iter().filter(|key| !(moto && key.contains('\n')));
     let folding = ["/a b", "a//b", "./c", "d/../e", "f/.", "..", "//"];
     let mut kept = BTreeSet::new();
-    for key in plain.iter().chain(&folding).copied() {
+    for key in plain.chain(&folding).copied() {
         let key = Key::from(key);
         let put = bucket.put(
             &key,
