@@ -46,8 +46,7 @@ enum Command {
     Umount {
         /// The mount point
         dir: PathBuf,
-        /// Give the store up after so long without progress, and keep the rest
-        /// [default: 60s]
+        /// Give a file up that is not sent after so long, and keep its bytes [default: 60s]
         #[arg(long, value_name = "DURATION")]
         timeout: Option<String>,
         /// Take a busy mount out of the tree too; it ends with its last open file
