@@ -29,11 +29,12 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 8] = [
+const FOREIGN: [&str; 9] = [
     "--all-targets",
     "--device",
     "--cap-add",
     "--release",
+    "--chmod",
     "--size-only",
     "--lib",
     "--test",
