@@ -13,7 +13,7 @@
 //! | [`rename`], [`movedir`] | rename |
 //! | [`dir`] | opendir, readdir, readdirplus |
 //! | [`node`] | setattr, extended attributes, readlink, statfs |
-//! | [`commit`], [`lost`] | a dirty file's way to the store, and what becomes of losers |
+//! | [`commit`], [`merge`], [`lost`] | a dirty file's way to the store, and what becomes of losers |
 
 mod attr;
 mod commit;
@@ -25,6 +25,7 @@ mod locks;
 mod lookup;
 mod lost;
 mod make;
+mod merge;
 mod movedir;
 mod node;
 mod remove;

@@ -7,13 +7,15 @@
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
 use super::lookup::{Form, Target};
+use super::lost::Loser;
+use super::merge::Fate;
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
-    AttributeSupport, Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, GetOptions,
-    ObjectInfo, Precondition, PutOptions, Result, Strength,
+    AttributeSupport, Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
+    Precondition, PutOptions, Result, Strength,
 };
 use crate::key::Key;
 use crate::name;
@@ -21,17 +23,13 @@ use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-/// How often an append is merged behind other writers' before it gives up.
-const MERGES: u32 = 200;
 
 /// A commit on its way.
-struct Plan {
-    key: Key,
+pub(super) struct Plan {
+    pub key: Key,
     content: Content,
-    options: PutOptions,
-    generation: u64,
+    pub options: PutOptions,
+    pub generation: u64,
     id: CommitId,
 }
 
@@ -44,7 +42,7 @@ enum Content {
 
 impl Plan {
     /// This commit, should its answer be lost.
-    fn attempt(&self) -> Attempt {
+    pub fn attempt(&self) -> Attempt {
         let size = match &self.content {
             Content::Here(body) => body.len(),
             Content::There(origin) => origin.size,
@@ -55,18 +53,6 @@ impl Plan {
             size,
         }
     }
-}
-
-/// What became of commits whose answers were lost.
-enum Fate {
-    /// None was applied.
-    NotApplied,
-    /// The store has this one.
-    Applied(Attempt, Box<ObjectInfo>),
-    /// The store has a version that others made of this one.
-    BuiltUpon(Attempt),
-    /// A writer that keeps no commit ids hides it.
-    Unknown,
 }
 
 /// What a commit has to do next.
@@ -315,7 +301,7 @@ impl Fs {
     }
 
     /// Makes the inode stand for the version that a commit made. Whether nothing more is dirty.
-    async fn settle(&self, inode: &Arc<Inode>, plan: &Plan, info: &ObjectInfo) -> bool {
+    pub(super) async fn settle(&self, inode: &Arc<Inode>, plan: &Plan, info: &ObjectInfo) -> bool {
         let size = match &plan.content {
             Content::Here(body) => body.len(),
             Content::There(origin) => origin.size,
@@ -394,172 +380,6 @@ impl Fs {
         Ok(())
     }
 
-    /// What became of this commit and those before it whose answers were lost, now that another
-    /// version than the expected one is in the way.
-    async fn fate(&self, inode: &Arc<Inode>, plan: &Plan, uncertain: bool) -> FsResult<Fate> {
-        let (mut attempts, base) = {
-            let state = inode.state();
-            let base = state.file.commits.first().copied();
-            (state.file.attempts.clone(), base)
-        };
-        if uncertain {
-            attempts.push(plan.attempt());
-        }
-        if attempts.is_empty() {
-            return Ok(Fate::NotApplied);
-        }
-        if !self.capabilities.commit_ids {
-            return Ok(Fate::Unknown);
-        }
-        let info = match self.driver.head(&plan.key).await {
-            Ok(info) => info,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::NotApplied),
-            Err(error) => return Err(error.into()),
-        };
-        let own = |id: &CommitId| attempts.iter().find(|attempt| attempt.id == *id).copied();
-        if let Some(attempt) = info.commits.first().and_then(own) {
-            return Ok(Fate::Applied(attempt, Box::new(info)));
-        }
-        if let Some(attempt) = info.commits.iter().find_map(own) {
-            return Ok(Fate::BuiltUpon(attempt));
-        }
-        // A chain of ids that reaches back to the base shows that none of ours is in between.
-        let told = match base {
-            Some(base) => info.commits.contains(&base),
-            None => (1..CommitId::KEPT).contains(&info.commits.len()),
-        };
-        Ok(if told {
-            Fate::NotApplied
-        } else {
-            Fate::Unknown
-        })
-    }
-
-    /// Goes on from an own commit that was applied though its answer was lost. Whether nothing
-    /// more is dirty.
-    async fn resume(
-        &self,
-        inode: &Arc<Inode>,
-        mut plan: Plan,
-        attempt: Attempt,
-        info: ObjectInfo,
-    ) -> bool {
-        if plan.generation == attempt.generation {
-            plan.options.commits.clone_from(&info.commits);
-            return self.settle(inode, &plan, &info).await;
-        }
-        let mut state = inode.state();
-        state.file.base = Some(info.etag);
-        state.file.commits = info.commits;
-        state.file.attempts.clear();
-        if state.file.append_from.is_some() {
-            state.file.append_from = Some(attempt.size);
-        }
-        false
-    }
-
-    /// Others have built upon an own commit whose answer was lost: what was appended since goes
-    /// behind theirs. Whether that could be done.
-    async fn merge_behind(
-        &self,
-        inode: &Arc<Inode>,
-        attempt: Attempt,
-        merges: &mut u32,
-    ) -> FsResult<bool> {
-        {
-            let mut state = inode.state();
-            if state.file.append_from.is_none() {
-                return Ok(false);
-            }
-            state.file.append_from = Some(attempt.size);
-            state.file.exclusive = false;
-        }
-        self.merge_append(inode, merges).await
-    }
-
-    /// Whether everything dirty was committed before others changed the file: then the name is
-    /// theirs, and nothing is lost.
-    fn replaced_by_others(&self, inode: &Arc<Inode>, attempt: Attempt) -> bool {
-        let place = {
-            let state = inode.state();
-            if state.file.generation != attempt.generation {
-                return false;
-            }
-            state.place.clone()
-        };
-        let Some((parent, name)) = place else {
-            return false;
-        };
-        self.unname(inode, &parent, &name);
-        true
-    }
-
-    /// When everything dirty was appended: puts it behind what is in the store now. Whether that
-    /// could be done.
-    async fn merge_append(&self, inode: &Arc<Inode>, merges: &mut u32) -> FsResult<bool> {
-        let key = {
-            let state = inode.state();
-            let mergeable = state.file.append_from.is_some() && !state.file.exclusive;
-            if !mergeable || *merges >= MERGES {
-                return Ok(false);
-            }
-            state.key.clone()
-        };
-        *merges += 1;
-        if *merges > 1 {
-            let spread = clock::random() % (1 + u64::from((*merges).min(20)) * 2);
-            tokio::time::sleep(Duration::from_millis(spread)).await;
-        }
-        let since = clock::now();
-        let options = GetOptions {
-            range: Some(0..BLOCK),
-            ..GetOptions::default()
-        };
-        let (info, first) = match self.driver.get(&key, options).await {
-            Ok(outcome) => outcome.found()?.collect().await?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // A new file that is absent again may be tried again; an old one was removed.
-                return Ok(inode.state().file.base.is_none());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let version = Arc::new(Version {
-            key: key.clone(),
-            etag: info.etag.clone(),
-            size: info.size.unwrap_or(first.len() as u64),
-        });
-        self.fetcher.insert(&version, 0, first);
-        {
-            let mut guard = inode.state();
-            let state = &mut *guard;
-            let (Some(from), Some(stage)) = (state.file.append_from, &state.file.stage) else {
-                return Ok(false);
-            };
-            let tail = stage.read(from..stage.size())?;
-            let mut merged = Stage::new(
-                &self.area,
-                Some(Origin {
-                    key,
-                    etag: info.etag.clone(),
-                    size: version.size,
-                }),
-            );
-            merged.write(version.size, &tail)?;
-            state.attr.size = merged.size();
-            state.file.stage = Some(merged);
-            state.file.append_from = Some(version.size);
-            state.file.base = Some(info.etag.clone());
-            state.file.commits = info.commits;
-            state.file.attempts.clear();
-            state.file.version = Some(version);
-            state.file.pages_valid = false;
-            state.attributes = info.attributes;
-            state.check(since);
-        }
-        self.notify.invalidate_inode(inode.ino, false);
-        Ok(true)
-    }
-
     /// The object that a file was copied from is another one now. What of it is cached still
     /// serves; without it there is nothing to write.
     async fn keep_copy(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
@@ -575,29 +395,51 @@ impl Fs {
         if !untouched {
             return Err(self.lose(inode, libc::EIO, UNCOPIED).await);
         }
-        let path = inode.path();
+        let why = format!(
+            "{:?}: {UNCOPIED}; nothing was written, copy it again",
+            inode.path()
+        );
+        let error = FsError::new(libc::EIO, why);
         if let Some((parent, name)) = place {
             self.unname(inode, &parent, &name);
+            let mut state = inode.state();
+            state.file.lost = Some((state.file.generation, error.clone()));
         }
-        Err(FsError::new(
-            libc::EIO,
-            format!("{path:?}: {UNCOPIED}; nothing was written, copy it again"),
-        ))
+        Err(error)
     }
 
     /// The commit lost its race, or the store refuses it for good: the bytes go to a conflict file
     /// beside the name, or to the state directory. From then on the inode is that file, so that
     /// its open handles lose nothing either. Gives the error for the program.
     async fn lose(self: &Arc<Self>, inode: &Arc<Inode>, errno: i32, why: &str) -> FsError {
-        let path = inode.path();
         // Bytes that only another object has, as those of a copy, are the file's too.
         if let Err(error) = self.keep_content(inode).await {
             return error;
         }
-        let (place, generation, body, options) = match self.loser(inode) {
+        let loser = match self.loser(inode) {
             Ok(loser) => loser,
             Err(error) => return error,
         };
+        let generation = loser.1;
+        let error = self.put_aside(inode, loser, errno, why).await;
+        let mut state = inode.state();
+        // Where nothing took the bytes they are not lost yet, but dirty still.
+        if !state.file.dirty || state.file.generation > generation {
+            state.file.lost = Some((generation, error.clone()));
+        }
+        error
+    }
+
+    /// Puts a loser's bytes where they can be found.
+    async fn put_aside(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        loser: Loser,
+        errno: i32,
+        why: &str,
+    ) -> FsError {
+        let path = inode.path();
+        let (place, generation, body, options) = loser;
         let Some((parent, name)) = place else {
             return FsError::new(libc::ESTALE, why);
         };

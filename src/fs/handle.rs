@@ -2,7 +2,7 @@
 
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::lookup::Entry;
 use super::{Consistency, Fs};
 use crate::cache::content::BLOCK;
@@ -14,6 +14,7 @@ use crate::writeback::stage::{Origin, Stage};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An open file.
 #[derive(Debug)]
@@ -24,7 +25,30 @@ pub struct Handle {
     pub writable: bool,
     /// Opened with `O_APPEND`.
     pub append: bool,
+    /// The generation of the last change made through it that it has not been told the loss of.
+    written: AtomicU64,
     pattern: Pattern,
+}
+
+impl Handle {
+    /// Notes that the file was changed through this handle.
+    pub fn wrote(&self, state: &State) {
+        self.written.store(state.file.generation, Ordering::Relaxed);
+    }
+
+    /// The answer to a flush: also of a loss that another handle, or a later try in the
+    /// background, has met. Each handle that wrote what was lost is told once.
+    fn told(&self, result: FsResult<()>) -> FsResult<()> {
+        let state = self.inode.state();
+        let written = self.written.load(Ordering::Relaxed);
+        match &state.file.lost {
+            Some((upto, error)) if (1..=*upto).contains(&written) => {
+                self.written.store(0, Ordering::Relaxed);
+                result.and(Err(error.clone()))
+            }
+            _ => result,
+        }
+    }
 }
 
 /// The answer to an open.
@@ -80,17 +104,20 @@ impl Fs {
     pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: i32) -> Opened {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let number = self.next_handle();
-        let keep_cache = {
+        let (keep_cache, generation) = {
             let mut state = inode.state();
             state.handles += 1;
-            std::mem::replace(&mut state.file.pages_valid, true)
+            let keep_cache = std::mem::replace(&mut state.file.pages_valid, true);
+            (keep_cache, state.file.generation)
         };
+        let truncated = flags & libc::O_TRUNC != 0;
         self.handles.lock().insert(
             number,
             Arc::new(Handle {
                 inode: inode.clone(),
                 writable,
                 append: flags & libc::O_APPEND != 0,
+                written: AtomicU64::new(if truncated { generation } else { 0 }),
                 pattern: Pattern::default(),
             }),
         );
@@ -230,7 +257,7 @@ impl Fs {
     }
 
     /// The bookkeeping of every change of content.
-    pub(super) fn wrote(&self, state: &mut super::inode::State, uid: u32, appended: bool) {
+    pub(super) fn wrote(&self, state: &mut State, uid: u32, appended: bool) {
         state.touch_content(appended);
         let now = clock::wall();
         state.attr.mtime = now;
@@ -241,7 +268,7 @@ impl Fs {
     }
 
     /// The stage of an inode, begun over its version if there is none.
-    pub(super) fn stage<'a>(&self, state: &'a mut super::inode::State) -> &'a mut Stage {
+    pub(super) fn stage<'a>(&self, state: &'a mut State) -> &'a mut Stage {
         let version = state.file.version.as_ref().map(origin);
         state
             .file
@@ -276,6 +303,7 @@ impl Fs {
         stage.write(at, data)?;
         let size = stage.size();
         self.wrote(&mut state, uid, appends);
+        handle.wrote(&state);
         state.attr.size = size;
         drop(state);
         self.mark_dirty(inode);
@@ -457,7 +485,8 @@ impl Fs {
     pub async fn flush(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
         if handle.writable {
-            self.commit(&handle.inode).await?;
+            let result = self.commit(&handle.inode).await;
+            return handle.told(result);
         }
         Ok(())
     }
@@ -465,7 +494,8 @@ impl Fs {
     /// Commits what is dirty and makes it durable.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
-        self.sync_inode(&handle.inode).await
+        let result = self.sync_inode(&handle.inode).await;
+        handle.told(result)
     }
 
     pub(super) async fn sync_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
@@ -545,7 +575,9 @@ impl Fs {
                 if end <= inode.state().attr.size {
                     return Ok(());
                 }
-                return self.resize(inode, end, uid);
+                self.resize(inode, end, uid)?;
+                handle.wrote(&inode.state());
+                return Ok(());
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => {}
             libc::FALLOC_FL_ZERO_RANGE => {}
@@ -565,6 +597,7 @@ impl Fs {
         }
         let size = stage.size();
         self.wrote(&mut state, uid, false);
+        handle.wrote(&state);
         state.attr.size = size;
         drop(state);
         self.mark_dirty(inode);
@@ -629,6 +662,7 @@ impl Fs {
                 if empty {
                     state.file.stage = Some(Stage::new(&self.area, Some(origin(&version))));
                     self.wrote(&mut state, uid, false);
+                    target.wrote(&state);
                     state.attr.size = version.size;
                     drop(state);
                     self.mark_dirty(&target.inode);

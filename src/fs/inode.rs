@@ -11,6 +11,7 @@
 //! change the store for an inode queue in it, so no answer from memory ever waits for it.
 
 use super::attr::{Attr, Kind};
+use super::errno::FsError;
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{Attributes, CommitId, ETag};
@@ -93,6 +94,8 @@ pub struct FileState {
     pub generation: u64,
     /// While dirty: everything written came through `O_APPEND`, at or past this offset.
     pub append_from: Option<u64>,
+    /// Up to which generation the bytes went elsewhere than to the file's name, and why.
+    pub lost: Option<(u64, FsError)>,
     /// Commits whose answer was lost.
     pub attempts: Vec<Attempt>,
     /// Whether the kernel's pages belong to `version` or are our own writes.

@@ -85,6 +85,9 @@ impl Fs {
             }
             // Through a handle or a path: a new length equal to the old one changes only times.
             self.resize(&inode, size, uid)?;
+            if let Some(Ok(handle)) = set.handle.map(|handle| self.handle(handle)) {
+                handle.wrote(&inode.state());
+            }
         }
         let now = clock::wall();
         let mut change = AttributeChange {

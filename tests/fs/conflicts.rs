@@ -356,6 +356,40 @@ async fn a_copy_whose_source_is_gone_is_an_error_and_no_file_of_zeros() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_handle_that_wrote_is_told_of_the_loss() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    let two = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.read(two, 0, 100).await.unwrap();
+    let idle = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "1").unwrap();
+    mount.write(two, 1, "2").unwrap();
+    world.put("f", "theirs").await;
+    assert_eq!(mount.close(one).await, Err(libc::ESTALE));
+    assert_eq!(mount.close(idle).await, Ok(()));
+    assert_eq!(mount.close(two).await, Err(libc::ESTALE));
+    assert_eq!(world.conflicts("f").await, ["12se"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_in_the_background_is_told_by_the_next_flush() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    mount.fault.set("put:error=unreachable").unwrap();
+    assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+    world.put("f", "theirs").await;
+    mount.fault.clear();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.conflicts("f").await, ["mine"]);
+    assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_beside_a_directory_gets_its_conflict_file_beside_it() {
     let world = World::memory();
     world.put("a", "base").await;
