@@ -178,7 +178,11 @@ impl Fs {
                     let entry: &mut DirEntry = entry;
                     entry.ino = child.ino;
                     entry.kind = child.kind;
-                } else if state.file.dirty {
+                    continue;
+                }
+                let dirty = state.file.dirty;
+                drop(state);
+                if dirty || self.is_kept(&child) {
                     let entry = DirEntry {
                         name: name.clone(),
                         ino: child.ino,

@@ -454,6 +454,11 @@ impl Fs {
             }
         }
         match found {
+            // A directory whose last key is gone is still there for what it has only here.
+            Found::Nothing if self.is_kept(inode) => {
+                inode.state().check(since);
+                Refreshed::Same
+            }
             Found::Nothing => Refreshed::Other,
             Found::Directory(marker) => {
                 if inode.kind != Kind::Directory {

@@ -51,6 +51,9 @@ impl Fs {
         if self.options.read_only {
             return Err(FsError::plain(libc::EROFS));
         }
+        if directory.state().removed {
+            return Err(FsError::plain(libc::ENOENT));
+        }
         if name.len() > 255 {
             return Err(FsError::plain(libc::ENAMETOOLONG));
         }

@@ -14,11 +14,14 @@ use tokio::sync::MutexGuard;
 /// How long an implied directory may be empty before it gets a marker: `rm -r` removes it sooner.
 const MARKER_DELAY: Duration = Duration::from_secs(1);
 
+/// How long a marker waits that could not be written.
+const MARKER_RETRY: Duration = Duration::from_secs(10);
+
 /// A directory that may have lost its last file here.
 #[derive(Debug)]
 pub(super) struct MayBeEmpty {
     directory: Arc<Inode>,
-    since: Instant,
+    due: Instant,
 }
 
 /// Takes the turns of two inodes in the order of their numbers, as everybody does who needs two;
@@ -141,10 +144,7 @@ impl Fs {
     /// Refuses a directory with anything in it, here or in the store.
     pub(super) async fn require_empty(&self, directory: &Arc<Inode>) -> FsResult<()> {
         let not_empty = Err(FsError::plain(libc::ENOTEMPTY));
-        if directory.children().values().any(|child| {
-            let state = child.state();
-            !state.removed && !state.superseded && state.file.dirty
-        }) {
+        if self.has_local(directory) {
             return not_empty;
         }
         if self.has_entries(&directory.key()).await? {
@@ -189,9 +189,30 @@ impl Fs {
             directory.ino,
             MayBeEmpty {
                 directory: directory.clone(),
-                since: clock::now(),
+                due: clock::now() + MARKER_DELAY,
             },
         );
+    }
+
+    /// Whether a directory is there though no key of the store may say so: it waits for its
+    /// marker, or has files that are not committed yet.
+    pub(super) fn is_kept(&self, directory: &Inode) -> bool {
+        if directory.kind != Kind::Directory {
+            return false;
+        }
+        self.may_be_empty.lock().contains_key(&directory.ino) || self.has_local(directory)
+    }
+
+    /// Whether a directory has anything that the store need not have.
+    fn has_local(&self, directory: &Inode) -> bool {
+        let children: Vec<Arc<Inode>> = directory.children().values().cloned().collect();
+        children.iter().any(|child| {
+            let waits = {
+                let state = child.state();
+                state.file.dirty && !state.removed && !state.superseded
+            };
+            waits || self.is_kept(child)
+        })
     }
 
     /// Writes the markers that are due, or all that are pending.
@@ -199,30 +220,33 @@ impl Fs {
         let now = clock::now();
         let due: Vec<Arc<Inode>> = {
             let mut pending = self.may_be_empty.lock();
-            let due = pending
-                .values()
-                .filter(|entry| all || entry.since + MARKER_DELAY <= now)
-                .map(|entry| entry.directory.clone())
-                .collect::<Vec<_>>();
-            for directory in &due {
-                pending.remove(&directory.ino);
-            }
-            due
+            let due = pending.values_mut().filter(|entry| all || entry.due <= now);
+            due.map(|entry| {
+                // Until it is known that there is one, or it is time to try again.
+                entry.due = now + MARKER_RETRY;
+                entry.directory.clone()
+            })
+            .collect()
         };
         for directory in due {
             let _names = self.names.read().await;
             let _turn = directory.turn.lock().await;
-            if directory.state().removed {
-                continue;
-            }
-            let outcome = match self.has_entries(&directory.key()).await {
-                Ok(true) => continue,
-                Ok(false) => self.write_marker(&directory).await,
-                Err(error) => Err(error),
+            let outcome = if directory.state().removed {
+                Ok(())
+            } else {
+                match self.has_entries(&directory.key()).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => self.write_marker(&directory).await,
+                    Err(error) => Err(error),
+                }
             };
             if let Err(error) = outcome {
                 self.record("mkdir", &directory, &error);
+                if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) {
+                    continue;
+                }
             }
+            self.may_be_empty.lock().remove(&directory.ino);
         }
     }
 

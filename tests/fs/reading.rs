@@ -1,1 +1,292 @@
-//! ...
+//! Reading, caching, close-to-open.
+
+use crate::world::*;
+use bucketfs::fs::Consistency;
+use std::time::Duration;
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_costs_one_get_once_its_directory_is_listed() {
+    let world = World::s3();
+    world.put("d/f", "hello").await;
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    mount.cost();
+    assert_eq!(mount.cat("d/f").await.unwrap(), "hello");
+    assert_eq!(mount.cost(), "get 1");
+    assert_eq!(mount.cat("d/f").await.unwrap(), "hello");
+    assert_eq!(mount.cost(), "get 1");
+    assert_eq!(
+        mount.stats.snapshot().received(),
+        5,
+        "the second one is revalidated"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_costs_one_lookup_and_one_get_cold() {
+    let world = World::s3();
+    world.put("f", "hello").await;
+    let mount = world.mount();
+    assert_eq!(mount.cat("f").await.unwrap(), "hello");
+    assert_eq!(mount.cost(), "get 1, head 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_here_is_read_from_the_cache() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    mount.cost();
+    assert_eq!(mount.cat("f").await.unwrap(), "hello");
+    assert_eq!(mount.cost(), "get 1");
+    assert_eq!(mount.stats.snapshot().received(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_name_is_asked_for_once_within_the_ttl() {
+    let world = World::s3();
+    let mount = world.mount();
+    assert!(!mount.exists("f").await);
+    assert_eq!(mount.cost(), "head 1, list 1");
+    assert!(!mount.exists("f").await);
+    assert_eq!(mount.cost(), "");
+    later().await;
+    world.put("f", "x").await;
+    assert!(mount.exists("f").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_answers_for_names_in_it_and_names_that_are_not() {
+    let world = World::memory();
+    world.put("a", "x").await;
+    world.put("c", "x").await;
+    let mount = world.mount();
+    assert_eq!(mount.ls("").await.unwrap(), ["a", "c"]);
+    assert_eq!(mount.cost(), "list 1");
+    assert!(mount.exists("a").await && !mount.exists("b").await);
+    assert_eq!(mount.ls("").await.unwrap(), ["a", "c"]);
+    assert_eq!(mount.cost(), "");
+    later().await;
+    world.put("b", "x").await;
+    world.delete("a").await;
+    assert_eq!(mount.ls("").await.unwrap(), ["b", "c"]);
+    assert!(!mount.exists("a").await && mount.exists("b").await);
+    assert_eq!(mount.cost(), "list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hundred_files_are_listed_with_attributes_by_one_request() {
+    for world in [World::memory(), World::s3()] {
+        for i in 0..200 {
+            world.put(&format!("d/{i:03}"), "x").await;
+        }
+        let mount = world.mount();
+        let ino = mount.ino("d").await.unwrap();
+        mount.cost();
+        assert_eq!(mount.names(ino).await.unwrap().len(), 200);
+        assert_eq!(mount.cost(), "list 1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_version_is_found_at_open_and_its_pages_are_dropped_before_the_reply() {
+    for world in [World::memory(), World::s3()] {
+        world.put("f", "old").await;
+        let mount = world.mount();
+        assert_eq!(mount.cat("f").await.unwrap(), "old");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.put("f", "newer").await;
+        mount.kernel.told();
+        let (ino, opened) = mount.open_with("f", READ).await.unwrap();
+        assert!(!opened.keep_cache);
+        assert_eq!(mount.kernel.told(), [Told::Inode(ino, true)]);
+        assert_eq!(mount.fs.fstat(opened.handle).unwrap().size, 5);
+        assert_eq!(mount.read(opened.handle, 0, 100).await.unwrap(), "newer");
+        let (_, again) = mount.open_with("f", READ).await.unwrap();
+        assert!(again.keep_cache);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_handles_keep_their_version_and_the_name_gets_a_fresh_inode() {
+    for world in [World::memory(), World::s3()] {
+        let size = 3 << 20;
+        world.put("f", &"o".repeat(size)).await;
+        let mount = world.mount();
+        let (old_ino, old) = mount.open_with("f", READ).await.unwrap();
+        assert_eq!(mount.read(old.handle, 0, 10).await.unwrap(), "oooooooooo");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.put("f", &"n".repeat(size)).await;
+        let stale = mount.fs.open(old_ino, READ, 7).await.unwrap_err();
+        assert_eq!(stale.errno(), libc::ESTALE);
+        let (new_ino, new) = mount.open_with("f", READ).await.unwrap();
+        assert_ne!(old_ino, new_ino);
+        assert_eq!(mount.read(new.handle, 0, 10).await.unwrap(), "nnnnnnnnnn");
+        for at in (0..size as u64).step_by(1 << 17) {
+            match mount.read(old.handle, at, 10).await {
+                Ok(text) => assert_eq!(text, "oooooooooo"),
+                Err(error) => assert_eq!(error, libc::ESTALE),
+            }
+        }
+        mount.close(old.handle).await.unwrap();
+        mount.close(new.handle).await.unwrap();
+        mount.forget_all();
+        assert_eq!(mount.fs.status().inodes, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_version_is_found_by_lookup_after_the_ttl() {
+    let world = World::memory();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    assert_eq!(mount.stat("f").await.unwrap().size, 3);
+    world.put("f", "newer").await;
+    assert_eq!(mount.stat("f").await.unwrap().size, 3);
+    later().await;
+    assert_eq!(mount.stat("f").await.unwrap().size, 5);
+    world.delete("f").await;
+    later().await;
+    assert!(!mount.exists("f").await);
+    mount.forget_all();
+    assert_eq!(mount.fs.status().inodes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_became_a_directory_gets_another_inode() {
+    let world = World::memory();
+    world.put("f", "file").await;
+    let mount = world.mount();
+    let old = mount.ino("f").await.unwrap();
+    world.delete("f").await;
+    world.put("f/x", "below").await;
+    later().await;
+    assert_ne!(mount.ino("f").await.unwrap(), old);
+    assert_eq!(mount.cat("f/x").await.unwrap(), "below");
+}
+
+#[tokio::test(start_paused = true)]
+async fn consistency_ttl_trusts_what_is_cached() {
+    let world = World::memory();
+    world.put("f", "old").await;
+    let mount = world.mount_with(|options| options.consistency = Consistency::Ttl, false);
+    mount.cat("f").await.unwrap();
+    mount.cost();
+    assert_eq!(mount.cat("f").await.unwrap(), "old");
+    assert_eq!(mount.cost(), "");
+    world.put("f", "new").await;
+    later().await;
+    assert_eq!(mount.cat("f").await.unwrap(), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lock_names_are_never_cached() {
+    let world = World::memory();
+    let (a, b) = (world.mount(), world.mount());
+    for _ in 0..3 {
+        assert!(!b.exists("x.lock").await);
+        a.save("x.lock", "held").await.unwrap();
+        assert!(b.exists("x.lock").await);
+        assert_eq!(b.cat("x.lock").await.unwrap(), "held");
+        a.unlink("x.lock").await.unwrap();
+    }
+    world.put("y.lock", "").await;
+    let (parent, name) = b.parent("y.lock").await.unwrap();
+    let entry = b.look(parent, name).await.unwrap();
+    assert!(entry.ttl.is_zero());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_after_a_won_lock_trusts_no_earlier_look_ahead() {
+    for exclusive in [true, false] {
+        let world = World::memory();
+        world.put("data", "old").await;
+        let (a, b) = (world.mount(), world.mount());
+        let ino = a.ino("data").await.unwrap();
+        b.save("data", "new").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        if exclusive {
+            a.open("data.lock", EXCLUSIVE).await.unwrap();
+        }
+        let opened = a.fs.open(ino, READ, 7).await.unwrap();
+        let text = a.read(opened.handle, 0, 100).await;
+        if exclusive {
+            assert_eq!(text.unwrap(), "new");
+        } else {
+            // Allowed to be old, or to find that it is gone; never a mixture.
+            assert!(matches!(text.as_deref(), Ok("old") | Err(&libc::ESTALE)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_truncating_open_after_a_won_lock_expects_the_version_of_now() {
+    let world = World::memory();
+    world.put("data", "old").await;
+    let (a, b) = (world.mount(), world.mount());
+    a.cat("data").await.unwrap();
+    b.save("data", "new").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let lock = a.open("data.lock", EXCLUSIVE).await.unwrap();
+    a.save("data", "newest").await.unwrap();
+    a.close(lock).await.unwrap();
+    assert_eq!(world.get("data").await.unwrap(), "newest");
+    assert!(world.conflicts("data").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inode_table_holds_only_the_root_when_all_is_forgotten() {
+    let world = World::memory();
+    world.put("d/e/f", "x").await;
+    world.put("g", "x").await;
+    let mount = world.mount();
+    mount.cat("d/e/f").await.unwrap();
+    mount.ls("d").await.unwrap();
+    mount.ls("").await.unwrap();
+    mount.save("d/new", "x").await.unwrap();
+    mount.mkdir("h").await.unwrap();
+    mount.rename("g", "h/g").await.unwrap();
+    mount.rename("h", "i").await.unwrap();
+    mount.save("i/g", "y").await.unwrap();
+    mount.unlink("d/new").await.unwrap();
+    assert!(mount.fs.status().inodes > 4);
+    later().await;
+    mount.stat("i/g").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mount.forget_all();
+    assert_eq!(mount.fs.status().inodes, 1);
+    assert_eq!(mount.fs.status().handles, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_still_gives_what_is_cached() {
+    let world = World::memory();
+    world.put("f", "cached").await;
+    let mount = world.mount();
+    let handle = mount.open("f", READ).await.unwrap();
+    assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "cached");
+    mount.fault.set("*:error=unreachable").unwrap();
+    assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "cached");
+    assert_eq!(mount.open("f", READ).await, Err(libc::EIO));
+    mount.fault.clear();
+    assert_eq!(mount.cat("f").await.unwrap(), "cached");
+}
+
+#[tokio::test(start_paused = true)]
+async fn directories_larger_than_a_page_are_listed_by_several_at_once() {
+    let world = World::memory();
+    for i in 0..2500 {
+        world.put(&format!("d/{i:04}"), "x").await;
+    }
+    let mount = world.mount();
+    let ino = mount.ino("d").await.unwrap();
+    mount.fault.set("list:delay=10ms").unwrap();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        mount.names(ino).await
+    };
+    let (one, two, three) = tokio::join!(mount.names(ino), late, mount.names(ino));
+    for names in [one, two, three] {
+        assert_eq!(names.unwrap().len(), 2500);
+    }
+}
