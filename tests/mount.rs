@@ -1,0 +1,46 @@
+//! Mounts through the real kernel: what the page cache, mappings, locks, signals and users make of
+//! the filesystem.
+//!
+//! Every mount is a process of its own. A test that hangs is freed by a watchdog, which detaches
+//! the mounts, cuts their connections and kills their daemons; it fails then. What cannot run here
+//! is ignored, with the reason.
+
+// The attributes by which clippy knows tests are those of the standard harness.
+#![allow(clippy::unwrap_used)]
+
+#[path = "mount/access.rs"]
+mod access;
+#[path = "mount/faults.rs"]
+mod faults;
+#[path = "mount/files.rs"]
+mod files;
+#[path = "mount/guard.rs"]
+mod guard;
+#[path = "mount/harness.rs"]
+mod harness;
+#[path = "mount/life.rs"]
+mod life;
+#[path = "mount/maps.rs"]
+mod maps;
+#[path = "mount/names.rs"]
+mod names;
+#[path = "mount/versions.rs"]
+mod versions;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Most of the time goes by in waiting.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let mut trials = versions::trials();
+    trials.extend(files::trials());
+    trials.extend(maps::trials());
+    trials.extend(names::trials());
+    trials.extend(faults::trials());
+    trials.extend(life::trials());
+    trials.extend(access::trials());
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    guard::finish();
+    conclusion.exit()
+}
