@@ -24,6 +24,8 @@ mod life;
 mod maps;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/regression.rs"]
+mod regression;
 #[path = "mount/versions.rs"]
 mod versions;
 
@@ -40,6 +42,7 @@ fn main() {
     trials.extend(faults::trials());
     trials.extend(life::trials());
     trials.extend(access::trials());
+    trials.extend(regression::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();
     conclusion.exit()

@@ -512,13 +512,14 @@ impl Fs {
     }
 
     /// The last close of a handle. What a mapping stored since the flush is committed now; its
-    /// failure can only be seen in the status.
+    /// failure can only be seen in the status. A reader's end commits nothing: what another
+    /// handle has half written is not its business.
     pub async fn release(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let Some(handle) = self.handles.lock().remove(&handle) else {
             return Err(FsError::plain(libc::EBADF));
         };
         let inode = &handle.inode;
-        let result = if inode.state().file.dirty {
+        let result = if handle.writable && inode.state().file.dirty {
             self.commit(inode).await
         } else {
             Ok(())
