@@ -50,11 +50,7 @@ impl Place {
     /// A command that keeps everything here.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BUCKETFS_") {
-                command.env_remove(name);
-            }
-        }
+        without_settings(&mut command);
         command
             .args(args)
             .env_remove("NOTIFY_SOCKET")
@@ -114,6 +110,15 @@ impl Drop for Place {
         while self.is_mounted() && attempts < 3 {
             attempts += 1;
             let _ = Command::new("umount").arg("-l").arg(self.mnt()).output();
+        }
+    }
+}
+
+/// Keeps settings of this process's environment from a command.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BUCKETFS_") {
+            command.env_remove(name);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Bad input gets one line that says what is wrong and what to do, and a documented exit code.
 
-use crate::harness::{BINARY, Place, end, eventually, finish, has_program};
+use crate::harness::{BINARY, Place, end, eventually, finish, has_program, without_settings};
 use crate::{anywhere, unless};
 use libtest_mimic::Trial;
 use std::process::Command;
@@ -377,6 +377,7 @@ fn fake_mount() {
     std::os::unix::fs::symlink(BINARY, &helper).unwrap();
     let run = |options: &str| {
         let mut command = Command::new(&helper);
+        without_settings(&mut command);
         command.args(["memory:", &place.text("mnt"), "-fn", "-o", options]);
         command.output().unwrap()
     };
