@@ -16,6 +16,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,6 +76,20 @@ struct Directory {
     records: BTreeMap<Bytes, Record>,
     /// How far the window reaches, and when its listing began.
     window: Option<Window>,
+    /// How many records were left when the absent ones were last dropped.
+    pruned: usize,
+}
+
+impl Directory {
+    /// Drops absent names, which anybody can ask for without end, when there are very many
+    /// records. Own changes noted behind `keep` stay: they hold back pages that are on their way.
+    fn prune(&mut self, capacity: usize, keep: u64) {
+        if self.records.len() > (capacity / 2).max(2 * self.pruned) {
+            self.records
+                .retain(|_, record| !record.known.is_absent() || record.changed > keep);
+            self.pruned = self.records.len();
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +120,8 @@ pub struct Ticket {
     since: Instant,
     last: Option<Bytes>,
     first: bool,
+    /// What the pages have told so far.
+    told: BTreeMap<Bytes, Known>,
 }
 
 impl Ticket {
@@ -118,10 +135,23 @@ impl Ticket {
 #[derive(Debug)]
 pub struct ListingCache {
     directories: Mutex<LruCache<Key, Directory>>,
+    forgotten: Mutex<Forgotten>,
     sequence: AtomicU64,
     entries: AtomicU64,
     capacity: usize,
 }
+
+/// When something in a directory was last forgotten, as a sequence number: what was asked for
+/// before is not remembered.
+#[derive(Debug)]
+struct Forgotten {
+    directories: LruCache<Key, u64>,
+    /// The same for all directories that are not listed.
+    floor: u64,
+}
+
+/// Of how many directories it is known exactly when something in them was forgotten.
+const FORGOTTEN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
 
 /// Entry count that an empty directory weighs, so that many of them stay bounded too.
 const DIRECTORY_WEIGHT: u64 = 1;
@@ -131,6 +161,10 @@ impl ListingCache {
     pub fn new(capacity: usize) -> Self {
         ListingCache {
             directories: Mutex::new(LruCache::unbounded()),
+            forgotten: Mutex::new(Forgotten {
+                directories: LruCache::new(FORGOTTEN),
+                floor: 0,
+            }),
             sequence: AtomicU64::new(1),
             entries: AtomicU64::new(0),
             capacity,
@@ -153,6 +187,8 @@ impl ListingCache {
             .expect("the directory was just put there");
         let before = directory.records.len() as u64;
         let result = act(directory);
+        let recent = self.sequence.load(Ordering::Relaxed).saturating_sub(1024);
+        directory.prune(self.capacity, recent);
         let after = directory.records.len() as u64;
         let mut total = self
             .entries
@@ -175,6 +211,7 @@ impl ListingCache {
             since: now,
             last: None,
             first: true,
+            told: BTreeMap::new(),
         }
     }
 
@@ -202,20 +239,35 @@ impl ListingCache {
                 (None, None) => {}
             }
         }
+        for (name, known) in &told {
+            let all = ticket.told.entry(name.clone()).or_default();
+            all.directory |= known.directory;
+            if known.object.is_some() {
+                all.object.clone_from(&known.object);
+            }
+            if known.marker != Marker::Unknown {
+                all.marker.clone_from(&known.marker);
+            }
+        }
         let upto = page.next.as_ref().and(last.clone());
+        ticket.last = last;
+        let first = std::mem::replace(&mut ticket.first, false);
+        if self.is_outdated(prefix, ticket) {
+            return;
+        }
         self.change(prefix, |directory| {
             // What lies between the pages' ends and was not told is gone.
             let window = Window {
                 upto: upto.clone(),
                 since: ticket.since,
             };
-            let continues = !ticket.first
+            let continues = !first
                 && directory
                     .window
                     .as_ref()
                     .is_some_and(|window| window.since == ticket.since);
             let sequence = ticket.sequence;
-            if ticket.first {
+            if first {
                 // A new listing starts from nothing but what is younger than itself.
                 directory.records.retain(|_, record| {
                     record.changed > sequence || record.at.is_some_and(|at| at > ticket.since)
@@ -249,12 +301,32 @@ impl ListingCache {
                     }
                 }
             }
-            if ticket.first || continues {
+            if first || continues {
                 directory.window = Some(window);
             }
         });
-        ticket.first = false;
-        ticket.last = last;
+    }
+
+    /// All names that the pages of a listing have told, with what was changed here since.
+    pub fn finish(&self, prefix: &Key, ticket: Ticket) -> Vec<(Bytes, Known)> {
+        let mut names = ticket.told;
+        if let Some(directory) = self.directories.lock().get(prefix) {
+            for (name, record) in &directory.records {
+                if record.changed > ticket.sequence {
+                    names.insert(name.clone(), record.known.clone());
+                }
+            }
+        }
+        let names = names.into_iter();
+        names.filter(|(_, known)| !known.is_absent()).collect()
+    }
+
+    /// Whether something in a directory was forgotten after a ticket was given: what was asked for
+    /// with it may be older than the reason for that.
+    pub fn is_outdated(&self, prefix: &Key, ticket: &Ticket) -> bool {
+        let forgotten = self.forgotten.lock();
+        let at = forgotten.directories.peek(prefix).copied();
+        at.unwrap_or(forgotten.floor) > ticket.sequence
     }
 
     /// What is known of `name` in the directory `prefix`, and since when.
@@ -307,6 +379,9 @@ impl ListingCache {
 
     /// Notes what a request of its own told of one name, asked at `since` with a ticket of then.
     pub fn learned(&self, prefix: &Key, name: &[u8], known: Known, ticket: &Ticket) {
+        if self.is_outdated(prefix, ticket) {
+            return;
+        }
         self.change(prefix, |directory| {
             match directory.records.get_mut(name) {
                 Some(record) if record.changed > ticket.sequence => {}
@@ -346,8 +421,17 @@ impl ListingCache {
         });
     }
 
-    /// Forgets one name.
+    /// Forgets one name, also as the answer to requests that are under way.
     pub fn forget(&self, prefix: &Key, name: &[u8]) {
+        {
+            let now = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+            let mut forgotten = self.forgotten.lock();
+            if let Some((gone, at)) = forgotten.directories.push(prefix.clone(), now)
+                && gone != *prefix
+            {
+                forgotten.floor = forgotten.floor.max(at);
+            }
+        }
         let mut directories = self.directories.lock();
         if let Some(directory) = directories.get_mut(prefix) {
             let before = directory.records.len() as u64;
@@ -359,8 +443,15 @@ impl ListingCache {
         }
     }
 
-    /// Forgets every directory at or below `prefix`.
+    /// Forgets every directory at or below `prefix`, also as the answer to requests that are under
+    /// way.
     pub fn forget_below(&self, prefix: &Key) {
+        {
+            let now = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+            let mut forgotten = self.forgotten.lock();
+            forgotten.directories.clear();
+            forgotten.floor = now;
+        }
         let mut directories = self.directories.lock();
         let below: Vec<Key> = directories
             .iter()

@@ -46,9 +46,6 @@ pub struct DirEntry {
 const BATCH: usize = 128;
 const ASKING: usize = 16;
 
-/// How often a listing that other listings pushed out of the cache is begun again.
-const ROUNDS: u32 = 3;
-
 impl Fs {
     /// Opens a directory.
     pub fn opendir(&self, ino: u64) -> FsResult<u64> {
@@ -268,33 +265,22 @@ impl Fs {
     /// The listing of a directory and since when it is known.
     async fn list(&self, directory: &Arc<Inode>) -> FsResult<(Vec<(Bytes, Known)>, Instant)> {
         let prefix = directory.key();
-        for _ in 0..ROUNDS {
-            if let Some((names, since)) = self.listing.all(&prefix)
-                && since + self.metadata_ttl() > clock::now()
-            {
-                return Ok((names, since));
-            }
-            let mut ticket = self.listing.begin(clock::now());
-            let mut request = ListRequest::directory(&prefix);
-            loop {
-                let page = self.driver.list(request.clone()).await?;
-                self.listing.page(&prefix, &page, &mut ticket);
-                request.token = page.next;
-                if request.token.is_none() {
-                    break;
-                }
-            }
-            if let Some((names, since)) = self.listing.all(&prefix)
-                && since == ticket.since()
-            {
-                return Ok((names, since));
+        if let Some((names, since)) = self.listing.all(&prefix)
+            && since + self.metadata_ttl() > clock::now()
+        {
+            return Ok((names, since));
+        }
+        let mut ticket = self.listing.begin(clock::now());
+        let since = ticket.since();
+        let mut request = ListRequest::directory(&prefix);
+        loop {
+            let page = self.driver.list(request.clone()).await?;
+            self.listing.page(&prefix, &page, &mut ticket);
+            request.token = page.next;
+            if request.token.is_none() {
+                // Not from the cache, which others may have filled with something else by now.
+                return Ok((self.listing.finish(&prefix, ticket), since));
             }
         }
-        Err(FsError::new(
-            libc::EIO,
-            format!(
-                "{prefix:?}: other listings keep pushing this one out of the cache; read the directory again"
-            ),
-        ))
     }
 }

@@ -290,3 +290,28 @@ async fn directories_larger_than_a_page_are_listed_by_several_at_once() {
         assert_eq!(names.unwrap().len(), 2500);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn directories_larger_than_the_listing_cache_are_listed() {
+    let world = World::memory();
+    for i in 0..2500 {
+        world.put(&format!("a/{i:04}"), "x").await;
+        world.put(&format!("b/{i:04}"), "x").await;
+    }
+    let mount = world.mount_with(|options| options.listing_entries = 1000, false);
+    let (a, b) = (mount.ino("a").await.unwrap(), mount.ino("b").await.unwrap());
+    mount.fault.set("list:delay=10ms").unwrap();
+    let (one, two) = tokio::join!(mount.names(a), mount.names(b));
+    assert_eq!((one.unwrap().len(), two.unwrap().len()), (2500, 2500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_names_do_not_fill_the_memory() {
+    let world = World::memory();
+    let mount = world.mount_with(|options| options.listing_entries = 100, false);
+    for i in 0..1000 {
+        assert!(!mount.exists(&format!("missing {i}")).await);
+    }
+    let entries = mount.fs.status().cache.listing_entries;
+    assert!(entries <= 101, "{entries}");
+}
