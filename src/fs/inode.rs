@@ -232,6 +232,27 @@ pub struct Table {
     root: Arc<Inode>,
 }
 
+/// An inode that an operation needs: it counts as looked up until this is dropped, so that the
+/// kernel's forgetting it does not take it out of the table meanwhile.
+pub struct Held<'a> {
+    table: &'a Table,
+    inode: Arc<Inode>,
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Arc<Inode>;
+
+    fn deref(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.table.release(&self.inode, 1);
+    }
+}
+
 /// A hash of bytes that is the same in every process, so that inode numbers rarely change between
 /// mounts (FNV-1a with a final mix).
 fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
@@ -305,14 +326,22 @@ impl Table {
 
     /// Takes `count` lookups back.
     pub fn forget(&self, ino: u64, count: u64) {
-        let Some(inode) = self.get(ino) else {
-            return;
-        };
+        if let Some(inode) = self.get(ino) {
+            self.release(&inode, count);
+        }
+    }
+
+    fn release(&self, inode: &Arc<Inode>, count: u64) {
         {
             let mut state = inode.state();
             state.lookups = state.lookups.saturating_sub(count);
         }
-        self.reap(&inode);
+        self.reap(inode);
+    }
+
+    /// Takes over a lookup that was counted, for an operation of ours.
+    pub fn hold(&self, inode: Arc<Inode>) -> Held<'_> {
+        Held { table: self, inode }
     }
 
     /// Drops an inode that nothing needs any more, then its directory if that was only kept for

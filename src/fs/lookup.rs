@@ -2,7 +2,7 @@
 
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
-use super::inode::{Inode, Place, ROOT};
+use super::inode::{Held, Inode, Place, ROOT};
 use super::{Fs, HIDDEN};
 use crate::cache::content::Version;
 use crate::cache::listing::{Known, Marker};
@@ -246,13 +246,23 @@ impl Fs {
         }
     }
 
-    /// The inode of a name, refreshed when it is older than the TTL; its lookup count is raised
-    /// when `counted`.
+    /// The inode of a name for an operation of ours, refreshed when it is older than the TTL.
+    pub(super) async fn hold(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+    ) -> FsResult<Option<Held<'_>>> {
+        let found = self.find(directory, name, false).await?;
+        Ok(found.map(|inode| self.table.hold(inode)))
+    }
+
+    /// The inode of a name, refreshed when it is older than the TTL. Its lookup count is raised:
+    /// for the kernel, or for [`Fs::hold`].
     pub(super) async fn find(
         &self,
         directory: &Arc<Inode>,
         name: &[u8],
-        counted: bool,
+        for_kernel: bool,
     ) -> FsResult<Option<Arc<Inode>>> {
         if name.len() > 255 {
             return Err(FsError::plain(libc::ENAMETOOLONG));
@@ -260,7 +270,7 @@ impl Fs {
         if directory.state().removed || self.is_hidden(directory, name) {
             return Ok(None);
         }
-        if let Some(inode) = self.fresh_child(directory, name, counted) {
+        if let Some(inode) = self.fresh_child(directory, name, for_kernel) {
             return Ok(Some(inode));
         }
         let Some(target) = Target::of(name) else {
@@ -290,7 +300,7 @@ impl Fs {
             since,
             asked,
         };
-        Ok(self.attach(directory, name, &target, seen, counted))
+        Ok(self.attach(directory, name, &target, seen, for_kernel))
     }
 
     /// The known inode of a name, while it may be believed.
@@ -298,7 +308,7 @@ impl Fs {
         &self,
         directory: &Arc<Inode>,
         name: &[u8],
-        counted: bool,
+        for_kernel: bool,
     ) -> Option<Arc<Inode>> {
         let children = directory.children();
         let inode = children.get(name)?;
@@ -311,8 +321,8 @@ impl Fs {
         if !state.is_local() && !state.is_fresh(ttl) {
             return None;
         }
-        state.lookups += u64::from(counted);
-        state.away &= !counted;
+        state.lookups += 1;
+        state.away &= !for_kernel;
         Some(inode.clone())
     }
 
@@ -337,7 +347,7 @@ impl Fs {
         name: &[u8],
         target: &Target,
         seen: Seen,
-        counted: bool,
+        for_kernel: bool,
     ) -> Option<Arc<Inode>> {
         let Seen {
             found,
@@ -350,8 +360,8 @@ impl Fs {
             match self.refresh(&known, &found, since) {
                 Refreshed::Same => {
                     let mut state = known.state();
-                    state.lookups += u64::from(counted);
-                    state.away &= !counted;
+                    state.lookups += 1;
+                    state.away &= !for_kernel;
                     if asked {
                         state.file.looked_ahead = Some(since);
                     }
@@ -398,7 +408,7 @@ impl Fs {
         };
         {
             let mut state = inode.state();
-            state.lookups += u64::from(counted);
+            state.lookups += 1;
             if asked {
                 state.file.looked_ahead = Some(since);
             }
@@ -511,7 +521,7 @@ impl Fs {
             if fresh { None } else { state.place.clone() }
         };
         if let Some((parent, name)) = place {
-            match self.find(&parent, &name, false).await? {
+            match self.hold(&parent, &name).await? {
                 Some(found) if Arc::ptr_eq(&found, &inode) => {}
                 // The kernel asks for the name again and finds the other one, or none.
                 Some(_) | None => return Err(FsError::plain(libc::ESTALE)),

@@ -186,7 +186,7 @@ impl Fs {
         let existing = if claim && directory.child(name).is_none() {
             None
         } else {
-            self.find(&directory, name, false).await?
+            self.hold(&directory, name).await?
         };
         if let Some(inode) = existing {
             drop(turn);
@@ -355,7 +355,7 @@ impl Fs {
         let directory = self.live_directory(parent)?;
         let _names = self.names.read().await;
         let _turn = directory.turn.lock().await;
-        if self.find(&directory, name, false).await?.is_some() {
+        if self.hold(&directory, name).await?.is_some() {
             return Err(FsError::plain(libc::EEXIST));
         }
         let (_, key) = self.new_target(&directory, name, kind == Kind::Directory)?;

@@ -41,13 +41,13 @@ impl Fs {
             return Err(FsError::plain(libc::EINVAL));
         }
         let _alone = self.names.write().await;
-        let source = match self.find(from.0, from.1, false).await? {
+        let source = match self.hold(from.0, from.1).await? {
             Some(now) if Arc::ptr_eq(&now, source) => now,
             Some(_) => return Err(FsError::plain(libc::ESTALE)),
             None => return Err(FsError::plain(libc::ENOENT)),
         };
         let old = source.key();
-        let target = self.find(to.0, to.1, false).await?;
+        let target = self.hold(to.0, to.1).await?;
         if target
             .as_ref()
             .is_some_and(|target| Arc::ptr_eq(target, &source))
@@ -79,7 +79,7 @@ impl Fs {
         self.listing.forget_below(&new);
         match result {
             Ok(()) => {
-                self.moved(&source, target.as_ref(), from, to);
+                self.moved(&source, target.as_deref(), from, to);
                 self.note_directory_at(to.0, to.1);
                 self.rekey(&source, &old, &new);
                 if source.state().marker.is_none() {

@@ -47,7 +47,7 @@ impl Fs {
         }
         let _names = self.names.read().await;
         let _turn = directory.turn.lock().await;
-        let Some(inode) = self.find(&directory, name, false).await? else {
+        let Some(inode) = self.hold(&directory, name).await? else {
             return Err(FsError::plain(libc::ENOENT));
         };
         if inode.kind == Kind::Directory {
@@ -116,7 +116,7 @@ impl Fs {
             return Err(FsError::plain(libc::EROFS));
         }
         let _names = self.names.read().await;
-        let Some(directory) = self.find(&parent, name, false).await? else {
+        let Some(directory) = self.hold(&parent, name).await? else {
             return Err(FsError::plain(libc::ENOENT));
         };
         if directory.kind != Kind::Directory {

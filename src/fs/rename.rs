@@ -36,7 +36,7 @@ impl Fs {
         let old = self.live_directory(from.0)?;
         let new = self.live_directory(to.0)?;
         let source = self
-            .find(&old, from.1, false)
+            .hold(&old, from.1)
             .await?
             .ok_or(FsError::plain(libc::ENOENT))?;
         if source.kind == Kind::Directory {
@@ -50,10 +50,10 @@ impl Fs {
         loop {
             round += 1;
             let source = self
-                .find(&old, from.1, false)
+                .hold(&old, from.1)
                 .await?
                 .ok_or(FsError::plain(libc::ENOENT))?;
-            let target = self.find(&new, to.1, false).await?;
+            let target = self.hold(&new, to.1).await?;
             if source.kind == Kind::Directory {
                 return Err(FsError::plain(libc::ESTALE));
             }
@@ -83,7 +83,7 @@ impl Fs {
             let again = self
                 .rename_file(
                     &source,
-                    target.as_ref(),
+                    target.as_deref(),
                     (&old, from.1),
                     (&new, to.1),
                     key,

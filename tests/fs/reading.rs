@@ -259,6 +259,37 @@ async fn the_inode_table_holds_only_the_root_when_all_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn operations_that_are_refused_leave_no_inode_behind() {
+    let world = World::memory();
+    world.put("d/x", "x").await;
+    world.put("f", "x").await;
+    let mount = world.mount();
+    let root = bucketfs::fs::ROOT;
+    assert!(mount.fs.mkdir(root, b"f", 0o755, CALLER).await.is_err());
+    assert!(mount.fs.unlink(root, b"d").await.is_err());
+    assert!(mount.fs.rmdir(root, b"f").await.is_err());
+    assert!(mount.fs.rmdir(root, b"d").await.is_err());
+    let flags = libc::RENAME_NOREPLACE;
+    assert!(
+        mount
+            .fs
+            .rename((root, b"f"), (root, b"d"), flags)
+            .await
+            .is_err()
+    );
+    assert!(
+        mount
+            .fs
+            .rename((root, b"f"), (root, b"d"), 0)
+            .await
+            .is_err()
+    );
+    let create = mount.fs.create(root, b"f", 0o644, EXCLUSIVE, CALLER);
+    assert!(create.await.is_err());
+    assert_eq!(mount.fs.status().inodes, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_still_gives_what_is_cached() {
     let world = World::memory();
     world.put("f", "cached").await;
