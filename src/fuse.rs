@@ -5,6 +5,7 @@
 //! requester is let go ([`killed`]); the operation itself goes on to its end.
 
 mod decode;
+mod descriptors;
 mod killed;
 mod notify;
 
@@ -24,7 +25,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
@@ -42,7 +43,11 @@ pub struct Edge {
     fs: Arc<Fs>,
     runtime: Handle,
     pending: Arc<Pending>,
+    mount: MountId,
 }
+
+/// The kernel's number of the mount, which is known when it is mounted.
+pub type MountId = Arc<OnceLock<u64>>;
 
 impl Edge {
     /// An edge that answers with `fs`, running what has to wait on `runtime`.
@@ -52,7 +57,13 @@ impl Edge {
             fs,
             runtime,
             pending,
+            mount: MountId::default(),
         }
+    }
+
+    /// Where the number of its mount belongs.
+    pub fn mount(&self) -> MountId {
+        self.mount.clone()
     }
 
     /// The filesystem behind it.
@@ -504,6 +515,12 @@ impl fuser::Filesystem for Edge {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if self.fs.is_unwritten(handle.0)
+            && let Some(mount) = self.mount.get()
+            && descriptors::writes(request.pid(), *mount, ino.0)
+        {
+            return reply.ok();
+        }
         let fs = self.fs.clone();
         let operation = async move { fs.flush(handle.0).await };
         self.run(

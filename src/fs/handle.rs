@@ -481,6 +481,15 @@ impl Fs {
         }
     }
 
+    /// Whether a file that was made or emptied still has no bytes: a close that is not the last
+    /// one has nothing to acknowledge.
+    pub fn is_unwritten(&self, handle: u64) -> bool {
+        self.handle(handle).is_ok_and(|handle| {
+            let state = handle.inode.state();
+            handle.writable && state.file.dirty && state.attr.size == 0
+        })
+    }
+
     /// What close does first: commits what is dirty.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;

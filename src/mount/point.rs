@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// One line of the kernel's table of mounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountLine {
+    /// The kernel's number of the mount.
+    pub id: u64,
     /// Major and minor number of the mounted device.
     pub device: (u32, u32),
     /// Where it is mounted.
@@ -61,6 +63,7 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
     let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     Some(MountLine {
+        id: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
         path: OsString::from_vec(unescape(fields.get(4)?)).into(),
         fs_type: text(fields.get(dash + 1)?),
@@ -294,6 +297,7 @@ mod tests {
         assert_eq!(
             parse_line(line),
             Some(MountLine {
+                id: 57,
                 device: (0, 50),
                 path: "/mnt/a b".into(),
                 fs_type: FS_TYPE.into(),

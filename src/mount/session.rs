@@ -125,13 +125,16 @@ impl Session {
             })?
         };
         let edge = Edge::new(fs.clone(), runtime.clone());
+        let mount = edge.mount();
         let session = fuser::Session::new(edge, &dir, &kernel.config())
             .map_err(|error| refused(&dir, &error))?;
         queue.attach(session.notifier());
-        let device = point::mounted_at(&dir)
-            .ok()
-            .flatten()
-            .map(|line| line.device);
+        let line = point::mounted_at(&dir).ok().flatten();
+        if let Some(line) = &line {
+            // Nobody else sets it.
+            let _ = mount.set(line.id);
+        }
+        let device = line.map(|line| line.device);
         let no_threads =
             |error: io::Error| Failure::other(format!("cannot start FUSE threads: {error}"));
         let threads = disarm(session.spawn().map_err(no_threads)?).map_err(no_threads)?;

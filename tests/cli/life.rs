@@ -56,6 +56,11 @@ pub fn trials() -> Vec<Trial> {
             "life::the_kernel_reads_ahead",
             the_kernel_reads_ahead,
         ),
+        unless(
+            not_root,
+            "life::a_redirection_is_one_put",
+            a_redirection_is_one_put,
+        ),
     ]
 }
 
@@ -271,6 +276,33 @@ fn the_kernel_reads_ahead() {
     let (major, minor) = line.device;
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     assert_eq!(std::fs::read_to_string(path).unwrap().trim(), "1024");
+}
+
+/// A shell's redirection closes a duplicate before anything is written.
+fn a_redirection_is_one_put() {
+    let place = Place::new();
+    place.mount(&[]);
+    let run = |script: &str| {
+        let mut shell = std::process::Command::new("bash");
+        let done = shell.args(["-c", script]).current_dir(place.mnt()).status();
+        assert!(done.unwrap().success(), "{script}");
+    };
+    let puts = || {
+        let status = place.status();
+        let counts = status.pointer("/requests/operations/put/count");
+        counts.and_then(serde_json::Value::as_u64).unwrap_or(0)
+    };
+    for (script, cost) in [
+        ("printf hello > new", 1),
+        ("printf again > new", 1),
+        ("echo more >> new; : > empty", 2),
+        ("exec 3> held; printf x >&3; exec 3>&-", 1),
+    ] {
+        let before = puts();
+        run(script);
+        assert_eq!(puts() - before, cost, "{script}");
+    }
+    run("test \"$(cat new)\" = againmore && test -e empty && test \"$(cat held)\" = x");
 }
 
 /// The way in which tests of the filesystem mount.
