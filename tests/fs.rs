@@ -2,6 +2,8 @@
 
 #[path = "fs/attributes.rs"]
 mod attributes;
+#[path = "fs/budget.rs"]
+mod budget;
 #[path = "fs/conflicts.rs"]
 mod conflicts;
 #[path = "fs/directories.rs"]

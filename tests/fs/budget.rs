@@ -1,0 +1,139 @@
+//! Requests per operation on a store such as S3. A cold look at a name is a head and a listing,
+//! side by side; `listed` is what follows a listing of the directory.
+
+use crate::world::{Mount, World, later};
+use bucketfs::driver::{Body, Driver, PutOptions};
+use std::pin::Pin;
+
+type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// An operation, what it costs on a fresh mount, and what after `ls -l`.
+struct Row {
+    name: &'static str,
+    run: for<'a> fn(&'a Mount) -> Running<'a>,
+    cold: &'static str,
+    listed: &'static str,
+}
+
+macro_rules! row {
+    ($name:literal, $cold:literal, $listed:literal, |$mount:ident| $body:expr) => {
+        Row {
+            name: $name,
+            run: |$mount| {
+                Box::pin(async move {
+                    $body;
+                })
+            },
+            cold: $cold,
+            listed: $listed,
+        }
+    };
+}
+
+const LOOK: &str = "head 1, list 1";
+
+#[tokio::test(start_paused = true)]
+async fn common_operations_cost_what_is_budgeted() {
+    let rows = [
+        row!("ls", "list 1", "", |m| m.ls("").await.unwrap()),
+        row!("stat", "head 1, list 1", "", |m| m
+            .stat("f007")
+            .await
+            .unwrap()),
+        row!("stat missing", "head 1, list 1", "", |m| m
+            .stat("nope")
+            .await
+            .unwrap_err()),
+        row!("cat", "get 1, head 1, list 1", "get 1", |m| m
+            .cat("f007")
+            .await
+            .unwrap()),
+        row!("create", "head 1, list 1, put 1", "put 1", |m| m
+            .save("new", "hello")
+            .await
+            .unwrap()),
+        row!("overwrite", "head 1, list 1, put 1", "head 1, put 1", |m| m
+            .save("f007", "hello")
+            .await
+            .unwrap()),
+        row!(
+            "append",
+            "get 1, head 1, list 1, put 1",
+            "get 1, put 1",
+            |m| m.append("f007", "hello").await.unwrap()
+        ),
+        row!("mkdir", "head 1, list 1, put 1", "put 1", |m| m
+            .mkdir("d")
+            .await
+            .unwrap()),
+        row!(
+            "rename",
+            "copy 1, delete 1, head 2, list 2",
+            "copy 1, delete 1",
+            |m| m.rename("f007", "moved").await.unwrap()
+        ),
+        row!(
+            "rename over",
+            "copy 1, delete 1, head 2, list 2",
+            "copy 1, delete 1",
+            |m| m.rename("f007", "f008").await.unwrap()
+        ),
+        row!("rm", "delete 1, head 1, list 1", "delete 1", |m| m
+            .unlink("f007")
+            .await
+            .unwrap()),
+    ];
+    for row in rows {
+        for listed in [false, true] {
+            let world = World::s3();
+            for i in 0..200 {
+                let key = format!("f{i:03}").into();
+                let put = world
+                    .raw()
+                    .put(&key, Body::from("old"), PutOptions::default());
+                put.await.unwrap();
+            }
+            let mount = world.mount();
+            if listed {
+                assert_eq!(mount.ls("").await.unwrap().len(), 200);
+                mount.cost();
+            }
+            (row.run)(&mount).await;
+            let cost = if listed { row.listed } else { row.cold };
+            assert_eq!(mount.cost(), cost, "{} (listed: {listed})", row.name);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_is_known_for_a_while() {
+    let world = World::s3();
+    let mount = world.mount();
+    for again in [LOOK, "", ""] {
+        mount.stat("nope").await.unwrap_err();
+        assert_eq!(mount.cost(), again);
+    }
+    later().await;
+    mount.stat("nope").await.unwrap_err();
+    assert_eq!(mount.cost(), LOOK);
+
+    mount.save("f", "bytes").await.unwrap();
+    mount.cost();
+    // Its own bytes are here, so that nothing but the question is sent.
+    for _ in 0..3 {
+        assert_eq!(mount.cat("f").await.unwrap(), "bytes");
+        assert_eq!(mount.cost(), "get 1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_costs_a_marker_and_a_look_inside() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    mount.mkdir("d").await.unwrap();
+    assert_eq!(mount.cost(), "put 1");
+    mount.rmdir("d").await.unwrap();
+    assert_eq!(mount.cost(), "delete 1, list 1");
+}
