@@ -2,8 +2,8 @@
 
 use crate::fs::KernelNotify;
 use fuser::{INodeNo, Notifier};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 
@@ -35,11 +35,13 @@ impl NotifyQueue {
         })
     }
 
-    /// Starts the notifier thread. It ends when the queue is dropped.
-    pub fn attach(&self, notifier: Notifier) {
+    /// Starts the notifier thread for a session. It ends when the queue is dropped.
+    pub fn attach<F: fuser::Filesystem>(&self, session: &fuser::Session<F>) -> io::Result<()> {
         let Some(receiver) = self.receiver.lock().take() else {
-            return;
+            return Ok(());
         };
+        let notifier = session.notifier();
+        let device = session.as_fd().try_clone_to_owned()?;
         let sender = notifier.clone();
         let started = std::thread::Builder::new()
             .name("notifier".into())
@@ -47,9 +49,7 @@ impl NotifyQueue {
                 for notification in receiver {
                     let sent = match notification {
                         Notification::Inode(ino) => sender.inval_inode(INodeNo(ino), 0, 0),
-                        Notification::Entry(parent, name) => {
-                            sender.inval_entry(INodeNo(parent), &OsString::from_vec(name))
-                        }
+                        Notification::Entry(parent, name) => expire_entry(&device, parent, &name),
                     };
                     if let Err(error) = sent {
                         log::debug!("notification: {error}");
@@ -60,6 +60,7 @@ impl NotifyQueue {
             log::error!("no notifier thread: {error}; what others change is seen after the TTL");
         }
         let _ = self.attached.set(notifier);
+        Ok(())
     }
 
     fn queue(&self, notification: Notification) {
@@ -67,6 +68,33 @@ impl NotifyQueue {
             log::debug!("too many notifications wait: one is left to the TTL");
         }
     }
+}
+
+/// Makes the kernel look a name up again before it believes in it. Unlike fuser's notification this
+/// leaves the name where it is meanwhile: most often the answer is the same inode, and who works
+/// in a directory must not see it vanish.
+fn expire_entry(device: &OwnedFd, parent: u64, name: &[u8]) -> io::Result<()> {
+    rustix::io::write(device, &expiry(parent, name))?;
+    Ok(())
+}
+
+/// `FUSE_NOTIFY_INVAL_ENTRY` with `FUSE_EXPIRE_ONLY`, which kernels before 6.2 take for the
+/// notification without it.
+fn expiry(parent: u64, name: &[u8]) -> Vec<u8> {
+    const INVAL_ENTRY: u32 = 3;
+    const EXPIRE_ONLY: u32 = 1;
+    /// `struct fuse_out_header` and `struct fuse_notify_inval_entry_out`, and the final NUL.
+    const FIXED: usize = 16 + 16 + 1;
+    let mut message = Vec::with_capacity(FIXED + name.len());
+    message.extend(((FIXED + name.len()) as u32).to_ne_bytes());
+    message.extend(INVAL_ENTRY.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    message.extend(parent.to_ne_bytes());
+    message.extend((name.len() as u32).to_ne_bytes());
+    message.extend(EXPIRE_ONLY.to_ne_bytes());
+    message.extend(name);
+    message.push(0);
+    message
 }
 
 impl KernelNotify for NotifyQueue {
@@ -84,5 +112,23 @@ impl KernelNotify for NotifyQueue {
 
     fn invalidate_entry(&self, parent: u64, name: &[u8]) {
         self.queue(Notification::Entry(parent, name.to_vec()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_laid_out_as_the_kernel_reads_it() {
+        let message = expiry(0x0102, b"name");
+        assert_eq!(message.len(), 37);
+        assert_eq!(message[0..4], 37u32.to_ne_bytes());
+        assert_eq!(message[4..8], 3u32.to_ne_bytes());
+        assert_eq!(message[8..16], [0; 8]);
+        assert_eq!(message[16..24], 0x0102u64.to_ne_bytes());
+        assert_eq!(message[24..28], 4u32.to_ne_bytes());
+        assert_eq!(message[28..32], 1u32.to_ne_bytes());
+        assert_eq!(&message[32..], b"name\0");
     }
 }

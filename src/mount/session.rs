@@ -128,7 +128,9 @@ impl Session {
         let mount = edge.mount();
         let session = fuser::Session::new(edge, &dir, &kernel.config())
             .map_err(|error| refused(&dir, &error))?;
-        queue.attach(session.notifier());
+        queue
+            .attach(&session)
+            .map_err(|error| refused(&dir, &error))?;
         let line = point::mounted_at(&dir).ok().flatten();
         if let Some(line) = &line {
             // Nobody else sets it.
