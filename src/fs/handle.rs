@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{MutexGuard, RwLockReadGuard};
 
 /// An open file.
 #[derive(Debug)]
@@ -193,15 +194,14 @@ impl Fs {
         self.fetcher.insert(&found, 0, data);
         let moved = {
             let state = inode.state();
-            if state.is_local() {
+            if state.is_local() || state.checked > since {
                 return Ok(());
             }
-            let same = state
-                .file
-                .version
-                .as_ref()
-                .is_some_and(|version| version.etag == info.etag);
-            match (same, state.handles) {
+                let _ours = self.settled(inode).await;
+                if inode.state().checked > since {
+                    return Ok(());
+                }
+            match (state.is_version(&info.etag), state.handles) {
                 (true, _) => false,
                 (false, 0) => true,
                 // Older handles keep the old version: the name gets a fresh inode.
@@ -209,6 +209,11 @@ impl Fs {
                     drop(state);
                     self.note_object(inode, Some(&info), since);
                     self.forget_name(inode);
+        let _ours = if inode.state().is_version(&info.etag) {
+            None
+        } else {
+            Some(self.settled(inode).await)
+        };
                     return Err(FsError::plain(libc::ESTALE));
                 }
             }
@@ -239,6 +244,16 @@ impl Fs {
         {
             children.remove(&name);
         }
+    /// Waits until no operation of this mount is changing the store for an inode, and keeps others
+    /// from it: only then can our own versions and names be told from somebody else's.
+    async fn settled<'a>(
+        &'a self,
+        inode: &'a Inode,
+    ) -> (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>) {
+        let names = self.names.read().await;
+        (names, inode.turn.lock().await)
+    }
+
         drop(children);
         if let Some(component) = self.component(&name) {
             self.listing.forget(&parent.key(), &component);
@@ -409,6 +424,10 @@ impl Fs {
                                 version.key
                             ),
                         ));
+                if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) {
+                    // A rename or a change of attributes may have moved it and not said so yet.
+                    drop(self.settled(inode).await);
+                }
                     }
                     _ => return Err(error.into()),
                 }

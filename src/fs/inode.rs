@@ -132,6 +132,12 @@ impl State {
 
     /// Notes that what is known was the store's at a time.
     pub fn check(&mut self, since: Instant) {
+    /// Whether a clean inode stands for this version.
+    pub fn is_version(&self, etag: &ETag) -> bool {
+        let version = self.file.version.as_ref();
+        version.is_some_and(|version| version.etag == *etag)
+    }
+
         self.checked = self.checked.max(since);
         self.expired = false;
     }

@@ -242,6 +242,8 @@ impl Fs {
         let directory = self.directory(parent)?;
         match self.find(&directory, name, true).await? {
             Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
+            // A directory on its way has its files at neither place.
+            None if self.names.try_read().is_err() => Ok(Lookup::Absent(Duration::ZERO)),
             None => Ok(Lookup::Absent(self.negative_ttl(name))),
         }
     }
@@ -462,6 +464,11 @@ impl Fs {
             if state.is_local() || since < state.checked {
                 return Refreshed::Same;
             }
+        // While an operation of this mount changes the store for it, the answer may be of before
+        // or after: neither is somebody else's doing.
+        let (Ok(_names), Ok(_turn)) = (self.names.try_read(), inode.turn.try_lock()) else {
+            return Refreshed::Same;
+        };
         }
         match found {
             // A directory whose last key is gone is still there for what it has only here.
@@ -495,12 +502,7 @@ impl Fs {
                 }
                 let (same, open) = {
                     let state = inode.state();
-                    let same = state
-                        .file
-                        .version
-                        .as_ref()
-                        .is_some_and(|version| version.etag == info.etag);
-                    (same, state.handles > 0)
+                    (state.is_version(&info.etag), state.handles > 0)
                 };
                 if !same && open {
                     return Refreshed::Other;

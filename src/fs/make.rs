@@ -180,7 +180,7 @@ impl Fs {
                 ExclusiveCreate::Locks => looks_like_lock(name),
                 ExclusiveCreate::Commit => false,
             };
-        let _names = self.names.read().await;
+        let names = self.names.read().await;
         let turn = directory.turn.lock().await;
         // Whether the name is free is decided by the put where it claims the name.
         let existing = if claim && directory.child(name).is_none() {
@@ -190,6 +190,7 @@ impl Fs {
         };
         if let Some(inode) = existing {
             drop(turn);
+            drop(names);
             if exclusive {
                 return Err(FsError::plain(libc::EEXIST));
             }

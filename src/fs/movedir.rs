@@ -324,6 +324,8 @@ impl Fs {
                 continue;
             };
             state.key = new.join(rest.as_bytes());
+            // Answers to what was asked before are about the old place.
+            state.check(clock::now());
             // What was looked up while its object was on its way is asked for again.
             let version = state.file.version.clone();
             if let Some(version) = version
