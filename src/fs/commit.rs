@@ -329,6 +329,12 @@ impl Fs {
             state.file.base = Some(info.etag.clone());
             state.file.version = Some(version);
             state.check(clock::now());
+            // What `stat` shows from now on is what the store will tell.
+            state.attr.ctime = state.attr.ctime.max(info.modified);
+            if self.capabilities.attributes == AttributeSupport::None {
+                state.attr.mtime = info.modified;
+                state.attr.atime = info.modified;
+            }
             state.attributes = Some(plan.options.attributes.clone());
             if let Some(stage) = &mut state.file.stage {
                 stage.rebase(Some(Origin {

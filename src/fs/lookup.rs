@@ -425,12 +425,11 @@ impl Fs {
         if state.is_local() {
             return;
         }
-        let same = state
-            .file
-            .version
-            .as_ref()
-            .is_some_and(|version| version.etag == info.etag);
-        let attr = Attr::of_object(inode.ino, info, &self.options);
+        let same = state.is_version(&info.etag);
+        let mut attr = Attr::of_object(inode.ino, info, &self.options);
+        if same {
+            attr.ctime = attr.ctime.max(state.attr.ctime);
+        }
         if info.attributes.is_some() || !same {
             let nlink = state.attr.nlink;
             state.attr = Attr {
@@ -485,8 +484,10 @@ impl Fs {
                 if let Some(info) = marker.info()
                     && !(state.local_times && info.modified <= state.attr.ctime)
                 {
+                    let ctime = state.attr.ctime;
                     state.attr =
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
+                    state.attr.ctime = state.attr.ctime.max(ctime);
                     state.attributes.clone_from(&info.attributes);
                 }
                 state.marker = marker_known(marker).or(state.marker);

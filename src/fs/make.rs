@@ -271,19 +271,21 @@ impl Fs {
         if kind == Kind::Directory {
             let mut state = inode.state();
             state.marker = Some(true);
+            state.attr.ctime = state.attr.ctime.max(info.modified);
             state.attributes = info.attributes;
             drop(state);
             self.note_directory(&inode, true);
         } else {
             info.commits = commits;
             info.size = Some(size);
-            let ctime = inode.state().attr;
+            let made = inode.state().attr;
             self.adopt(&inode, &info, clock::now());
             let mut state = inode.state();
             state.attr = Attr {
                 size,
                 rdev,
-                ..ctime
+                ctime: made.ctime.max(info.modified),
+                ..made
             };
             state.file.pages_valid = true;
             drop(state);

@@ -186,7 +186,7 @@ impl Fs {
                 etag: info.etag.clone(),
                 size,
             }));
-            state.attr.ctime = clock::wall();
+            state.attr.ctime = clock::wall().max(info.modified);
         }
         self.moved(source, target, from, to);
         let told = {
@@ -438,6 +438,11 @@ impl Fs {
             source.state().place = Some((to.0.clone(), name));
         }
         let directory = source.kind == Kind::Directory;
+        if directory {
+            let mut state = source.state();
+            state.attr.ctime = clock::wall();
+            state.local_times = true;
+        }
         self.note_removed(from.0, from.1, directory);
         self.touch_directory(from.0);
         self.touch_directory(to.0);
