@@ -117,6 +117,7 @@ pub fn name(errno: i32) -> String {
         libc::ENOTDIR => "ENOTDIR",
         libc::EISDIR => "EISDIR",
         libc::EINVAL => "EINVAL",
+        libc::ETXTBSY => "ETXTBSY",
         libc::EFBIG => "EFBIG",
         libc::ENOSPC => "ENOSPC",
         libc::EROFS => "EROFS",

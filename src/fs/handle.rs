@@ -28,6 +28,10 @@ pub struct Handle {
     pub append: bool,
     /// The generation of the last change made through it that it has not been told the loss of.
     written: AtomicU64,
+    /// Its close commits: it was opened for writing, or its open made or emptied the file.
+    commits: bool,
+    /// Opened by `execve`.
+    executes: bool,
     pattern: Pattern,
 }
 
@@ -59,9 +63,13 @@ pub struct Opened {
     pub handle: u64,
     /// Whether the kernel may keep the pages it has.
     pub keep_cache: bool,
-    /// Whether close need not ask: nothing can have been written through this handle.
+    /// Whether close need not ask: nothing can have been changed through this handle.
     pub no_flush: bool,
 }
+
+/// The flag with which the kernel opens a program that it runs (`__FMODE_EXEC`). That handle stays
+/// open as long as the program runs.
+const EXECUTES: i32 = 0x20;
 
 /// How content is written into a file that is not wholly here.
 fn origin(version: &Arc<Version>) -> Origin {
@@ -94,6 +102,10 @@ impl Fs {
         if (writable || truncate) && self.options.read_only {
             return Err(FsError::plain(libc::EROFS));
         }
+        // The kernel keeps a running program from writers itself, but not from these.
+        if truncate && !writable && inode.state().executing > 0 {
+            return Err(FsError::plain(libc::ETXTBSY));
+        }
         self.revalidate(&inode, truncate).await?;
         if truncate {
             self.truncate_open(&inode, uid)?;
@@ -104,12 +116,15 @@ impl Fs {
     /// Registers a handle of an inode.
     pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: i32) -> Opened {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let executes = flags & EXECUTES != 0;
         let number = self.next_handle();
-        let (keep_cache, generation) = {
+        let (commits, keep_cache, generation) = {
             let mut state = inode.state();
             state.handles += 1;
+            state.executing += u32::from(executes);
+            let changed = flags & (libc::O_CREAT | libc::O_TRUNC) != 0 && state.file.dirty;
             let keep_cache = std::mem::replace(&mut state.file.pages_valid, true);
-            (keep_cache, state.file.generation)
+            (writable || changed, keep_cache, state.file.generation)
         };
         let truncated = flags & libc::O_TRUNC != 0;
         self.handles.lock().insert(
@@ -119,13 +134,15 @@ impl Fs {
                 writable,
                 append: flags & libc::O_APPEND != 0,
                 written: AtomicU64::new(if truncated { generation } else { 0 }),
+                commits,
+                executes,
                 pattern: Pattern::default(),
             }),
         );
         Opened {
             handle: number,
             keep_cache,
-            no_flush: !writable,
+            no_flush: !commits,
         }
     }
 
@@ -179,6 +196,10 @@ impl Fs {
             }
             Ok(GetOutcome::Found(object)) => object,
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                let _ours = self.settled(inode).await;
+                if inode.state().checked > since {
+                    return Ok(());
+                }
                 // The kernel looks the name up again and finds what is there now.
                 self.forget_name(inode);
                 return Err(FsError::plain(libc::ESTALE));
@@ -192,15 +213,16 @@ impl Fs {
             size: info.size.unwrap_or(data.len() as u64),
         });
         self.fetcher.insert(&found, 0, data);
+        let _ours = if inode.state().is_version(&info.etag) {
+            None
+        } else {
+            Some(self.settled(inode).await)
+        };
         let moved = {
             let state = inode.state();
             if state.is_local() || state.checked > since {
                 return Ok(());
             }
-                let _ours = self.settled(inode).await;
-                if inode.state().checked > since {
-                    return Ok(());
-                }
             match (state.is_version(&info.etag), state.handles) {
                 (true, _) => false,
                 (false, 0) => true,
@@ -209,11 +231,6 @@ impl Fs {
                     drop(state);
                     self.note_object(inode, Some(&info), since);
                     self.forget_name(inode);
-        let _ours = if inode.state().is_version(&info.etag) {
-            None
-        } else {
-            Some(self.settled(inode).await)
-        };
                     return Err(FsError::plain(libc::ESTALE));
                 }
             }
@@ -224,6 +241,16 @@ impl Fs {
             self.notify.invalidate_inode(inode.ino, true);
         }
         Ok(())
+    }
+
+    /// Waits until no operation of this mount is changing the store for an inode, and keeps others
+    /// from it: only then can our own versions and names be told from somebody else's.
+    async fn settled<'a>(
+        &'a self,
+        inode: &'a Inode,
+    ) -> (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>) {
+        let names = self.names.read().await;
+        (names, inode.turn.lock().await)
     }
 
     /// Takes the inode's name from it: somebody else's version, or nothing, is there now.
@@ -244,16 +271,6 @@ impl Fs {
         {
             children.remove(&name);
         }
-    /// Waits until no operation of this mount is changing the store for an inode, and keeps others
-    /// from it: only then can our own versions and names be told from somebody else's.
-    async fn settled<'a>(
-        &'a self,
-        inode: &'a Inode,
-    ) -> (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>) {
-        let names = self.names.read().await;
-        (names, inode.turn.lock().await)
-    }
-
         drop(children);
         if let Some(component) = self.component(&name) {
             self.listing.forget(&parent.key(), &component);
@@ -406,6 +423,10 @@ impl Fs {
                 self.fill(inode, &version, missing, Some(pattern)).await
             };
             if let Err(error) = outcome {
+                if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) {
+                    // A rename or a change of attributes may have moved it and not said so yet.
+                    drop(self.settled(inode).await);
+                }
                 let moved = {
                     let state = inode.state();
                     let stands_for = match &state.file.stage {
@@ -424,10 +445,6 @@ impl Fs {
                                 version.key
                             ),
                         ));
-                if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) {
-                    // A rename or a change of attributes may have moved it and not said so yet.
-                    drop(self.settled(inode).await);
-                }
                     }
                     _ => return Err(error.into()),
                 }
@@ -512,7 +529,7 @@ impl Fs {
     /// What close does first: commits what is dirty.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
-        if handle.writable {
+        if handle.commits {
             let result = self.commit(&handle.inode).await;
             return handle.told(result);
         }
@@ -547,7 +564,7 @@ impl Fs {
             return Err(FsError::plain(libc::EBADF));
         };
         let inode = &handle.inode;
-        let result = if handle.writable && inode.state().file.dirty {
+        let result = if handle.commits && inode.state().file.dirty {
             self.commit(inode).await
         } else {
             Ok(())
@@ -555,6 +572,7 @@ impl Fs {
         {
             let mut state = inode.state();
             state.handles -= 1;
+            state.executing -= u32::from(handle.executes);
             if state.handles == 0 && (state.removed || !state.file.dirty) {
                 // Nobody reads through the stage any more; what is committed comes from the store.
                 state.file.stage = None;

@@ -48,6 +48,8 @@ pub struct State {
     pub lookups: u64,
     /// Open handles.
     pub handles: u32,
+    /// How many of them are of running programs.
+    pub executing: u32,
     /// Its directory and name; `None` for the root.
     pub place: Option<Place>,
     /// Whether its name is gone (unlinked, replaced, removed).
@@ -130,14 +132,14 @@ impl State {
         !self.expired && self.checked + ttl > clock::now()
     }
 
-    /// Notes that what is known was the store's at a time.
-    pub fn check(&mut self, since: Instant) {
     /// Whether a clean inode stands for this version.
     pub fn is_version(&self, etag: &ETag) -> bool {
         let version = self.file.version.as_ref();
         version.is_some_and(|version| version.etag == *etag)
     }
 
+    /// Notes that what is known was the store's at a time.
+    pub fn check(&mut self, since: Instant) {
         self.checked = self.checked.max(since);
         self.expired = false;
     }
@@ -181,6 +183,7 @@ impl Inode {
             state: Mutex::new(State {
                 lookups: 0,
                 handles: 0,
+                executing: 0,
                 place,
                 removed: false,
                 superseded: false,

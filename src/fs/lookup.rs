@@ -463,12 +463,12 @@ impl Fs {
             if state.is_local() || since < state.checked {
                 return Refreshed::Same;
             }
+        }
         // While an operation of this mount changes the store for it, the answer may be of before
         // or after: neither is somebody else's doing.
         let (Ok(_names), Ok(_turn)) = (self.names.try_read(), inode.turn.try_lock()) else {
             return Refreshed::Same;
         };
-        }
         match found {
             // A directory whose last key is gone is still there for what it has only here.
             Found::Nothing if self.is_kept(inode) => {
