@@ -14,6 +14,8 @@ mod names;
 mod races;
 #[path = "fs/reading.rs"]
 mod reading;
+#[path = "fs/regression.rs"]
+mod regression;
 #[path = "fs/renames.rs"]
 mod renames;
 #[path = "fs/store.rs"]

@@ -1,0 +1,125 @@
+//! One test for each bug that a suite or a program found through a mount, named for its cause.
+
+use crate::world::*;
+use bucketfs::fs::SetAttr;
+use std::time::Duration;
+
+async fn half_a_second() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_meets_our_own_rename_does_not_take_it_for_somebody_elses() {
+    for world in [World::memory(), World::s3()] {
+        world.put("a", "text").await;
+        let mount = world.mount();
+        let ino = mount.ino("a").await.unwrap();
+        later().await;
+        // The open's request reaches the store when the old name is gone.
+        mount.fault.set("get:delay=1s").unwrap();
+        let rename = async {
+            half_a_second().await;
+            mount.rename("a", "b").await
+        };
+        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER.uid), rename);
+        renamed.unwrap();
+        mount.fault.set("").unwrap();
+        let opened = opened.unwrap();
+        assert_eq!(mount.read(opened.handle, 0, 10).await.unwrap(), "text");
+        assert_eq!(mount.ino("b").await.unwrap(), ino);
+        assert_eq!(mount.cat("b").await.unwrap(), "text");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_stay_open_while_their_directory_is_renamed() {
+    for world in [World::memory(), World::s3()] {
+        world.put("d/s/f", "text").await;
+        let mount = world.mount();
+        let ino = mount.ino("d/s/f").await.unwrap();
+        let held = mount.open("d/s/f", READ).await.unwrap();
+        later().await;
+        mount.fault.set("get:delay=1s").unwrap();
+        let rename = async {
+            half_a_second().await;
+            mount.rename("d", "e").await
+        };
+        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER.uid), rename);
+        renamed.unwrap();
+        mount.fault.set("").unwrap();
+        let opened = opened.unwrap().handle;
+        assert_eq!(mount.read(opened, 0, 10).await.unwrap(), "text");
+        assert_eq!(mount.read(held, 0, 10).await.unwrap(), "text");
+        assert_eq!(mount.ino("e/s/f").await.unwrap(), ino);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_program_is_not_emptied_by_a_truncating_open_for_reading() {
+    const EXECUTES: i32 = 0x20;
+    let world = World::memory();
+    world.put("program", "text").await;
+    let mount = world.mount();
+    let running = mount.open("program", READ | EXECUTES).await.unwrap();
+    let emptied = mount.open("program", READ | libc::O_TRUNC).await;
+    assert_eq!(emptied, Err(libc::ETXTBSY));
+    assert_eq!(mount.cat("program").await.unwrap(), "text");
+    mount.close(running).await.unwrap();
+    let handle = mount.open("program", READ | libc::O_TRUNC).await.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(mount.cat("program").await.unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_the_store_again_moves_no_times_of_what_was_made_here() {
+    for world in [World::memory(), World::s3()] {
+        let mount = world.mount();
+        mount.save("file", "text").await.unwrap();
+        mount.mkdir("directory").await.unwrap();
+        mount.save("renamed", "text").await.unwrap();
+        mount.rename("renamed", "file2").await.unwrap();
+        let mode = SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        };
+        mount.save("changed", "text").await.unwrap();
+        mount.setattr("changed", mode).await.unwrap();
+        for path in ["file", "directory", "file2", "changed"] {
+            let before = mount.stat(path).await.unwrap();
+            later().await;
+            let after = mount.stat(path).await.unwrap();
+            assert_eq!(before, after, "{path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_close_of_a_file_made_by_an_open_for_reading_waits_for_the_store() {
+    let world = World::memory();
+    let mount = world.mount();
+    let (_, opened) = mount.open_with("new", READ | libc::O_CREAT).await.unwrap();
+    assert!(!opened.no_flush);
+    mount.flush(opened.handle).await.unwrap();
+    assert_eq!(world.get("new").await.unwrap(), "");
+    world.put("old", "text").await;
+    let (_, opened) = mount.open_with("old", READ | libc::O_TRUNC).await.unwrap();
+    assert!(!opened.no_flush);
+    mount.flush(opened.handle).await.unwrap();
+    assert_eq!(world.get("old").await.unwrap(), "");
+    let (_, opened) = mount.open_with("old", READ).await.unwrap();
+    assert!(opened.no_flush);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renamed_directory_changes_its_ctime_and_keeps_it() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.mkdir("d").await.unwrap();
+    let before = mount.stat("d").await.unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    mount.rename("d", "e").await.unwrap();
+    let after = mount.stat("e").await.unwrap();
+    assert!(after.ctime > before.ctime);
+    later().await;
+    assert_eq!(mount.stat("e").await.unwrap(), after);
+}
