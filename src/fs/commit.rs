@@ -329,8 +329,8 @@ impl Fs {
             state.file.base = Some(info.etag.clone());
             state.file.version = Some(version);
             state.check(clock::now());
-            // What `stat` shows from now on is what the store will tell.
-            state.attr.ctime = state.attr.ctime.max(info.modified);
+            state.taken = info.modified;
+            // Where no times are kept, `stat` shows at once what the store will tell.
             if self.capabilities.attributes == AttributeSupport::None {
                 state.attr.mtime = info.modified;
                 state.attr.atime = info.modified;

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The root's inode number.
 pub const ROOT: u64 = 1;
@@ -63,6 +63,8 @@ pub struct State {
     pub key: Key,
     /// What `stat` shows.
     pub attr: Attr,
+    /// When the store says that it took our last change.
+    pub taken: SystemTime,
     /// Since when attributes and version are known to be the store's.
     pub checked: Instant,
     /// Whether something was heard since that makes it doubtful.
@@ -132,6 +134,17 @@ impl State {
         !self.expired && self.checked + ttl > clock::now()
     }
 
+    /// The time of the last change of anything, when the store says `modified`. What was changed
+    /// here keeps the time that `stat` has shown, although the store took it a little later; stores
+    /// that tell whole seconds do not always round them alike.
+    pub fn ctime(&self, modified: SystemTime) -> SystemTime {
+        if modified <= self.taken + Duration::from_secs(1) {
+            self.attr.ctime
+        } else {
+            self.attr.ctime.max(modified)
+        }
+    }
+
     /// Whether a clean inode stands for this version.
     pub fn is_version(&self, etag: &ETag) -> bool {
         let version = self.file.version.as_ref();
@@ -190,6 +203,7 @@ impl Inode {
                 away: false,
                 key,
                 attr,
+                taken: SystemTime::UNIX_EPOCH,
                 checked: now,
                 expired: false,
                 attributes: None,

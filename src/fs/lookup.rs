@@ -428,7 +428,7 @@ impl Fs {
         let same = state.is_version(&info.etag);
         let mut attr = Attr::of_object(inode.ino, info, &self.options);
         if same {
-            attr.ctime = attr.ctime.max(state.attr.ctime);
+            attr.ctime = state.ctime(info.modified);
         }
         if info.attributes.is_some() || !same {
             let nlink = state.attr.nlink;
@@ -484,10 +484,10 @@ impl Fs {
                 if let Some(info) = marker.info()
                     && !(state.local_times && info.modified <= state.attr.ctime)
                 {
-                    let ctime = state.attr.ctime;
+                    let ctime = state.ctime(info.modified);
                     state.attr =
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
-                    state.attr.ctime = state.attr.ctime.max(ctime);
+                    state.attr.ctime = ctime;
                     state.attributes.clone_from(&info.attributes);
                 }
                 state.marker = marker_known(marker).or(state.marker);

@@ -271,7 +271,7 @@ impl Fs {
         if kind == Kind::Directory {
             let mut state = inode.state();
             state.marker = Some(true);
-            state.attr.ctime = state.attr.ctime.max(info.modified);
+            state.taken = info.modified;
             state.attributes = info.attributes;
             drop(state);
             self.note_directory(&inode, true);
@@ -281,12 +281,8 @@ impl Fs {
             let made = inode.state().attr;
             self.adopt(&inode, &info, clock::now());
             let mut state = inode.state();
-            state.attr = Attr {
-                size,
-                rdev,
-                ctime: made.ctime.max(info.modified),
-                ..made
-            };
+            state.attr = Attr { size, rdev, ..made };
+            state.taken = info.modified;
             state.file.pages_valid = true;
             drop(state);
             self.note_object(&inode, Some(&info), clock::now());

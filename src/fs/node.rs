@@ -212,6 +212,7 @@ impl Fs {
 
     /// The inode's content is the same under a version's new name.
     fn same_content(&self, state: &mut State, info: &ObjectInfo) {
+        state.taken = info.modified;
         let Some(version) = &state.file.version else {
             return;
         };
@@ -299,6 +300,7 @@ impl Fs {
         let mut state = inode.state();
         apply(&mut state, &change);
         state.attr.ctime = info.modified.max(state.attr.ctime);
+        state.taken = info.modified;
         state.check(clock::now());
         drop(state);
         self.note_directory(inode, true);

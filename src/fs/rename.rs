@@ -186,7 +186,8 @@ impl Fs {
                 etag: info.etag.clone(),
                 size,
             }));
-            state.attr.ctime = clock::wall().max(info.modified);
+            state.attr.ctime = clock::wall();
+            state.taken = info.modified;
         }
         self.moved(source, target, from, to);
         let told = {
