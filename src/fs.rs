@@ -304,9 +304,13 @@ impl Fs {
             .min(i64::MAX as u64)
     }
 
+    /// Puts a dirty inode on the list, unless it has been committed since it became dirty.
     fn mark_dirty(&self, inode: &Arc<Inode>) {
-        let mut dirty = self.dirty.lock();
-        dirty.entry(inode.ino).or_insert_with(|| inode.clone());
+        let state = inode.state();
+        if state.file.dirty {
+            let mut dirty = self.dirty.lock();
+            dirty.entry(inode.ino).or_insert_with(|| inode.clone());
+        }
     }
 
     /// Notes in the listing what an inode's object is now.

@@ -129,6 +129,11 @@ impl Ticket {
     pub fn since(&self) -> Instant {
         self.since
     }
+
+    /// The mark of that moment: see [`ListingCache::mark`].
+    pub fn mark(&self) -> u64 {
+        self.sequence
+    }
 }
 
 /// All directories' knowledge, bounded in entries; the directory used longest ago goes first.
@@ -342,6 +347,18 @@ impl ListingCache {
             Some(record) => Some((record.known.clone(), record.at.max(window)?)),
             None => Some((Known::default(), window?)),
         }
+    }
+
+    /// A mark in the order of own changes: for [`ListingCache::changed_since`].
+    pub fn mark(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// What is known of a name by an own change behind a mark.
+    pub fn changed_since(&self, prefix: &Key, name: &[u8], mark: u64) -> Option<Known> {
+        let directories = self.directories.lock();
+        let record = directories.peek(prefix)?.records.get(name)?;
+        (record.changed > mark).then(|| record.known.clone())
     }
 
     /// All names of a directory whose whole listing is known, in the order of names, and since

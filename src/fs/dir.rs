@@ -38,7 +38,7 @@ pub struct DirEntry {
     /// The offset from which a later call goes on behind it.
     pub next: u64,
     /// What the listing told, for attributes.
-    known: Option<(Known, Instant)>,
+    known: Option<(Known, Instant, u64)>,
     form: Form,
 }
 
@@ -132,8 +132,12 @@ impl Fs {
             };
             // What changed here since the snapshot is in the listing; what is as it was need not
             // be asked for one by one because the snapshot took longer to read than the TTL.
+            let before = self.listing.mark();
             let now = self.listing.get(&directory.key(), &target.component);
-            let (known, since) = now.unwrap_or(told);
+            let (known, since, mark) = match now {
+                Some((known, since)) => (known, since, before),
+                None => told,
+            };
             let found = target.choose(&known);
             let unknown = matches!(found, Found::Directory(Marker::Unknown))
                 && entry.form != Form::Chunk
@@ -141,6 +145,7 @@ impl Fs {
             let seen = Seen {
                 found,
                 since,
+                mark,
                 asked: false,
             };
             (!unknown).then_some((target, seen))
@@ -157,9 +162,9 @@ impl Fs {
     async fn snapshot(&self, directory: &Arc<Inode>) -> FsResult<Vec<DirEntry>> {
         let mut entries = BTreeMap::new();
         if !directory.state().removed {
-            let (names, since) = self.list(directory).await?;
+            let (names, since, mark) = self.list(directory).await?;
             for (component, known) in names {
-                self.show(directory, &component, known, since, &mut entries);
+                self.show(directory, &component, known, (since, mark), &mut entries);
             }
             let local: Vec<_> = directory
                 .children()
@@ -219,7 +224,7 @@ impl Fs {
         directory: &Inode,
         component: &Bytes,
         known: Known,
-        since: Instant,
+        (since, mark): (Instant, u64),
         entries: &mut BTreeMap<Bytes, DirEntry>,
     ) {
         if self.is_hidden(directory, component) {
@@ -245,7 +250,7 @@ impl Fs {
                 ),
                 Found::Nothing => return,
             };
-            let known = (form != Form::Chunk).then(|| (known.clone(), since));
+            let known = (form != Form::Chunk).then(|| (known.clone(), since, mark));
             let entry = DirEntry {
                 name: name.clone(),
                 ino: preferred_ino(&key, kind),
@@ -262,16 +267,17 @@ impl Fs {
         }
     }
 
-    /// The listing of a directory and since when it is known.
-    async fn list(&self, directory: &Arc<Inode>) -> FsResult<(Vec<(Bytes, Known)>, Instant)> {
+    /// The listing of a directory, since when it is known, and before which own changes.
+    async fn list(&self, directory: &Arc<Inode>) -> FsResult<(Vec<(Bytes, Known)>, Instant, u64)> {
         let prefix = directory.key();
+        let mark = self.listing.mark();
         if let Some((names, since)) = self.listing.all(&prefix)
             && since + self.metadata_ttl() > clock::now()
         {
-            return Ok((names, since));
+            return Ok((names, since, mark));
         }
         let mut ticket = self.listing.begin(clock::now());
-        let since = ticket.since();
+        let (since, mark) = (ticket.since(), ticket.mark());
         let mut request = ListRequest::directory(&prefix);
         loop {
             let page = self.driver.list(request.clone()).await?;
@@ -279,7 +285,7 @@ impl Fs {
             request.token = page.next;
             if request.token.is_none() {
                 // Not from the cache, which others may have filled with something else by now.
-                return Ok((self.listing.finish(&prefix, ticket), since));
+                return Ok((self.listing.finish(&prefix, ticket), since, mark));
             }
         }
     }

@@ -218,26 +218,24 @@ impl Fs {
         } else {
             Some(self.settled(inode).await)
         };
-        let moved = {
+        let before = {
             let state = inode.state();
             if state.is_local() || state.checked > since {
                 return Ok(());
             }
-            match (state.is_version(&info.etag), state.handles) {
-                (true, _) => false,
-                (false, 0) => true,
-                // Older handles keep the old version: the name gets a fresh inode.
-                (false, _) => {
-                    drop(state);
-                    self.note_object(inode, Some(&info), since);
-                    self.forget_name(inode);
-                    return Err(FsError::plain(libc::ESTALE));
-                }
-            }
+            state.file.version.clone()
         };
-        self.adopt(inode, &info, since);
+        if !self.adopt(inode, &info, since) {
+            // Older handles keep the old version: the name gets a fresh inode.
+            self.note_object(inode, Some(&info), since);
+            self.forget_name(inode);
+            return Err(FsError::plain(libc::ESTALE));
+        }
+        if !inode.state().is_version(&info.etag) {
+            return Ok(());
+        }
         self.note_object(inode, Some(&info), since);
-        if moved {
+        if before.is_none_or(|version| version.etag != info.etag) {
             self.notify.invalidate_inode(inode.ino, true);
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::errno::{FsError, FsResult};
 use super::inode::{Held, Inode, Place, ROOT};
 use super::{Fs, HIDDEN};
 use crate::cache::content::Version;
-use crate::cache::listing::{Known, Marker};
+use crate::cache::listing::{Known, Marker, Ticket};
 use crate::clock::{self, Instant};
 use crate::driver::{AttributeSupport, ErrorKind, ListRequest, ObjectInfo};
 use crate::key::Key;
@@ -62,11 +62,13 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// What was found under a name, since when that is known, and whether it was asked just now.
+/// What was found under a name, since when that is known, before which own changes, and whether it
+/// was asked just now.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub found: Found,
     pub since: Instant,
+    pub mark: u64,
     pub asked: bool,
 }
 
@@ -181,9 +183,26 @@ impl Fs {
         (since + ttl > clock::now()).then_some((known, since))
     }
 
+    /// Asks the store what a name is, again if something that was heard meanwhile makes the answer
+    /// doubtful.
+    async fn ask(&self, prefix: &Key, target: &Target) -> FsResult<(Known, Ticket)> {
+        let mut again = 3;
+        loop {
+            let ticket = self.listing.begin(clock::now());
+            let known = self.ask_once(prefix, target).await?;
+            if again == 0 || !self.listing.is_outdated(prefix, &ticket) {
+                if target.form != Form::Chunk {
+                    self.listing
+                        .learned(prefix, &target.component, known.clone(), &ticket);
+                }
+                return Ok((known, ticket));
+            }
+            again -= 1;
+        }
+    }
+
     /// Asks the store what a name is: head and a listing of one key, side by side.
-    async fn ask(&self, prefix: &Key, target: &Target) -> FsResult<(Known, Instant)> {
-        let ticket = self.listing.begin(clock::now());
+    async fn ask_once(&self, prefix: &Key, target: &Target) -> FsResult<Known> {
         let key = target.object_key(prefix);
         let below = target.directory_prefix(prefix);
         if key.len() > self.capabilities.max_key {
@@ -225,16 +244,11 @@ impl Fs {
             Some(_) => Marker::Absent,
             None => Marker::Unknown,
         };
-        let known = Known {
+        Ok(Known {
             object,
             directory,
             marker,
-        };
-        if target.form != Form::Chunk {
-            self.listing
-                .learned(prefix, &target.component, known.clone(), &ticket);
-        }
-        Ok((known, ticket.since()))
+        })
     }
 
     /// Looks a name up.
@@ -279,27 +293,28 @@ impl Fs {
             return Ok(None);
         };
         let prefix = directory.key();
-        let (known, since, asked) = match self.cached(&prefix, &target, name) {
-            Some((known, since)) => (known, since, false),
+        let before = self.listing.mark();
+        let (known, mut since, mut mark, asked) = match self.cached(&prefix, &target, name) {
+            Some((known, since)) => (known, since, before, false),
             None => {
-                let (known, since) = self.ask(&prefix, &target).await?;
-                (known, since, true)
+                let (known, ticket) = self.ask(&prefix, &target).await?;
+                (known, ticket.since(), ticket.mark(), true)
             }
         };
         let mut found = target.choose(&known);
-        let mut since = since;
         if let Found::Directory(Marker::Unknown) = found
             && target.form != Form::Chunk
             && self.capabilities.attributes != AttributeSupport::None
         {
             // The listing told no attributes of the directory: its marker does.
-            let (known, asked) = self.ask(&prefix, &target).await?;
+            let (known, ticket) = self.ask(&prefix, &target).await?;
             found = target.choose(&known);
-            since = asked;
+            (since, mark) = (ticket.since(), ticket.mark());
         }
         let seen = Seen {
             found,
             since,
+            mark,
             asked,
         };
         Ok(self.attach(directory, name, &target, seen, for_kernel))
@@ -354,6 +369,7 @@ impl Fs {
         let Seen {
             found,
             since,
+            mark,
             asked,
         } = seen;
         let prefix = directory.key();
@@ -379,6 +395,12 @@ impl Fs {
                 }
             }
         }
+        // What was asked for before an own change must not undo it. Own changes are noted before
+        // the name is taken from its inode, so under this lock one of both is seen.
+        let found = match self.listing.changed_since(&prefix, &target.component, mark) {
+            Some(known) if target.form != Form::Chunk => target.choose(&known),
+            _ => found,
+        };
         let place: Place = (directory.clone(), Bytes::copy_from_slice(name));
         let inode = match found {
             Found::Nothing => return None,
@@ -419,13 +441,18 @@ impl Fs {
         Some(inode)
     }
 
-    /// Makes an inode stand for the version that `info` tells. A dirty inode stays what it is.
-    pub(super) fn adopt(&self, inode: &Inode, info: &ObjectInfo, since: Instant) {
+    /// Makes an inode stand for the version that `info` tells as of `since`, unless it knows better
+    /// or has handles that opened another one. Whether it stands for that version, or for a
+    /// younger one, now.
+    pub(super) fn adopt(&self, inode: &Inode, info: &ObjectInfo, since: Instant) -> bool {
         let mut state = inode.state();
-        if state.is_local() {
-            return;
+        if state.is_local() || since < state.checked {
+            return true;
         }
         let same = state.is_version(&info.etag);
+        if !same && state.file.version.is_some() && state.handles > 0 {
+            return false;
+        }
         let mut attr = Attr::of_object(inode.ino, info, &self.options);
         if same {
             attr.ctime = state.ctime(info.modified);
@@ -454,6 +481,7 @@ impl Fs {
         }
         state.file.base = Some(info.etag.clone());
         state.check(since);
+        true
     }
 
     /// Compares a known inode with what was found under its name.
@@ -501,15 +529,11 @@ impl Fs {
                 {
                     return Refreshed::Other;
                 }
-                let (same, open) = {
-                    let state = inode.state();
-                    (state.is_version(&info.etag), state.handles > 0)
-                };
-                if !same && open {
-                    return Refreshed::Other;
+                if self.adopt(inode, info, since) {
+                    Refreshed::Same
+                } else {
+                    Refreshed::Other
                 }
-                self.adopt(inode, info, since);
-                Refreshed::Same
             }
         }
     }

@@ -63,8 +63,8 @@ impl Fs {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.detach(&directory, name, &inode);
         self.note_removed(&directory, name, false);
+        self.detach(&directory, name, &inode);
         self.touch_directory(&directory);
         self.may_be_empty(&directory);
         Ok(())
@@ -134,8 +134,8 @@ impl Fs {
         self.driver.delete(&prefix, Default::default()).await?;
         self.listing.forget_below(&prefix);
         self.may_be_empty.lock().remove(&directory.ino);
-        self.detach(&parent, name, &directory);
         self.note_removed(&parent, name, true);
+        self.detach(&parent, name, &directory);
         self.touch_directory(&parent);
         self.may_be_empty(&parent);
         Ok(())

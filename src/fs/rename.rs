@@ -420,6 +420,8 @@ impl Fs {
         from: (&Arc<Inode>, &[u8]),
         to: (&Arc<Inode>, &[u8]),
     ) {
+        let directory = source.kind == Kind::Directory;
+        self.note_removed(from.0, from.1, directory);
         if let Some(target) = target {
             self.detach(to.0, to.1, target);
         }
@@ -436,15 +438,15 @@ impl Fs {
             let name = bytes::Bytes::copy_from_slice(to.1);
             let mut children = to.0.children();
             children.insert(name.clone(), source.clone());
-            source.state().place = Some((to.0.clone(), name));
+            let mut state = source.state();
+            state.place = Some((to.0.clone(), name));
+            state.superseded = false;
         }
-        let directory = source.kind == Kind::Directory;
         if directory {
             let mut state = source.state();
             state.attr.ctime = clock::wall();
             state.local_times = true;
         }
-        self.note_removed(from.0, from.1, directory);
         self.touch_directory(from.0);
         self.touch_directory(to.0);
         self.may_be_empty(from.0);

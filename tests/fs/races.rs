@@ -60,3 +60,55 @@ async fn what_is_written_while_files_are_exchanged_is_committed_under_the_new_na
     assert_eq!(world.get("b").await.unwrap(), "Aaaa");
     assert_eq!(mount.cat("a").await.unwrap(), "bbbb");
 }
+
+/// Runs `act` while an answer to a lookup of `name` that was given before is held back.
+async fn beside_a_slow_lookup<F: Future>(mount: &Mount, name: &[u8], act: F) -> F::Output {
+    let held = mount.late.hold();
+    let lookup = mount.look(bucketfs::fs::ROOT, name);
+    let act = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let result = act.await;
+        drop(held);
+        result
+    };
+    tokio::join!(lookup, act).1
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_older_than_an_own_removal_does_not_undo_it() {
+    let world = World::memory();
+    world.put("f", "x").await;
+    let mount = world.mount();
+    mount.ino("f").await.unwrap();
+    later().await;
+    beside_a_slow_lookup(&mount, b"f", async {
+        // The name is known again by a listing, so that the removal need not ask.
+        mount.names(bucketfs::fs::ROOT).await.unwrap();
+        mount.fs.unlink(bucketfs::fs::ROOT, b"f").await.unwrap();
+    })
+    .await;
+    assert!(!mount.exists("f").await);
+    assert_eq!(mount.put("f", EXCLUSIVE, "new").await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_older_than_an_own_rename_does_not_undo_it() {
+    let world = World::memory();
+    world.put("f", "x").await;
+    let mount = world.mount();
+    mount.ino("f").await.unwrap();
+    later().await;
+    let root = bucketfs::fs::ROOT;
+    beside_a_slow_lookup(&mount, b"f", async {
+        mount.names(root).await.unwrap();
+        mount
+            .fs
+            .rename((root, b"f"), (root, b"g"), 0)
+            .await
+            .unwrap();
+    })
+    .await;
+    assert!(!mount.exists("f").await);
+    assert_eq!(mount.cat("g").await.unwrap(), "x");
+    assert_eq!(mount.put("f", EXCLUSIVE, "new").await, Ok(()));
+}

@@ -8,10 +8,37 @@ use bucketfs::driver::{
     Precondition, PutOptions, Result, Strength,
 };
 use bucketfs::key::Key;
+use bucketfs::layer::{Call, Operation, Policy};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// Holds back answers to heads that were given already.
+#[derive(Debug, Default)]
+pub struct Late(Arc<Mutex<()>>);
+
+impl Late {
+    /// Until the guard is dropped no answer to a head arrives.
+    pub fn hold(&self) -> OwnedMutexGuard<()> {
+        self.0.clone().try_lock_owned().unwrap()
+    }
+}
+
+impl Policy for Late {
+    async fn request<'a, T: Send + 'a>(
+        self: &'a Arc<Self>,
+        call: &'a Call<'_>,
+        request: BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        let answer = request.await;
+        if call.operation == Operation::Head {
+            let _held = self.0.lock().await;
+        }
+        answer
+    }
+}
 
 /// A [`Memory`] with fewer capabilities and, where `digests`, etags that are digests of the bytes.
 /// Clones are clients of one store.

@@ -1,7 +1,7 @@
 //! A store, its mounts, and a kernel's manners: names are looked up, counted and forgotten, an
 //! ESTALE of open is tried again, close is flush and release.
 
-use crate::store::Plain;
+use crate::store::{Late, Plain};
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{Driver, GetOptions, ListRequest, PutOptions};
 use bucketfs::fs::{
@@ -105,7 +105,9 @@ impl World {
         let state = options.state_dir.clone();
         let fault = Arc::new(FaultPlan::none());
         let stats = Arc::new(Stats::default());
-        let driver = Layered::over(Arc::new(self.store.clone()), fault.clone());
+        let late = Arc::new(Late::default());
+        let driver = Layered::over(Arc::new(self.store.clone()), late.clone());
+        let driver = Layered::over(driver, fault.clone());
         let mut driver = Layered::over(driver, stats.clone());
         if retry {
             driver = Arc::new(Retry::new(driver, RetryOptions::default()));
@@ -115,6 +117,7 @@ impl World {
         Mount {
             fs,
             fault,
+            late,
             stats,
             kernel,
             state,
@@ -205,6 +208,7 @@ impl KernelNotify for Kernel {
 pub struct Mount {
     pub fs: Arc<Fs>,
     pub fault: Arc<FaultPlan>,
+    pub late: Arc<Late>,
     pub stats: Arc<Stats>,
     pub kernel: Arc<Kernel>,
     pub state: PathBuf,
