@@ -1,1 +1,262 @@
-//! ...
+//! Renames of files and directories, alone and against others.
+
+use crate::store::Plain;
+use crate::world::*;
+use bucketfs::driver::Strength;
+use std::time::Duration;
+
+fn stores() -> Vec<World> {
+    vec![
+        World::memory(),
+        World::s3(),
+        World::over(Plain::s3().copying(Strength::None)),
+        World::over(Plain::bare()),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_renamed_by_one_copy_and_one_delete() {
+    let world = World::s3();
+    world.put("a", "x").await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    mount.rename("a", "b").await.unwrap();
+    assert_eq!(mount.cost(), "copy 1, delete 1");
+    assert_eq!(world.keys().await, ["b"]);
+    assert_eq!(mount.ls("").await.unwrap(), ["b"]);
+    assert!(!mount.exists("a").await);
+    assert_eq!(mount.cat("b").await.unwrap(), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_replaces_what_was_seen() {
+    for world in stores() {
+        world.put("a", "new").await;
+        world.put("b", "old").await;
+        let mount = world.mount();
+        let open = mount.open("b", READ).await.unwrap();
+        mount.rename("a", "b").await.unwrap();
+        assert_eq!(world.keys().await, ["b"]);
+        assert_eq!(mount.cat("b").await.unwrap(), "new");
+        assert_eq!(mount.read(open, 0, 100).await.unwrap(), "old");
+        mount.close(open).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn saving_by_rename_keeps_a_version_of_others_as_a_conflict_file() {
+    for world in stores() {
+        world.put("f", "seen").await;
+        let mount = world.mount();
+        mount.stat("f").await.unwrap();
+        mount.save("f.tmp", "mine").await.unwrap();
+        world.put("f", "theirs").await;
+        mount.rename("f.tmp", "f").await.unwrap();
+        assert_eq!(world.get("f").await.unwrap(), "mine");
+        assert_eq!(world.conflicts("f").await, ["theirs"]);
+        assert_eq!(world.keys().await.len(), 2);
+        assert_eq!(mount.fs.status().conflicts.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_renames_without_replacing_one_wins() {
+    for world in stores() {
+        world.put("a", "a").await;
+        world.put("b", "b").await;
+        let (one, two) = (world.mount(), world.mount());
+        assert!(!one.exists("c").await && !two.exists("c").await);
+        let flags = libc::RENAME_NOREPLACE;
+        let first = one.rename_with("a", "c", flags).await;
+        let second = two.rename_with("b", "c", flags).await;
+        assert_eq!((first, second), (Ok(()), Err(libc::EEXIST)));
+        assert_eq!(world.keys().await, ["b", "c"]);
+        assert_eq!(world.get("c").await.unwrap(), "a");
+        assert_eq!(two.cat("b").await.unwrap(), "b");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_dirty_file_is_committed_under_its_new_name() {
+    for world in stores() {
+        let mount = world.mount();
+        let handle = mount.open("a", CREATE).await.unwrap();
+        mount.write(handle, 0, "one").unwrap();
+        mount.rename("a", "b").await.unwrap();
+        assert_eq!(mount.ls("").await.unwrap(), ["b"]);
+        mount.flush(handle).await.unwrap();
+        assert_eq!(world.keys().await, ["b"]);
+        mount.write(handle, 3, " two").unwrap();
+        mount.rename("b", "c").await.unwrap();
+        mount.write(handle, 7, " three").unwrap();
+        mount.close(handle).await.unwrap();
+        assert_eq!(world.keys().await, ["c"]);
+        assert_eq!(world.get("c").await.unwrap(), "one two three");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_uncommitted_file_renamed_over_another_expects_the_version_seen() {
+    for lost in [false, true] {
+        let world = World::memory();
+        world.put("f", "seen").await;
+        let mount = world.mount();
+        let handle = mount.open("tmp", CREATE).await.unwrap();
+        mount.write(handle, 0, "mine").unwrap();
+        mount.rename("tmp", "f").await.unwrap();
+        assert_eq!(mount.read(handle, 0, 100).await.unwrap(), "mine");
+        assert_eq!(world.get("f").await.unwrap(), "seen");
+        if lost {
+            world.put("f", "theirs").await;
+            assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+            assert_eq!(world.get("f").await.unwrap(), "theirs");
+            assert_eq!(world.conflicts("f").await, ["mine"]);
+        } else {
+            mount.close(handle).await.unwrap();
+            assert_eq!(world.get("f").await.unwrap(), "mine");
+            assert_eq!(world.keys().await, ["f"]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_exchanged_in_one_step_where_the_store_can() {
+    let world = World::memory();
+    world.put("a", "from a").await;
+    world.put("d/b", "from b").await;
+    let mount = world.mount();
+    let handle = mount.open("a", libc::O_RDWR).await.unwrap();
+    mount
+        .rename_with("a", "d/b", libc::RENAME_EXCHANGE)
+        .await
+        .unwrap();
+    assert_eq!(mount.cat("a").await.unwrap(), "from b");
+    assert_eq!(mount.cat("d/b").await.unwrap(), "from a");
+    mount.write(handle, 0, "FROM").unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("d/b").await.unwrap(), "FROM a");
+    let world = World::s3();
+    world.put("a", "x").await;
+    world.put("b", "y").await;
+    let exchange = world.mount();
+    let exchange = exchange.rename_with("a", "b", libc::RENAME_EXCHANGE).await;
+    assert_eq!(exchange, Err(libc::EINVAL));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_takes_its_open_files_along() {
+    for world in stores() {
+        world.put("d/", "").await;
+        world.put("d/clean", "clean").await;
+        world.put("d/e/dirty", "dirty").await;
+        let mount = world.mount();
+        let clean = mount.open("d/clean", READ).await.unwrap();
+        let dirty = mount.open("d/e/dirty", libc::O_RDWR).await.unwrap();
+        let new = mount.open("d/e/new", CREATE).await.unwrap();
+        mount.write(dirty, 0, "DIR").unwrap();
+        mount.write(new, 0, "new").unwrap();
+        mount.rename("d", "m").await.unwrap();
+        assert_eq!(mount.read(clean, 0, 100).await.unwrap(), "clean");
+        assert_eq!(mount.read(dirty, 0, 100).await.unwrap(), "DIRty");
+        mount.close(dirty).await.unwrap();
+        mount.close(new).await.unwrap();
+        mount.close(clean).await.unwrap();
+        assert_eq!(
+            world.keys().await,
+            ["m/", "m/clean", "m/e/dirty", "m/e/new"]
+        );
+        assert_eq!(world.get("m/e/dirty").await.unwrap(), "DIRty");
+        assert!(!mount.exists("d").await);
+        assert_eq!(mount.ls("m").await.unwrap(), ["clean", "e"]);
+        assert_eq!(mount.cat("m/e/new").await.unwrap(), "new");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_of_twenty_is_renamed_in_one_listing_and_its_copies() {
+    let world = World::s3();
+    for i in 0..20 {
+        world.put(&format!("d/{i}"), "x").await;
+    }
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    mount.rename("d", "m").await.unwrap();
+    let cost = mount.cost();
+    assert!(cost.starts_with("copy 20, delete 20"), "{cost}");
+    assert_eq!(world.keys().await.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_write_into_a_moving_directory_is_not_lost() {
+    for world in stores() {
+        for i in 0..40 {
+            world.put(&format!("d/{i:02}"), "x").await;
+        }
+        let mount = world.mount();
+        mount.ls("d").await.unwrap();
+        mount
+            .fault
+            .set("copy:delay=20ms,rename:delay=20ms,put:delay=20ms")
+            .unwrap();
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            world.put("d/new", "theirs").await;
+            world.put("d/39", "changed").await;
+        };
+        let (renamed, ()) = tokio::join!(mount.rename("d", "m"), others);
+        renamed.unwrap();
+        let keys = world.keys().await;
+        assert_eq!(keys.len(), 41, "{keys:?}");
+        assert!(keys.iter().all(|key| key.starts_with("m/")), "{keys:?}");
+        assert_eq!(world.get("m/new").await.unwrap(), "theirs");
+        assert_eq!(world.get("m/39").await.unwrap(), "changed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renames_across_a_directory_and_its_child_do_not_wait_for_each_other() {
+    let world = World::memory();
+    let mount = world.mount();
+    for i in 0..20 {
+        mount.mkdir(&format!("p{i}")).await.unwrap();
+        mount.mkdir(&format!("p{i}/c")).await.unwrap();
+        mount.save(&format!("p{i}/c/f"), "x").await.unwrap();
+        let (parent, child) = (format!("p{i}"), format!("p{i}/c"));
+        let (p, c) = (
+            mount.ino(&parent).await.unwrap(),
+            mount.ino(&child).await.unwrap(),
+        );
+        mount.fault.set("*:delay=10ms").unwrap();
+        later().await;
+        let rename = mount.fs.rename((c, b"f"), (p, b"f"), 0);
+        let rmdir = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            mount.fs.rmdir(p, b"c").await
+        };
+        let both = async { tokio::join!(rename, rmdir) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+        assert!(both.is_ok(), "a rename and an rmdir wait for each other");
+        mount.fault.clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn impossible_renames_are_refused() {
+    let world = World::memory();
+    world.put("d/e/f", "x").await;
+    world.put("f", "x").await;
+    world.put("g/h", "x").await;
+    let mount = world.mount();
+    assert_eq!(mount.rename("d", "d/e/x").await, Err(libc::EINVAL));
+    assert_eq!(mount.rename("d", "f").await, Err(libc::ENOTDIR));
+    assert_eq!(mount.rename("f", "d").await, Err(libc::EISDIR));
+    assert_eq!(mount.rename("d", "g").await, Err(libc::ENOTEMPTY));
+    assert_eq!(mount.rename("none", "x").await, Err(libc::ENOENT));
+    assert_eq!(mount.rename("f", "f").await, Ok(()));
+    assert_eq!(mount.rename("f", ".bucketfs").await, Err(libc::EPERM));
+    let long = "x".repeat(256);
+    assert_eq!(mount.rename("f", &long).await, Err(libc::ENAMETOOLONG));
+    assert_eq!(world.keys().await, ["d/e/f", "f", "g/h"]);
+}

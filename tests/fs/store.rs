@@ -15,14 +15,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Holds back answers to heads that were given already.
+/// Holds back answers that were given already.
 #[derive(Debug, Default)]
-pub struct Late(Arc<Mutex<()>>);
+pub struct Late {
+    heads: Arc<Mutex<()>>,
+    deletes: Arc<Mutex<()>>,
+}
 
 impl Late {
     /// Until the guard is dropped no answer to a head arrives.
     pub fn hold(&self) -> OwnedMutexGuard<()> {
-        self.0.clone().try_lock_owned().unwrap()
+        self.heads.clone().try_lock_owned().unwrap()
+    }
+
+    /// The same for deletes.
+    pub fn hold_deletes(&self) -> OwnedMutexGuard<()> {
+        self.deletes.clone().try_lock_owned().unwrap()
     }
 }
 
@@ -33,8 +41,10 @@ impl Policy for Late {
         request: BoxFuture<'a, Result<T>>,
     ) -> Result<T> {
         let answer = request.await;
-        if call.operation == Operation::Head {
-            let _held = self.0.lock().await;
+        match call.operation {
+            Operation::Head => drop(self.heads.lock().await),
+            Operation::Delete => drop(self.deletes.lock().await),
+            _ => {}
         }
         answer
     }
