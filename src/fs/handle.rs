@@ -196,7 +196,12 @@ impl Fs {
             }
             Ok(GetOutcome::Found(object)) => object,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let _ours = self.settled(inode).await;
+                // A rename that is under way may have taken it elsewhere.
+                let ours = self.settled(inode).await;
+                if inode.key() != key {
+                    drop(ours);
+                    return Box::pin(self.revalidate(inode, truncate)).await;
+                }
                 if inode.state().checked > since {
                     return Ok(());
                 }
@@ -421,11 +426,7 @@ impl Fs {
                 self.fill(inode, &version, missing, Some(pattern)).await
             };
             if let Err(error) = outcome {
-                if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) {
-                    // A rename or a change of attributes may have moved it and not said so yet.
-                    drop(self.settled(inode).await);
-                }
-                let moved = {
+                let moved = || {
                     let state = inode.state();
                     let stands_for = match &state.file.stage {
                         Some(stage) => stage.origin().map(|origin| (&origin.key, &origin.etag)),
@@ -433,8 +434,14 @@ impl Fs {
                     };
                     stands_for != Some((&version.key, &version.etag))
                 };
+                let gone = matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound);
+                if gone && !moved() {
+                    // A commit, a rename or a change of attributes that is under way may be what
+                    // moved it.
+                    drop(self.settled(inode).await);
+                }
                 match error.kind() {
-                    _ if moved => continue,
+                    _ if moved() => continue,
                     ErrorKind::Changed | ErrorKind::NotFound => {
                         return Err(FsError::new(
                             libc::ESTALE,

@@ -183,7 +183,8 @@ impl Fs {
         let names = self.names.read().await;
         let turn = directory.turn.lock().await;
         // Whether the name is free is decided by the put where it claims the name.
-        let existing = if claim && directory.child(name).is_none() {
+        let decided = claim && self.capabilities.put_condition != Strength::None;
+        let existing = if decided && directory.child(name).is_none() {
             None
         } else {
             self.hold(&directory, name).await?

@@ -89,6 +89,8 @@ impl Fs {
             }
             Err(error) => {
                 // Some keys are here, some there: what nobody writes to is looked up anew.
+                self.forget_entry(from.0, from.1);
+                self.forget_entry(to.0, to.1);
                 self.forget_known(&source);
                 if let Some(target) = &target {
                     self.forget_known(target);
@@ -207,6 +209,12 @@ impl Fs {
         let copied = if super::commit::same_conditions(&self.capabilities, &destination) {
             match self.driver.copy(&entry.key, to, options).await {
                 Err(error) if vanished(&error) => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Exists => {
+                    match self.copied_before(&entry.key, to).await? {
+                        Some(copied) => copied,
+                        None => return Err(error),
+                    }
+                }
                 copied => copied?,
             }
         } else {
@@ -231,6 +239,18 @@ impl Fs {
             Err(error) if vanished(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The object at `to` if it is a copy of the one at `from`: of an attempt before, whose answer
+    /// was lost, or of a rename that was broken off.
+    async fn copied_before(&self, from: &Key, to: &Key) -> Result<Option<ObjectInfo>, Error> {
+        let (source, copy) = futures::join!(self.driver.head(from), self.driver.head(to));
+        let (source, copy) = (source?, copy?);
+        let same = source.etag == copy.etag
+            || (!source.commits.is_empty()
+                && source.commits == copy.commits
+                && source.size == copy.size);
+        Ok(same.then_some(copy))
     }
 
     /// Moves a marker. One that is there already is replaced.

@@ -47,6 +47,7 @@ impl Fs {
         let _names = self.names.read().await;
         let _turns = take_turns(&old, &new).await;
         let mut round = 0;
+        let mut expected = None;
         loop {
             round += 1;
             let source = self
@@ -88,6 +89,7 @@ impl Fs {
                     (&new, to.1),
                     key,
                     flags,
+                    &mut expected,
                 )
                 .await?;
             if !again {
@@ -103,6 +105,10 @@ impl Fs {
     }
 
     /// One try at renaming a file. Whether it has to start again with what is known now.
+    ///
+    /// `expected` is what may be replaced: the version that was seen at first, then the one that
+    /// was put aside; never one that nobody has seen or kept.
+    #[allow(clippy::too_many_arguments)]
     async fn rename_file(
         self: &Arc<Self>,
         source: &Arc<Inode>,
@@ -111,6 +117,7 @@ impl Fs {
         to: (&Arc<Inode>, &[u8]),
         key: Key,
         flags: u32,
+        expected: &mut Option<Option<ETag>>,
     ) -> FsResult<bool> {
         let _turns = take_turns(source, target.unwrap_or(source)).await;
         if let Some(target) = target {
@@ -119,6 +126,7 @@ impl Fs {
                 let open = target.state().handles > 0;
                 if !open {
                     self.commit_in_turn(target).await?;
+                    *expected = None;
                 }
             }
             self.before_replaced(target).await?;
@@ -126,14 +134,12 @@ impl Fs {
         if source.state().file.dirty && self.is_stored(source) {
             self.commit_in_turn(source).await?;
         }
-        let expected = match target {
-            Some(target) => target.state().file.base.clone(),
-            None => None,
-        };
+        let seen = || target.and_then(|target| target.state().file.base.clone());
+        let expected = expected.get_or_insert_with(seen);
         if !self.is_stored(source) {
             // Never committed: only the name changes; the commit will expect what was there.
             let mut state = source.state();
-            state.file.base = expected;
+            state.file.base = expected.clone();
             state.key = key;
             if state.file.base.is_some() {
                 state.attributes.get_or_insert_default();
@@ -149,7 +155,7 @@ impl Fs {
         let Some(version) = version else {
             return Err(FsError::plain(libc::EIO));
         };
-        let destination = match &expected {
+        let destination = match &*expected {
             _ if self.capabilities.put_condition == Strength::None => Precondition::None,
             None => Precondition::IfAbsent,
             Some(etag) => Precondition::IfMatch(etag.clone()),
@@ -164,7 +170,7 @@ impl Fs {
                     self.forget_entry(to.0, to.1);
                     return Err(FsError::plain(libc::EEXIST));
                 }
-                self.keep_replaced(to, &key, expected.as_ref()).await?;
+                *expected = self.keep_replaced(to, &key, expected.take()).await?;
                 return Ok(true);
             }
             Err(Moved::Source) => {
@@ -172,7 +178,12 @@ impl Fs {
                 self.ask_again(from);
                 return Ok(true);
             }
-            Err(Moved::Failed(error)) => return Err(error.into()),
+            Err(Moved::Failed(error)) => {
+                // How far it came is not known.
+                self.ask_again(from);
+                self.ask_again(to);
+                return Err(error.into());
+            }
         };
         {
             let mut state = source.state();
@@ -330,17 +341,17 @@ impl Fs {
         self: &Arc<Self>,
         to: (&Arc<Inode>, &[u8]),
         key: &Key,
-        seen: Option<&ETag>,
-    ) -> FsResult<()> {
+        seen: Option<ETag>,
+    ) -> FsResult<Option<ETag>> {
         let info = match self.driver.head(key).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.ask_again(to);
-                return Ok(());
+                return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
-        if seen != Some(&info.etag) {
+        if seen.as_ref() != Some(&info.etag) {
             let prefix = to.0.key();
             let time = clock::wall();
             let mut kept = None;
@@ -358,7 +369,7 @@ impl Fs {
                     Err(Moved::Destination) => {}
                     Err(Moved::Source) => {
                         self.ask_again(to);
-                        return Ok(());
+                        return Ok(seen);
                     }
                     Err(Moved::Failed(error)) => return Err(error.into()),
                 }
@@ -376,7 +387,7 @@ impl Fs {
             });
         }
         self.ask_again(to);
-        Ok(())
+        Ok(Some(info.etag))
     }
 
     /// Copies a version to a new name.

@@ -61,6 +61,30 @@ async fn saving_by_rename_keeps_a_version_of_others_as_a_conflict_file() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_version_that_comes_in_between_is_kept() {
+    let world = World::s3();
+    world.put("f", "seen").await;
+    let mount = world.mount();
+    mount.stat("f").await.unwrap();
+    mount.save("f.tmp", "mine").await.unwrap();
+    world.put("f", "theirs 1").await;
+    mount.fault.set("copy:delay=1s,head:delay=1s").unwrap();
+    // The second version comes after the first one was put aside.
+    let others = async {
+        while world.conflicts("f").await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.put("f", "theirs 2").await;
+    };
+    let (renamed, ()) = tokio::join!(mount.rename("f.tmp", "f"), others);
+    renamed.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "mine");
+    let mut kept = world.conflicts("f").await;
+    kept.sort();
+    assert_eq!(kept, ["theirs 1", "theirs 2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_renames_without_replacing_one_wins() {
     for world in stores() {
         world.put("a", "a").await;
@@ -212,6 +236,77 @@ async fn what_others_write_into_a_moving_directory_is_not_lost() {
         assert!(keys.iter().all(|key| key.starts_with("m/")), "{keys:?}");
         assert_eq!(world.get("m/new").await.unwrap(), "theirs");
         assert_eq!(world.get("m/39").await.unwrap(), "changed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_moved_stays_and_the_rest_is_found() {
+    let world = World::s3();
+    for i in 0..5 {
+        world.put(&format!("d/{i}"), "x").await;
+    }
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    mount.fault.set("copy:error=denied:key~/3").unwrap();
+    assert_eq!(mount.rename("d", "m").await, Err(libc::EACCES));
+    mount.fault.clear();
+    let mut all = mount.ls("d").await.unwrap();
+    assert!(all.contains(&"3".into()), "{all:?}");
+    all.extend(mount.ls("m").await.unwrap());
+    all.sort();
+    assert_eq!(all, ["0", "1", "2", "3", "4"]);
+    mount.rename("d/3", "m/3").await.unwrap();
+    assert_eq!(mount.cat("m/3").await.unwrap(), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directorys_rename_survives_a_lost_reply() {
+    for world in [World::memory(), World::s3()] {
+        for i in 0..5 {
+            world.put(&format!("d/{i}"), "x").await;
+        }
+        let mount = world.retrying();
+        mount.ls("d").await.unwrap();
+        mount
+            .fault
+            .set("copy:lost-reply@1,rename:lost-reply@1,delete:lost-reply@1")
+            .unwrap();
+        mount.rename("d", "m").await.unwrap();
+        assert_eq!(mount.ls("m").await.unwrap().len(), 5);
+        assert_eq!(world.keys().await.len(), 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_on_while_the_file_moves() {
+    for directory in [false, true] {
+        let world = World::s3();
+        let text = "0123456789".repeat(500_000);
+        world.put("d/f", &text).await;
+        let mount = world.mount();
+        let handle = mount.open("d/f", READ).await.unwrap();
+        // The object is gone from its old key long before the rename is told so.
+        mount
+            .fault
+            .set("delete:delay=1ms,copy:delay=500ms")
+            .unwrap();
+        let late = mount.late.hold_deletes();
+        let read = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let release = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                drop(late);
+            };
+            tokio::join!(mount.read(handle, 3_000_000, 10), release).0
+        };
+        let (from, to) = if directory {
+            ("d", "e")
+        } else {
+            ("d/f", "d/g")
+        };
+        let (renamed, text) = tokio::join!(mount.rename(from, to), read);
+        renamed.unwrap();
+        assert_eq!(text.as_deref(), Ok("0123456789"), "directory {directory}");
     }
 }
 
