@@ -9,6 +9,7 @@ mod descriptors;
 mod killed;
 mod notify;
 
+pub use killed::Pending;
 pub use notify::NotifyQueue;
 
 use crate::fs::{Caller, DirEntry, Fs, FsError, FsResult, Lookup, SetAttr};
@@ -19,7 +20,6 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use killed::Pending;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
@@ -66,6 +66,11 @@ impl Edge {
         self.mount.clone()
     }
 
+    /// The requests that wait for the store.
+    pub fn pending(&self) -> Arc<Pending> {
+        self.pending.clone()
+    }
+
     /// The filesystem behind it.
     pub fn fs(&self) -> &Arc<Fs> {
         &self.fs
@@ -85,7 +90,8 @@ impl Edge {
         match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context))) {
             Ok(Poll::Ready(result)) => send(reply, told(&fs, &what, result)),
             Ok(Poll::Pending) => {
-                let killed = self.pending.add(what.pid, what.name == "flush");
+                let flushing = what.name == "flush";
+                let killed = self.pending.add(what.pid, flushing, [what.ino, what.other]);
                 self.runtime.spawn(async move {
                     let result = tokio::select! {
                         biased;
@@ -110,6 +116,8 @@ impl Edge {
 struct What {
     name: &'static str,
     ino: u64,
+    /// The other directory of a rename.
+    other: u64,
     pid: u32,
 }
 
@@ -118,6 +126,7 @@ impl What {
         What {
             name,
             ino: ino.0,
+            other: ino.0,
             pid: request.pid(),
         }
     }
@@ -403,12 +412,11 @@ impl fuser::Filesystem for Edge {
             fs.rename((parent.0, &from), (newparent.0, &to), flags.bits())
                 .await
         };
-        self.run(
-            What::new("rename", request, parent),
-            reply,
-            operation,
-            send_empty,
-        );
+        let what = What {
+            other: newparent.0,
+            ..What::new("rename", request, parent)
+        };
+        self.run(what, reply, operation, send_empty);
     }
 
     fn link(

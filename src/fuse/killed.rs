@@ -25,7 +25,7 @@ const EXITING: u64 = 0x4;
 
 /// The requests that wait.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub struct Pending {
     waiting: parking_lot::Mutex<HashMap<u64, Waiting>>,
     last: AtomicU64,
 }
@@ -33,6 +33,8 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct Waiting {
     pid: u32,
+    /// The inodes it is about, on which the kernel may hold locks meanwhile.
+    inodes: [u64; 2],
     since: Instant,
     flushing: bool,
     killed: Arc<Notify>,
@@ -47,7 +49,7 @@ pub(super) struct Killed {
 
 impl Pending {
     /// Begins to look after requests, as long as they are held.
-    pub fn watch(runtime: &Handle) -> Arc<Pending> {
+    pub(super) fn watch(runtime: &Handle) -> Arc<Pending> {
         let pending = Arc::new(Pending::default());
         let weak = Arc::downgrade(&pending);
         runtime.spawn(async move {
@@ -63,11 +65,12 @@ impl Pending {
     }
 
     /// Adds a request of a process (or thread).
-    pub fn add(self: &Arc<Self>, pid: u32, flushing: bool) -> Killed {
+    pub(super) fn add(self: &Arc<Self>, pid: u32, flushing: bool, inodes: [u64; 2]) -> Killed {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let killed = Arc::new(Notify::new());
         let waiting = Waiting {
             pid,
+            inodes,
             since: clock::now(),
             flushing,
             killed: killed.clone(),
@@ -78,6 +81,18 @@ impl Pending {
             number,
             killed,
         }
+    }
+
+    /// The inodes that requests are about, each with the time since which the oldest of them waits.
+    pub(super) fn inodes(&self) -> HashMap<u64, Instant> {
+        let mut inodes = HashMap::new();
+        for waiting in self.waiting.lock().values() {
+            for inode in waiting.inodes {
+                let since = inodes.entry(inode).or_insert(waiting.since);
+                *since = waiting.since.min(*since);
+            }
+        }
+        inodes
     }
 
     fn look(&self) {

@@ -1,19 +1,126 @@
 //! Notifications to the kernel, sent by one thread that holds no lock a handler takes.
+//!
+//! While a request about an inode waits, the kernel may hold a lock on that inode or its pages, and
+//! a notification about it would wait as well: with all those behind it, and beyond the reach of
+//! SIGKILL, which would leave the connection of a killed daemon open for ever. Such notifications
+//! are put off until the request is answered.
 
+use crate::clock::{self, Instant};
 use crate::fs::KernelNotify;
+use crate::fuse::Pending;
 use fuser::{INodeNo, Notifier};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// How many notifications may wait. What does not fit is left to the TTL.
 const QUEUE: usize = 16 << 10;
 
-#[derive(Debug)]
+/// How often those that were put off are looked at.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A request that waits longer than this may go on waiting. Where there are always others, but
+/// none so old, a notification is put off no longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Notification {
     Inode(u64),
     Entry(u64, Vec<u8>),
+}
+
+impl Notification {
+    /// The inode that the kernel locks for it.
+    fn inode(&self) -> u64 {
+        match self {
+            Notification::Inode(ino) => *ino,
+            Notification::Entry(parent, _) => *parent,
+        }
+    }
+
+    fn send(self, kernel: &Kernel) {
+        let sent = match self {
+            Notification::Inode(ino) => kernel.notifier.inval_inode(INodeNo(ino), 0, 0),
+            Notification::Entry(parent, name) => expire_entry(&kernel.device, parent, &name),
+        };
+        if let Err(error) = sent {
+            log::debug!("notification: {error}");
+        }
+    }
+}
+
+/// The ways to the kernel: fuser's, and the device itself for what fuser lacks.
+struct Kernel {
+    notifier: Notifier,
+    device: OwnedFd,
+}
+
+/// Notifications that were put off, and since when.
+#[derive(Debug, Default)]
+struct PutOff(HashMap<Notification, Instant>);
+
+impl PutOff {
+    /// Takes one in, or gives it back when it can be sent. `waiting` tells since when requests
+    /// about an inode wait.
+    fn take(
+        &mut self,
+        notification: Notification,
+        waiting: &HashMap<u64, Instant>,
+        now: Instant,
+    ) -> Option<Notification> {
+        if !waiting.contains_key(&notification.inode()) {
+            return Some(notification);
+        }
+        if self.0.len() < QUEUE {
+            self.0.entry(notification).or_insert(now);
+        } else {
+            log::debug!("too many notifications are put off: one is left to the TTL");
+        }
+        None
+    }
+
+    /// Gives back those that can be sent now.
+    fn due(&mut self, waiting: &HashMap<u64, Instant>, now: Instant) -> Vec<Notification> {
+        let can = |notification: &Notification, since: Instant| {
+            waiting
+                .get(&notification.inode())
+                .is_none_or(|oldest| since + PATIENCE <= now && *oldest + PATIENCE > now)
+        };
+        let due = self.0.iter().filter(|(what, since)| can(what, **since));
+        let due: Vec<Notification> = due.map(|(notification, _)| notification.clone()).collect();
+        for notification in &due {
+            self.0.remove(notification);
+        }
+        due
+    }
+}
+
+/// Sends what comes, and later what cannot be sent yet, until the queue is dropped.
+fn run(receiver: &Receiver<Notification>, kernel: &Kernel, pending: &Pending) {
+    let mut put_off = PutOff::default();
+    loop {
+        let next = match put_off.0.is_empty() {
+            true => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => receiver.recv_timeout(INTERVAL),
+        };
+        let now = clock::now();
+        match next {
+            Ok(next) => {
+                if let Some(next) = put_off.take(next, &pending.inodes(), now) {
+                    next.send(kernel);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                for next in put_off.due(&pending.inodes(), now) {
+                    next.send(kernel);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
 }
 
 /// The queue to the one notifier thread. Made before the session, attached to it once mounted.
@@ -35,31 +142,27 @@ impl NotifyQueue {
         })
     }
 
-    /// Starts the notifier thread for a session. It ends when the queue is dropped.
-    pub fn attach<F: fuser::Filesystem>(&self, session: &fuser::Session<F>) -> io::Result<()> {
+    /// Starts the notifier thread of a session, which heeds the requests that wait. It ends when
+    /// the queue is dropped.
+    pub fn attach<F: fuser::Filesystem>(
+        &self,
+        session: &fuser::Session<F>,
+        pending: Arc<Pending>,
+    ) -> io::Result<()> {
         let Some(receiver) = self.receiver.lock().take() else {
             return Ok(());
         };
-        let notifier = session.notifier();
-        let device = session.as_fd().try_clone_to_owned()?;
-        let sender = notifier.clone();
+        let kernel = Kernel {
+            notifier: session.notifier(),
+            device: session.as_fd().try_clone_to_owned()?,
+        };
+        let _ = self.attached.set(kernel.notifier.clone());
         let started = std::thread::Builder::new()
             .name("notifier".into())
-            .spawn(move || {
-                for notification in receiver {
-                    let sent = match notification {
-                        Notification::Inode(ino) => sender.inval_inode(INodeNo(ino), 0, 0),
-                        Notification::Entry(parent, name) => expire_entry(&device, parent, &name),
-                    };
-                    if let Err(error) = sent {
-                        log::debug!("notification: {error}");
-                    }
-                }
-            });
+            .spawn(move || run(&receiver, &kernel, &pending));
         if let Err(error) = started {
             log::error!("no notifier thread: {error}; what others change is seen after the TTL");
         }
-        let _ = self.attached.set(notifier);
         Ok(())
     }
 
@@ -118,6 +221,36 @@ impl KernelNotify for NotifyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notifications_wait_for_requests_about_their_inode() {
+        let (start, second) = (clock::now(), Duration::from_secs(1));
+        let entry = |parent| Notification::Entry(parent, b"name".to_vec());
+        let mut put_off = PutOff::default();
+        let hung = HashMap::from([(7, start)]);
+        let free = put_off.take(Notification::Inode(8), &hung, start);
+        assert_eq!(free, Some(Notification::Inode(8)));
+        for _ in 0..2 {
+            assert_eq!(put_off.take(entry(7), &hung, start), None);
+        }
+        assert!(put_off.due(&hung, start + second * 60).is_empty());
+        assert_eq!(put_off.due(&HashMap::new(), start + second), [entry(7)]);
+        assert!(put_off.due(&HashMap::new(), start + second).is_empty());
+    }
+
+    #[test]
+    fn an_inode_that_is_always_busy_is_notified_all_the_same() {
+        let (start, second) = (clock::now(), Duration::from_secs(1));
+        let mut put_off = PutOff::default();
+        let busy = |at: Instant| HashMap::from([(7, at)]);
+        let inode = Notification::Inode(7);
+        assert_eq!(put_off.take(inode.clone(), &busy(start), start), None);
+        let later = start + second / 2;
+        assert!(put_off.due(&busy(later), later).is_empty());
+        let later = start + second * 2;
+        assert!(put_off.due(&busy(start), later).is_empty());
+        assert_eq!(put_off.due(&busy(later - second / 2), later), [inode]);
+    }
 
     #[test]
     fn an_expiry_is_laid_out_as_the_kernel_reads_it() {

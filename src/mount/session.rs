@@ -125,11 +125,11 @@ impl Session {
             })?
         };
         let edge = Edge::new(fs.clone(), runtime.clone());
-        let mount = edge.mount();
+        let (mount, pending) = (edge.mount(), edge.pending());
         let session = fuser::Session::new(edge, &dir, &kernel.config())
             .map_err(|error| refused(&dir, &error))?;
         queue
-            .attach(&session)
+            .attach(&session, pending)
             .map_err(|error| refused(&dir, &error))?;
         let line = point::mounted_at(&dir).ok().flatten();
         if let Some(line) = &line {

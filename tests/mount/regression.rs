@@ -1,14 +1,80 @@
 //! What went wrong once, named for its cause.
 
-use crate::harness::{PYTHON, Place, trial};
+use crate::guard::kill;
+use crate::harness::{Mount, PYTHON, Place, Process, eventually, trial};
 use libtest_mimic::Trial;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial(
-        &[PYTHON],
-        "regression::the_release_of_a_reader_committed_a_writers_half",
-        the_release_of_a_reader_committed_a_writers_half,
-    )]
+    vec![
+        trial(
+            &[PYTHON],
+            "regression::the_release_of_a_reader_committed_a_writers_half",
+            the_release_of_a_reader_committed_a_writers_half,
+        ),
+        trial(
+            &[PYTHON],
+            "regression::notifications_waited_behind_a_hung_lookup",
+            notifications_waited_behind_a_hung_lookup,
+        ),
+        trial(
+            &[PYTHON],
+            "regression::a_notification_kept_a_killed_daemon_alive",
+            a_notification_kept_a_killed_daemon_alive,
+        ),
+    ]
+}
+
+/// Lets a process hang in a lookup in the directory `d`, and others change that directory.
+fn hung_lookup(place: &Place, m: &Mount) -> Process {
+    let mut process = place.start(&mut place.python(
+        "
+say('begin')
+say(attempt(os.stat, sys.argv[1]))
+",
+        &[&m.path("d/hung")],
+    ));
+    assert_eq!(process.line(), "begin");
+    std::thread::sleep(Duration::from_millis(300));
+    place.store("d/seen", b"another version");
+    std::thread::sleep(Duration::from_millis(300));
+    process
+}
+
+fn notifications_waited_behind_a_hung_lookup(place: &Place) {
+    std::fs::create_dir(place.path("store/d")).unwrap();
+    place.store("d/seen", b"one version");
+    let m = place.faulty("m", "*:hang:key~hung", &[]);
+    assert!(m.path("d/seen").exists() && !m.path("f").exists());
+    let process = hung_lookup(place, &m);
+    place.store("f", b"new");
+    let began = Instant::now();
+    eventually("the new name appears", || m.path("f").exists());
+    assert!(began.elapsed() < Duration::from_secs(3));
+    kill(process.pid(), Signal::KILL);
+    assert_eq!(process.end().code, None);
+    // What was put off comes then.
+    eventually("the directory's change is seen", || {
+        m.path("d/seen").metadata().unwrap().len() == 15
+    });
+}
+
+fn a_notification_kept_a_killed_daemon_alive(place: &Place) {
+    std::fs::create_dir(place.path("store/d")).unwrap();
+    place.store("d/seen", b"one version");
+    let m = place.faulty("m", "*:hang:key~hung", &[]);
+    assert!(m.path("d/seen").exists());
+    let mut process = hung_lookup(place, &m);
+    m.kill();
+    let answer = process.line();
+    assert!(
+        ["ENOTCONN", "ECONNABORTED"].contains(&answer.as_str()),
+        "{answer}"
+    );
+    assert_eq!(process.end().code, Some(0));
+    let m = place.file("m", &[]);
+    assert_eq!(std::fs::read(m.path("d/seen")).unwrap(), b"another version");
 }
 
 fn the_release_of_a_reader_committed_a_writers_half(place: &Place) {
