@@ -349,6 +349,16 @@ impl ListingCache {
         }
     }
 
+    /// Whether a directory is known to have other names than this one.
+    pub fn has_others(&self, prefix: &Key, name: &[u8]) -> bool {
+        let directories = self.directories.lock();
+        directories.peek(prefix).is_some_and(|directory| {
+            let mut records = directory.records.iter();
+            directory.window.is_some()
+                && records.any(|(other, record)| other != name && !record.known.is_absent())
+        })
+    }
+
     /// A mark in the order of own changes: for [`ListingCache::changed_since`].
     pub fn mark(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)

@@ -67,8 +67,8 @@ pub struct State {
     pub taken: SystemTime,
     /// Since when attributes and version are known to be the store's.
     pub checked: Instant,
-    /// Whether something was heard since that makes it doubtful.
-    pub expired: bool,
+    /// When something was heard that makes it doubtful: what was asked for before does not count.
+    pub expired: Option<Instant>,
     /// Stored attributes with media type and user attributes; `None` while unknown.
     pub attributes: Option<Attributes>,
     /// The file's content and its way to the store.
@@ -131,7 +131,7 @@ impl State {
 
     /// Whether what is known is the store's as of less than `ttl` ago.
     pub fn is_fresh(&self, ttl: Duration) -> bool {
-        !self.expired && self.checked + ttl > clock::now()
+        self.expired.is_none() && self.checked + ttl > clock::now()
     }
 
     /// The time of the last change of anything, when the store says `modified`. What was changed
@@ -154,7 +154,9 @@ impl State {
     /// Notes that what is known was the store's at a time.
     pub fn check(&mut self, since: Instant) {
         self.checked = self.checked.max(since);
-        self.expired = false;
+        if self.expired.is_some_and(|expired| since >= expired) {
+            self.expired = None;
+        }
     }
 
     /// Marks the content as changed: a commit is due.
@@ -205,7 +207,7 @@ impl Inode {
                 attr,
                 taken: SystemTime::UNIX_EPOCH,
                 checked: now,
-                expired: false,
+                expired: None,
                 attributes: None,
                 file: FileState::default(),
                 marker: None,

@@ -351,7 +351,7 @@ impl Fs {
             if let Some(version) = version
                 && let Some(rest) = version.key.strip_prefix(old)
             {
-                state.expired = true;
+                state.expired = Some(clock::now());
                 state.file.version = Some(Arc::new(Version {
                     key: new.join(rest.as_bytes()),
                     etag: version.etag.clone(),

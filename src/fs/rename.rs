@@ -419,7 +419,7 @@ impl Fs {
             self.listing.forget(&place.0.key(), &target.component);
         }
         if let Some(child) = place.0.child(place.1) {
-            child.state().expired = true;
+            child.state().expired = Some(clock::now());
         }
     }
 

@@ -2,9 +2,10 @@
 
 use super::Fs;
 use super::inode::Inode;
+use crate::clock;
 use crate::driver::Change;
 use crate::key::Key;
-use bytes::Bytes;
+use crate::name;
 use futures::StreamExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -71,8 +72,7 @@ impl Fs {
                 }
                 self.forget_key(&key);
             }
-            Change::Removed(key) if self.knows_absent(&key) => {}
-            Change::Removed(key) => self.forget_key(&key),
+            Change::Removed(key) => self.forget_removed(&key),
             Change::Lost => self.forget_everything(),
         }
     }
@@ -80,58 +80,67 @@ impl Fs {
     /// Completes a change whose version the feed does not tell, where something is known of the
     /// key that could be compared with it: most such changes are this mount's own.
     async fn tell_version(&self, key: Key) -> Change {
-        if self.place_of(&key).is_none() || key.as_bytes().ends_with(b"/") {
+        if self.directory_of(split(&key).0).is_none() || key.as_bytes().ends_with(b"/") {
             return Change::Written(key, None);
         }
         let etag = self.driver.head(&key).await.ok().map(|info| info.etag);
         Change::Written(key, etag)
     }
 
-    /// Whether a removed key is known to be gone.
-    fn knows_absent(&self, key: &Key) -> bool {
-        self.place_of(key).is_some_and(|(directory, component)| {
-            let shown = crate::name::encode(&component);
-            let listed = self.listing.get(&directory.key(), &component);
-            listed.is_some_and(|(known, _)| known.is_absent())
-                && directory.child(shown.first()).is_none()
-        })
-    }
-
-    /// The directory and the component that a key's last name stands for, as far as the directory
-    /// is known here.
-    fn place_of(&self, key: &Key) -> Option<(Arc<Inode>, Bytes)> {
-        let key = key.as_bytes();
-        let key = key.strip_suffix(b"/").unwrap_or(key);
-        let cut = key.iter().rposition(|byte| *byte == b'/');
-        let (prefix, name) = match cut {
-            Some(cut) => (&key[..=cut], &key[cut + 1..]),
-            None => (&key[..0], key),
-        };
+    /// The directory of a prefix (which is empty or ends with `/`), as far as it is known here.
+    fn directory_of(&self, prefix: &[u8]) -> Option<Arc<Inode>> {
         let mut directory = self.table.root().clone();
-        for component in prefix.split(|byte| *byte == b'/') {
-            if component.is_empty() {
-                continue;
+        let path = prefix.strip_suffix(b"/");
+        for component in path.into_iter().flat_map(|path| path.split(|b| *b == b'/')) {
+            for name in name::encode(component).into_names() {
+                directory = directory.child(&name)?;
             }
-            let shown = crate::name::encode(component);
-            directory = directory.child(shown.first())?;
         }
-        (directory.key().as_bytes() == prefix).then(|| (directory, Bytes::copy_from_slice(name)))
+        (directory.key().as_bytes() == prefix).then_some(directory)
     }
 
     /// Whether the version that a change tells is the one known here already.
     fn knows(&self, key: &Key, etag: &crate::driver::ETag) -> bool {
-        let Some((directory, component)) = self.place_of(key) else {
-            return false;
-        };
-        let shown = crate::name::encode(&component);
-        let known = self.listing.get(&directory.key(), &component);
+        let (prefix, component) = split(key);
+        let known = self.listing.get(&Key::from(prefix), component);
         let listed =
             known.is_some_and(|(known, _)| known.object.is_some_and(|info| info.etag == *etag));
-        let held = directory.child(shown.first()).is_none_or(|child| {
-            let state = child.state();
-            state.is_local() || state.file.base.as_ref() == Some(etag)
+        let shown = name::encode(component);
+        let held = self.directory_of(prefix).is_some_and(|directory| {
+            directory.child(shown.first()).is_none_or(|child| {
+                let state = child.state();
+                state.is_local() || state.file.base.as_ref() == Some(etag)
+            })
         });
         listed && held
+    }
+
+    /// Forgets what is known of a removed key, and of the directories that it may have been the
+    /// last in.
+    fn forget_removed(&self, key: &Key) {
+        let (prefix, component) = split(key);
+        let gone = self
+            .listing
+            .get(&Key::from(prefix), component)
+            .is_some_and(|(known, _)| known.is_absent());
+        let shown = name::encode(component);
+        let unused = self
+            .directory_of(prefix)
+            .is_some_and(|directory| directory.child(shown.first()).is_none());
+        if gone && unused {
+            return;
+        }
+        let mut key = key.clone();
+        loop {
+            let (prefix, component) = split(&key);
+            let (prefix, component) = (Key::from(prefix), component.to_vec());
+            let others = self.listing.has_others(&prefix, &component);
+            self.forget_place(&key);
+            if others || prefix.is_empty() {
+                return;
+            }
+            key = prefix;
+        }
     }
 
     /// Forgets what is known of a key and of the directories that it implies.
@@ -141,11 +150,9 @@ impl Fs {
         for (at, byte) in bytes.iter().enumerate() {
             if *byte == b'/' && at + 1 < bytes.len() {
                 let prefix = Key::from(&bytes[..=at]);
-                if self.place_of(&prefix).is_none_or(|(directory, component)| {
-                    self.listing
-                        .get(&directory.key(), &component)
-                        .is_none_or(|(known, _)| !known.directory)
-                }) {
+                let (parent, component) = split(&prefix);
+                let known = self.listing.get(&Key::from(parent), component);
+                if known.is_none_or(|(known, _)| !known.directory) {
                     self.forget_place(&prefix);
                 }
             }
@@ -154,22 +161,36 @@ impl Fs {
     }
 
     fn forget_place(&self, key: &Key) {
-        let bytes = key.as_bytes();
-        let trimmed = bytes.strip_suffix(b"/").unwrap_or(bytes);
-        let cut = trimmed.iter().rposition(|byte| *byte == b'/');
-        let (prefix, component) = match cut {
-            Some(cut) => (&trimmed[..=cut], &trimmed[cut + 1..]),
-            None => (&trimmed[..0], trimmed),
-        };
+        let (prefix, component) = split(key);
         self.listing.forget(&Key::from(prefix), component);
-        let Some((directory, component)) = self.place_of(key) else {
+        if key.as_bytes().ends_with(b"/") {
+            // It may also be an object of that key, whose name in its directory is empty.
+            self.forget_names(key.as_bytes(), b"");
+        }
+        self.forget_names(prefix, component);
+    }
+
+    /// Makes all names ask again that a component has in the directory of a prefix.
+    fn forget_names(&self, prefix: &[u8], component: &[u8]) {
+        let Some(directory) = self.directory_of(prefix) else {
             return;
         };
-        let shown = crate::name::encode(&component);
-        if let Some(child) = directory.child(shown.first()) {
-            self.expire(&child);
+        for encoded in [name::encode(component), name::encode_file_beside(component)] {
+            let mut directory = Some(directory.clone());
+            for name in encoded.into_names() {
+                let Some(parent) = directory else {
+                    break;
+                };
+                if let Some(rest) = self.component(&name) {
+                    self.listing.forget(&parent.key(), &rest);
+                }
+                directory = parent.child(&name);
+                if let Some(child) = &directory {
+                    self.expire(child);
+                }
+                self.notify.invalidate_entry(parent.ino, &name);
+            }
         }
-        self.notify.invalidate_entry(directory.ino, shown.first());
     }
 
     /// Makes an inode ask again.
@@ -179,7 +200,7 @@ impl Fs {
             if state.is_local() {
                 return;
             }
-            state.expired = true;
+            state.expired = Some(clock::now());
         }
         self.notify.invalidate_inode(inode.ino, true);
     }
@@ -190,5 +211,15 @@ impl Fs {
         for inode in self.table.all() {
             self.expire(&inode);
         }
+    }
+}
+
+/// A key's directory and its last name. The `/` at the end of a prefix belongs to the name.
+fn split(key: &Key) -> (&[u8], &[u8]) {
+    let bytes = key.as_bytes();
+    let bytes = bytes.strip_suffix(b"/").unwrap_or(bytes);
+    match bytes.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&bytes[..=at], &bytes[at + 1..]),
+        None => (&[], bytes),
     }
 }

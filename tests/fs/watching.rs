@@ -1,1 +1,186 @@
-//! ...
+//! A store that tells its changes: nothing is stale, however long it is believed.
+
+use crate::world::*;
+use bucketfs::fs::ROOT;
+use std::time::Duration;
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_others_are_seen_at_once_and_the_kernel_is_told() {
+    let world = World::watched();
+    world.put("d/f", "old").await;
+    let mount = world.mount();
+    settle().await;
+    let (dir, _) = mount.parent("d/f").await.unwrap();
+    let entry = mount.look(dir, b"f").await.unwrap();
+    assert!(entry.ttl > Duration::from_secs(3600));
+    assert!(!mount.exists("d/new").await);
+    mount.kernel.told();
+    world.put("d/f", "newer").await;
+    settle().await;
+    let told = mount.kernel.told();
+    assert!(told.contains(&Told::Entry(dir, "f".into())), "{told:?}");
+    assert!(
+        told.contains(&Told::Inode(entry.attr.ino, true)),
+        "{told:?}"
+    );
+    assert_eq!(mount.stat("d/f").await.unwrap().size, 5);
+    assert_eq!(mount.cat("d/f").await.unwrap(), "newer");
+    world.put("d/new", "x").await;
+    settle().await;
+    assert!(
+        mount
+            .kernel
+            .told()
+            .contains(&Told::Entry(dir, "new".into()))
+    );
+    assert!(mount.exists("d/new").await);
+    world.delete("d/f").await;
+    settle().await;
+    assert!(!mount.exists("d/f").await);
+    assert_eq!(mount.ls("d").await.unwrap(), ["new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_changes_is_asked_for_once() {
+    let world = World::watched();
+    world.put("d/f", "x").await;
+    let mount = world.mount();
+    settle().await;
+    mount.ls("d").await.unwrap();
+    mount.cat("d/f").await.unwrap();
+    mount.cost();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    mount.ls("d").await.unwrap();
+    mount.stat("d/f").await.unwrap();
+    assert!(!mount.exists("d/g").await);
+    assert_eq!(mount.cost(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_keys_that_are_no_paths_are_seen() {
+    let world = World::watched();
+    let long = "l".repeat(300);
+    let keys = ["a//b", "/lead", "beside", "beside/x", "dir/", &long, "%~e"];
+    for key in keys {
+        world.put(key, "old").await;
+    }
+    let mount = world.mount();
+    settle().await;
+    let chunk = mount
+        .ls("")
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|name| name.len() > 100)
+        .unwrap();
+    let rest = mount.ls(&chunk).await.unwrap().remove(0);
+    let rest = format!("{chunk}/{rest}");
+    let paths = [
+        "a/%~e/b",
+        "%~e/lead",
+        "beside%~f",
+        "beside/x",
+        "dir/%~e",
+        &rest,
+        "%~%e",
+    ];
+    for (key, path) in keys.iter().zip(paths) {
+        assert_eq!(mount.stat(path).await.unwrap().size, 3, "{path}");
+        world.put(key, "changed").await;
+        settle().await;
+        assert_eq!(mount.stat(path).await.unwrap().size, 7, "{path}");
+        world.delete(key).await;
+        settle().await;
+        assert!(!mount.exists(path).await, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_on_its_way_when_a_change_is_told_is_not_believed() {
+    let world = World::watched();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    settle().await;
+    let late = mount.late.hold();
+    let change = async {
+        settle().await;
+        world.put("f", "newer").await;
+        settle().await;
+        drop(late);
+    };
+    let (entry, ()) = tokio::join!(mount.look(ROOT, b"f"), change);
+    assert_eq!(entry.unwrap().attr.size, 5);
+    assert_eq!(mount.stat("f").await.unwrap().size, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absence_on_its_way_when_a_creation_is_told_is_not_believed() {
+    let world = World::watched();
+    let mount = world.mount();
+    settle().await;
+    let late = mount.late.hold();
+    let change = async {
+        settle().await;
+        world.put("f", "new").await;
+        settle().await;
+        drop(late);
+    };
+    let (_, ()) = tokio::join!(mount.look(ROOT, b"f"), change);
+    assert!(mount.exists("f").await);
+    assert_eq!(mount.ls("").await.unwrap(), ["f"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_removal_does_not_make_the_directory_unknown() {
+    let world = World::watched();
+    for i in 0..10 {
+        world.put(&format!("d/{i}"), "x").await;
+    }
+    let mount = world.mount();
+    settle().await;
+    mount.ls("d").await.unwrap();
+    mount.cost();
+    for i in 0..9 {
+        mount.unlink(&format!("d/{i}")).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(mount.ls("d").await.unwrap(), ["9"]);
+    assert_eq!(mount.cost(), "delete 9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_commits_cost_no_more_under_a_feed() {
+    let world = World::watched();
+    let mount = world.mount();
+    settle().await;
+    mount.ls("").await.unwrap();
+    mount.cost();
+    for i in 0..5 {
+        mount.save(&format!("{i}"), "x").await.unwrap();
+        settle().await;
+    }
+    mount.ls("").await.unwrap();
+    mount.stat("3").await.unwrap();
+    assert_eq!(mount.cost(), "put 5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_directory_is_seen_by_its_first_key() {
+    let world = World::watched();
+    let mount = world.mount();
+    settle().await;
+    assert!(!mount.exists("d").await);
+    assert!(mount.ls("").await.unwrap().is_empty());
+    world.put("d/e/f", "x").await;
+    settle().await;
+    assert_eq!(mount.ls("").await.unwrap(), ["d"]);
+    assert_eq!(mount.cat("d/e/f").await.unwrap(), "x");
+    world.delete("d/e/f").await;
+    settle().await;
+    assert!(!mount.exists("d").await);
+    assert!(mount.ls("").await.unwrap().is_empty());
+}
