@@ -1,4 +1,5 @@
 //! The filesystem operations without a kernel: any number of mounts over one store.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 #[path = "fs/attributes.rs"]
 mod attributes;

@@ -1,1 +1,197 @@
-//! ...
+//! Modes, owners, times and extended attributes.
+
+use crate::store::Plain;
+use crate::world::*;
+use bucketfs::driver::{Attributes, Driver, PutOptions};
+use bucketfs::fs::{Kind, SetAttr, SetTime};
+use std::time::{Duration, SystemTime};
+
+fn mode(mode: u32) -> SetAttr {
+    SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    }
+}
+
+fn modified(time: SystemTime) -> SetAttr {
+    SetAttr {
+        mtime: Some(SetTime::At(time)),
+        ..SetAttr::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_stored_has_the_mounts_defaults() {
+    let world = World::memory();
+    world.put("d/f", "x").await;
+    let mount = world.mount();
+    let file = mount.stat("d/f").await.unwrap();
+    assert_eq!((file.mode, file.uid, file.gid, file.size), (0o644, 1, 2, 1));
+    let dir = mount.stat("d").await.unwrap();
+    assert_eq!(
+        (dir.kind, dir.mode, dir.uid, dir.gid),
+        (Kind::Directory, 0o755, 1, 2)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn attributes_of_a_clean_file_are_set_without_moving_it() {
+    for world in [World::memory(), World::s3()] {
+        world.put("f", "hello").await;
+        let mount = world.mount();
+        mount.cat("f").await.unwrap();
+        mount.cost();
+        assert_eq!(mount.setattr("f", mode(0o600)).await.unwrap().mode, 0o600);
+        assert_eq!(mount.cost(), "set_attributes 1");
+        assert_eq!(world.mount().stat("f").await.unwrap().mode, 0o600);
+        assert_eq!(mount.cat("f").await.unwrap(), "hello");
+        mount.save("f", "more").await.unwrap();
+        assert_eq!(world.mount().stat("f").await.unwrap().mode, 0o600);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attributes_of_a_dirty_file_ride_on_its_put() {
+    for world in [World::memory(), World::s3()] {
+        let mount = world.mount();
+        mount.ls("").await.unwrap();
+        mount.cost();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let handle = mount.open("f", CREATE).await.unwrap();
+        mount.write(handle, 0, "hello").unwrap();
+        mount.setattr("f", mode(0o640)).await.unwrap();
+        mount.setattr("f", modified(time)).await.unwrap();
+        mount.close(handle).await.unwrap();
+        assert_eq!(mount.cost(), "put 1");
+        let seen = world.mount().stat("f").await.unwrap();
+        assert_eq!((seen.mode, seen.mtime, seen.uid), (0o640, time, CALLER.uid));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_attributes_says_so() {
+    let world = World::over(Plain::bare());
+    world.put("f", "hello").await;
+    let mount = world.mount();
+    let refused = Err(libc::EOPNOTSUPP);
+    assert_eq!(mount.setattr("f", mode(0o600)).await.map(|_| ()), refused);
+    let owner = SetAttr {
+        uid: Some(77),
+        ..SetAttr::default()
+    };
+    assert_eq!(mount.setattr("f", owner).await.map(|_| ()), refused);
+    assert!(
+        mount.setattr("f", mode(0o644)).await.is_ok(),
+        "it is that already"
+    );
+    let ino = mount.ino("f").await.unwrap();
+    let set = mount.fs.setxattr(ino, b"user.a", b"1", 0).await;
+    assert_eq!(set.unwrap_err().errno(), libc::EOPNOTSUPP);
+    assert!(mount.fs.listxattr(ino).await.unwrap().is_empty());
+    assert_eq!(world.get("f").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn touching_a_file_of_a_store_without_times_copies_it_onto_itself() {
+    let world = World::over(Plain::bare().copying(bucketfs::driver::Strength::None));
+    world.put("f", "hello").await;
+    let mount = world.mount();
+    mount.stat("f").await.unwrap();
+    let before = world.raw().head(&"f".into()).await.unwrap().modified;
+    let now = SetAttr {
+        atime: Some(SetTime::Now),
+        mtime: Some(SetTime::Now),
+        ..SetAttr::default()
+    };
+    mount.setattr("f", now).await.unwrap();
+    assert!(world.raw().head(&"f".into()).await.unwrap().modified > before);
+    assert_eq!(mount.cat("f").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn extended_attributes_and_media_types_survive_rewrites_and_renames() {
+    for world in [World::memory(), World::s3()] {
+        let attributes = Attributes {
+            content_type: Some("text/css".into()),
+            user: [("color".to_owned(), "blue".into())].into(),
+            ..Attributes::default()
+        };
+        let options = PutOptions {
+            attributes,
+            ..PutOptions::default()
+        };
+        world
+            .raw()
+            .put(&"f".into(), "old".into(), options)
+            .await
+            .unwrap();
+        let mount = world.mount();
+        mount.save("f", "new").await.unwrap();
+        mount.append("f", " and more").await.unwrap();
+        mount.setattr("f", mode(0o600)).await.unwrap();
+        mount.rename("f", "g").await.unwrap();
+        let ino = mount.ino("g").await.unwrap();
+        assert_eq!(mount.fs.getxattr(ino, b"user.color").await.unwrap(), "blue");
+        mount
+            .fs
+            .setxattr(ino, b"user.size", b"10", 0)
+            .await
+            .unwrap();
+        mount.save("g", "newest").await.unwrap();
+        let told = world
+            .raw()
+            .head(&"g".into())
+            .await
+            .unwrap()
+            .attributes
+            .unwrap();
+        assert_eq!(told.content_type.as_deref(), Some("text/css"));
+        assert_eq!(told.user.len(), 2);
+        assert_eq!(told.mode.unwrap() & 0o7777, 0o600);
+        let ino = mount.ino("g").await.unwrap();
+        mount.fs.removexattr(ino, b"user.color").await.unwrap();
+        let names = mount.fs.listxattr(ino).await.unwrap();
+        assert_eq!(names, "user.size\0");
+        let again = mount.fs.removexattr(ino, b"user.color").await;
+        assert_eq!(again.unwrap_err().errno(), libc::ENODATA);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directorys_mode_is_kept_in_its_marker() {
+    let world = World::memory();
+    world.put("d/f", "x").await;
+    let mount = world.mount();
+    mount.setattr("d", mode(0o700)).await.unwrap();
+    assert_eq!(world.keys().await, ["d/", "d/f"]);
+    assert_eq!(world.mount().stat("d").await.unwrap().mode, 0o700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_and_special_files_are_kept_where_the_store_can() {
+    let world = World::s3();
+    let mount = world.mount();
+    let root = bucketfs::fs::ROOT;
+    mount.ls("").await.unwrap();
+    mount.cost();
+    let entry = mount
+        .fs
+        .symlink(root, b"link", b"to/there", CALLER)
+        .await
+        .unwrap();
+    assert_eq!(mount.cost(), "put 1");
+    assert_eq!(mount.fs.readlink(entry.attr.ino).await.unwrap(), "to/there");
+    mount
+        .fs
+        .mknod(root, b"fifo", libc::S_IFIFO | 0o600, 0, CALLER)
+        .await
+        .unwrap();
+    let other = world.mount();
+    let link = other.stat("link").await.unwrap();
+    assert_eq!((link.kind, link.size), (Kind::Symlink, 8));
+    assert_eq!(other.fs.readlink(link.ino).await.unwrap(), "to/there");
+    assert_eq!(other.stat("fifo").await.unwrap().kind, Kind::Fifo);
+    let bare = World::over(Plain::bare()).mount();
+    let refused = bare.fs.symlink(root, b"link", b"x", CALLER).await;
+    assert_eq!(refused.unwrap_err().errno(), libc::EPERM);
+}

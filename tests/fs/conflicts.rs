@@ -266,7 +266,8 @@ async fn appends_of_two_mounts_are_merged() {
             a.write(one, 0, &format!("a{i}\n")).unwrap();
             b.write(two, 0, &format!("b{i}\n")).unwrap();
             let (one, two) = tokio::join!(a.close(one), b.close(two));
-            (one.unwrap(), two.unwrap());
+            one.unwrap();
+            two.unwrap();
         }
         let text = world.get("log").await.unwrap();
         let mut lines: Vec<&str> = text.lines().collect();
