@@ -32,6 +32,8 @@ pub struct Handle {
     commits: bool,
     /// Opened by `execve`.
     executes: bool,
+    /// How often the inode had lost its pages when this was opened.
+    pages: u64,
     pattern: Pattern,
 }
 
@@ -118,13 +120,14 @@ impl Fs {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let executes = flags & EXECUTES != 0;
         let number = self.next_handle();
-        let (commits, keep_cache, generation) = {
+        let (commits, keep_cache, generation, pages) = {
             let mut state = inode.state();
             state.handles += 1;
             state.executing += u32::from(executes);
             let changed = flags & (libc::O_CREAT | libc::O_TRUNC) != 0 && state.file.dirty;
-            let keep_cache = std::mem::replace(&mut state.file.pages_valid, true);
-            (writable || changed, keep_cache, state.file.generation)
+            let file = &state.file;
+            let commits = writable || changed;
+            (commits, file.pages_valid, file.generation, file.pages_lost)
         };
         let truncated = flags & libc::O_TRUNC != 0;
         self.handles.lock().insert(
@@ -136,6 +139,7 @@ impl Fs {
                 written: AtomicU64::new(if truncated { generation } else { 0 }),
                 commits,
                 executes,
+                pages,
                 pattern: Pattern::default(),
             }),
         );
@@ -143,6 +147,14 @@ impl Fs {
             handle: number,
             keep_cache,
             no_flush: !commits,
+        }
+    }
+
+    /// Notes that a handle is used: the kernel has carried out its open, and has dropped the pages
+    /// that are not valid. Answers to other opens may have overtaken that one's until now.
+    fn used(handle: &Handle, state: &mut super::inode::State) {
+        if state.file.pages_lost == handle.pages {
+            state.file.pages_valid = true;
         }
     }
 
@@ -327,6 +339,7 @@ impl Fs {
         }
         let inode = &handle.inode;
         let mut state = inode.state();
+        Self::used(&handle, &mut state);
         let stage = self.stage(&mut state);
         let appends = handle.append && !paged;
         let at = if appends { stage.size() } else { offset };
@@ -363,6 +376,7 @@ impl Fs {
     /// Reads through a handle; short only at the end of the file.
     pub async fn read(&self, handle: u64, offset: u64, size: u32) -> FsResult<Bytes> {
         let handle = self.handle(handle)?;
+        Self::used(&handle, &mut handle.inode.state());
         self.read_inode(
             &handle.inode,
             offset..offset.saturating_add(u64::from(size)),

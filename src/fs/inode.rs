@@ -102,8 +102,11 @@ pub struct FileState {
     pub lost: Option<(u64, FsError)>,
     /// Commits whose answer was lost.
     pub attempts: Vec<Attempt>,
-    /// Whether the kernel's pages belong to `version` or are our own writes.
+    /// Whether the kernel's pages belong to `version` or are our own writes. An open that lets the
+    /// kernel drop others makes it so when the kernel is known to have heard that.
     pub pages_valid: bool,
+    /// How often pages that the kernel may have ceased to be valid.
+    pub pages_lost: u64,
     /// When a lookup told the version, until the first open has used that.
     pub looked_ahead: Option<Instant>,
     /// Where a drain has saved the bytes of which generation.
@@ -157,6 +160,12 @@ impl State {
         if self.expired.is_some_and(|expired| since >= expired) {
             self.expired = None;
         }
+    }
+
+    /// Notes that pages which the kernel may have are another version's.
+    pub fn lose_pages(&mut self) {
+        self.file.pages_valid = false;
+        self.file.pages_lost += 1;
     }
 
     /// Marks the content as changed: a commit is due.

@@ -473,7 +473,7 @@ impl Fs {
                 size: info.size.unwrap_or(0),
             }));
             state.file.stage = None;
-            state.file.pages_valid = false;
+            state.lose_pages();
             state.file.commits.clear();
         }
         if !info.commits.is_empty() {

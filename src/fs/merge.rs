@@ -195,7 +195,7 @@ impl Fs {
             state.file.commits = info.commits;
             state.file.attempts.clear();
             state.file.version = Some(version);
-            state.file.pages_valid = false;
+            state.lose_pages();
             state.attributes = info.attributes;
             state.check(since);
         }

@@ -27,6 +27,11 @@ pub fn trials() -> Vec<Trial> {
             reads_see_a_new_version_at_open,
         ),
         trial(
+            &[],
+            "versions::opens_side_by_side_see_a_new_version",
+            opens_side_by_side_see_a_new_version,
+        ),
+        trial(
             &[PYTHON],
             "versions::mappings_see_a_new_version_at_open",
             mappings_see_a_new_version_at_open,
@@ -160,7 +165,11 @@ fn change(place: &Place, a: &Mount, turn: usize, content: &[u8]) {
             std::fs::write(a.path("fresh"), content).unwrap();
             std::fs::rename(a.path("fresh"), a.path("f")).unwrap();
         }
-        _ => place.store("f", content),
+        _ => {
+            place.store("f", content);
+            // Until it knows, the other mount's next overwrite would be refused.
+            assert!(std::fs::read(a.path("f")).unwrap() == content);
+        }
     }
 }
 
@@ -170,6 +179,28 @@ fn reads_see_a_new_version_at_open(place: &Place) {
         change(place, &a, turn, content);
         assert!(std::fs::read(b.path("f")).unwrap() == *content, "{turn}");
         assert!(std::fs::read(b.path("f")).unwrap() == *content, "{turn}");
+    }
+}
+
+fn opens_side_by_side_see_a_new_version(place: &Place) {
+    let b = place.file("b", &[]);
+    for round in 0..40 {
+        // Longer, shorter, as long.
+        let length = 100_000 + [0, 50_000, 0, 0, 70_000][round % 5];
+        let content = pattern(length, round as u32);
+        place.store("f", &content);
+        let start = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    let file = File::open(b.path("f")).unwrap();
+                    let size = file.metadata().unwrap().size();
+                    assert_eq!(size, length as u64, "{round}");
+                    assert!(read_at(&file, 0, 1 << 20).unwrap() == content, "{round}");
+                });
+            }
+        });
     }
 }
 
@@ -220,6 +251,15 @@ fn unchanged_pages_are_kept(place: &Place) {
         assert!(std::fs::read(b.path("f")).unwrap() == content);
     }
     assert_eq!(b.received(), received, "the pages of an unchanged file");
+    // Own writes are in the pages already, unless the store's news of them comes before its answer.
+    let kept = (0..5).any(|i| {
+        let received = b.received();
+        let own = b.path(&format!("own{i}"));
+        std::fs::write(&own, &content).unwrap();
+        assert!(std::fs::read(&own).unwrap() == content);
+        b.received() == received
+    });
+    assert!(kept, "the pages of an own file");
     place.store("f", &pattern(SIZE, 8));
     assert!(std::fs::read(b.path("f")).unwrap() == pattern(SIZE, 8));
     assert!(b.received() >= received + SIZE as u64);
