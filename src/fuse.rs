@@ -12,7 +12,7 @@ mod notify;
 pub use killed::Pending;
 pub use notify::NotifyQueue;
 
-use crate::fs::{Caller, DirEntry, Fs, FsError, FsResult, Lookup, SetAttr};
+use crate::fs::{Caller, DirEntry, Entry, Fs, FsError, FsResult, Lookup, Opened, SetAttr};
 use decode::{attr, file_type, fopen, set_time};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
@@ -36,6 +36,9 @@ const GENERATION: Generation = Generation(0);
 const MAX_WRITE: u32 = 1 << 20;
 /// How many requests the kernel may have in the background (read-ahead, asynchronous I/O).
 const MAX_BACKGROUND: u16 = 64;
+
+/// Entries of a directory with their attributes.
+type Entries = Vec<(DirEntry, Option<Entry>)>;
 
 /// The filesystem as fuser wants it.
 #[derive(Debug)]
@@ -83,6 +86,23 @@ impl Edge {
         R: Send + 'static,
         F: Future<Output = FsResult<T>> + Send + 'static,
     {
+        self.run_holding(what, reply, operation, send, |_, _| {});
+    }
+
+    /// [`Edge::run`] for an answer that makes the kernel hold something, which `let_go` takes back
+    /// when it comes too late for a killed requester.
+    fn run_holding<T, R, F>(
+        &self,
+        what: What,
+        reply: R,
+        operation: F,
+        send: fn(R, Result<T, Errno>),
+        let_go: fn(&Arc<Fs>, T),
+    ) where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Future<Output = FsResult<T>> + Send + 'static,
+    {
         let _entered = self.runtime.enter();
         let mut operation = Box::pin(operation);
         let mut context = Context::from_waker(Waker::noop());
@@ -98,8 +118,12 @@ impl Edge {
                         result = &mut operation => result,
                         () = killed.wait() => {
                             send(reply, Err(Errno::EINTR));
+                            // The kernel waits for nothing any more.
+                            drop(killed);
                             // What was begun is brought to its end.
-                            let _ = told(&fs, &what, operation.await);
+                            if let Ok(late) = told(&fs, &what, operation.await) {
+                                let_go(&fs, late);
+                            }
                             return;
                         }
                     };
@@ -110,6 +134,20 @@ impl Edge {
             Err(_) => log::error!("{} of inode {} panicked", what.name, what.ino),
         }
     }
+}
+
+/// Takes back what an entry makes the kernel hold: a lookup.
+fn let_entry_go(fs: &Arc<Fs>, entry: &Entry) {
+    fs.forget(entry.attr.ino, 1);
+}
+
+/// Takes back what an open makes the kernel hold: a handle.
+fn let_handle_go(fs: &Arc<Fs>, opened: Opened) {
+    let fs = fs.clone();
+    tokio::spawn(async move {
+        // Its failure is recorded by the commit.
+        let _ = fs.release(opened.handle).await;
+    });
 }
 
 /// Which operation of whom an answer is for.
@@ -158,14 +196,14 @@ fn send_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     }
 }
 
-fn send_entry(reply: ReplyEntry, result: Result<crate::fs::Entry, Errno>) {
+fn send_entry(reply: ReplyEntry, result: Result<Entry, Errno>) {
     match result {
         Ok(entry) => reply.entry(&entry.ttl, &attr(&entry.attr), GENERATION),
         Err(errno) => reply.error(errno),
     }
 }
 
-fn send_attr(reply: ReplyAttr, result: Result<crate::fs::Entry, Errno>) {
+fn send_attr(reply: ReplyAttr, result: Result<Entry, Errno>) {
     match result {
         Ok(entry) => reply.attr(&entry.ttl, &attr(&entry.attr)),
         Err(errno) => reply.error(errno),
@@ -235,12 +273,22 @@ impl fuser::Filesystem for Edge {
         let name = name.as_bytes().to_vec();
         let operation = async move { fs.lookup(parent.0, &name).await };
         let what = What::new("lookup", request, parent);
-        self.run(what, reply, operation, |reply, result| match result {
-            Ok(Lookup::Found(entry)) => reply.entry(&entry.ttl, &attr(&entry.attr), GENERATION),
-            Ok(Lookup::Absent(ttl)) if ttl.is_zero() => reply.error(Errno::ENOENT),
-            Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &decode::NOTHING, GENERATION),
-            Err(errno) => reply.error(errno),
-        });
+        self.run_holding(
+            what,
+            reply,
+            operation,
+            |reply, result| match result {
+                Ok(Lookup::Found(entry)) => reply.entry(&entry.ttl, &attr(&entry.attr), GENERATION),
+                Ok(Lookup::Absent(ttl)) if ttl.is_zero() => reply.error(Errno::ENOENT),
+                Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &decode::NOTHING, GENERATION),
+                Err(errno) => reply.error(errno),
+            },
+            |fs, found| {
+                if let Lookup::Found(entry) = found {
+                    let_entry_go(fs, &entry);
+                }
+            },
+        );
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
@@ -321,11 +369,12 @@ impl fuser::Filesystem for Edge {
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.mknod(parent.0, &name, mode, rdev, caller).await };
-        self.run(
+        self.run_holding(
             What::new("mknod", request, parent),
             reply,
             operation,
             send_entry,
+            |fs, entry| let_entry_go(fs, &entry),
         );
     }
 
@@ -342,11 +391,12 @@ impl fuser::Filesystem for Edge {
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.mkdir(parent.0, &name, mode, caller).await };
-        self.run(
+        self.run_holding(
             What::new("mkdir", request, parent),
             reply,
             operation,
             send_entry,
+            |fs, entry| let_entry_go(fs, &entry),
         );
     }
 
@@ -387,11 +437,12 @@ impl fuser::Filesystem for Edge {
         let target = target.as_os_str().as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.symlink(parent.0, &name, &target, caller).await };
-        self.run(
+        self.run_holding(
             What::new("symlink", request, parent),
             reply,
             operation,
             send_entry,
+            |fs, entry| let_entry_go(fs, &entry),
         );
     }
 
@@ -435,7 +486,7 @@ impl fuser::Filesystem for Edge {
         let fs = self.fs.clone();
         let user = request.uid();
         let operation = async move { fs.open(ino.0, flags.0, user).await };
-        self.run(
+        self.run_holding(
             What::new("open", request, ino),
             reply,
             operation,
@@ -443,6 +494,7 @@ impl fuser::Filesystem for Edge {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), fopen(&opened)),
                 Err(errno) => reply.error(errno),
             },
+            let_handle_go,
         );
     }
 
@@ -461,16 +513,25 @@ impl fuser::Filesystem for Edge {
         let caller = caller(request);
         let operation = async move { fs.create(parent.0, &name, mode, flags, caller).await };
         let what = What::new("create", request, parent);
-        self.run(what, reply, operation, |reply, result| match result {
-            Ok((entry, opened)) => reply.created(
-                &entry.ttl,
-                &attr(&entry.attr),
-                GENERATION,
-                FileHandle(opened.handle),
-                fopen(&opened),
-            ),
-            Err(errno) => reply.error(errno),
-        });
+        self.run_holding(
+            what,
+            reply,
+            operation,
+            |reply, result| match result {
+                Ok((entry, opened)) => reply.created(
+                    &entry.ttl,
+                    &attr(&entry.attr),
+                    GENERATION,
+                    FileHandle(opened.handle),
+                    fopen(&opened),
+                ),
+                Err(errno) => reply.error(errno),
+            },
+            |fs, (entry, opened)| {
+                let_entry_go(fs, &entry);
+                let_handle_go(fs, opened);
+            },
+        );
     }
 
     fn read(
@@ -641,45 +702,52 @@ impl fuser::Filesystem for Edge {
             }
         };
         let what = What::new("readdirplus", request, ino);
-        self.run(what, reply, operation, |mut reply, result| match result {
-            Ok((fs, entries)) => {
-                let mut full = false;
-                for (entry, told) in entries {
-                    let name = OsStr::from_bytes(&entry.name);
-                    let dots = entry.name == "." || entry.name == "..";
-                    match told {
-                        Some(told) => {
-                            let ino = INodeNo(told.attr.ino);
-                            full = full
-                                || reply.add(
-                                    ino,
+        let send =
+            |mut reply: ReplyDirectoryPlus, result: Result<(Arc<Fs>, Entries), Errno>| match result
+            {
+                Ok((fs, entries)) => {
+                    let mut full = false;
+                    for (entry, told) in entries {
+                        let name = OsStr::from_bytes(&entry.name);
+                        let dots = entry.name == "." || entry.name == "..";
+                        match told {
+                            Some(told) => {
+                                let ino = INodeNo(told.attr.ino);
+                                full = full
+                                    || reply.add(
+                                        ino,
+                                        entry.next,
+                                        name,
+                                        &told.ttl,
+                                        &attr(&told.attr),
+                                        GENERATION,
+                                    );
+                                if full {
+                                    fs.forget(ino.0, 1);
+                                }
+                            }
+                            None if dots && !full => {
+                                let plain = decode::plain(entry.ino, entry.kind);
+                                full = reply.add(
+                                    INodeNo(0),
                                     entry.next,
                                     name,
-                                    &told.ttl,
-                                    &attr(&told.attr),
+                                    &Duration::ZERO,
+                                    &plain,
                                     GENERATION,
                                 );
-                            if full {
-                                fs.forget(ino.0, 1);
                             }
+                            None => {}
                         }
-                        None if dots && !full => {
-                            let plain = decode::plain(entry.ino, entry.kind);
-                            full = reply.add(
-                                INodeNo(0),
-                                entry.next,
-                                name,
-                                &Duration::ZERO,
-                                &plain,
-                                GENERATION,
-                            );
-                        }
-                        None => {}
                     }
+                    reply.ok();
                 }
-                reply.ok();
+                Err(errno) => reply.error(errno),
+            };
+        self.run_holding(what, reply, operation, send, |fs, (_, entries)| {
+            for entry in entries.iter().filter_map(|(_, entry)| entry.as_ref()) {
+                let_entry_go(fs, entry);
             }
-            Err(errno) => reply.error(errno),
         });
     }
 

@@ -1,7 +1,7 @@
 //! What went wrong once, named for its cause.
 
 use crate::guard::kill;
-use crate::harness::{Mount, PYTHON, Place, Process, eventually, trial};
+use crate::harness::{Mount, PYTHON, Place, Process, Root, eventually, trial, trial_alone};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -22,6 +22,11 @@ pub fn trials() -> Vec<Trial> {
             &[PYTHON],
             "regression::a_notification_kept_a_killed_daemon_alive",
             a_notification_kept_a_killed_daemon_alive,
+        ),
+        trial_alone(
+            &[Root, PYTHON],
+            "regression::the_answers_to_killed_processes_were_never_let_go",
+            the_answers_to_killed_processes_were_never_let_go,
         ),
     ]
 }
@@ -97,4 +102,39 @@ say(len(open(stored).read()))
     );
     assert_eq!(said, "whole\n55");
     assert_eq!(m.requests("put"), puts + 1);
+}
+
+fn the_answers_to_killed_processes_were_never_let_go(place: &Place) {
+    place.store("open-slow", b"content");
+    place.store("stat-slow", b"content");
+    let faults = "put:delay=1500ms,get:delay=1500ms,head:delay=1500ms:key~stat";
+    let m = place.faulty("m", faults, &[]);
+    let calls = [
+        "os.stat('stat-slow')",
+        "os.open('open-slow', os.O_RDONLY)",
+        "os.open('lock-slow.lock', os.O_CREAT | os.O_EXCL)",
+        "os.mkdir('dir-slow')",
+        "os.symlink('x', 'link-slow')",
+    ];
+    assert!(m.path("open-slow").exists());
+    std::thread::sleep(Duration::from_millis(400));
+    for call in calls {
+        let script = format!("os.chdir(sys.argv[1])\nsay('begin')\n{call}");
+        let mut process = place.start(&mut place.python(&script, &[&m.path("")]));
+        assert_eq!(process.line(), "begin");
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(!process.has_ended(), "{call}");
+        kill(process.pid(), Signal::KILL);
+        assert_eq!(process.end().code, None);
+    }
+    // What was begun is brought to its end, and nobody holds it.
+    eventually("they are made", || {
+        ["lock-slow.lock", "dir-slow", "link-slow"]
+            .iter()
+            .all(|name| place.path("store").join(name).symlink_metadata().is_ok())
+    });
+    eventually("nothing is held", || {
+        std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        m.number("handles") == 0 && m.number("inodes") == 1
+    });
 }
