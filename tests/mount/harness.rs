@@ -40,21 +40,26 @@ static ALONE: RwLock<()> = RwLock::new(());
 
 /// A test in a place of its own.
 pub fn trial(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
-    runner(needs, name, test, false)
+    runner(needs, name, test, false, true)
 }
 
 /// A test beside which no other runs.
 pub fn trial_alone(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
-    runner(needs, name, test, true)
+    runner(needs, name, test, true, true)
 }
 
-fn runner(needs: &[Need], name: &str, test: fn(&Place), alone: bool) -> Trial {
+/// A test of which the `file:` store tells nobody what changes, as most stores.
+pub fn trial_unwatched(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
+    runner(needs, name, test, false, false)
+}
+
+fn runner(needs: &[Need], name: &str, test: fn(&Place), alone: bool, watched: bool) -> Trial {
     let missing = no_fuse().or_else(|| needs.iter().find_map(lacks));
     let named = name.to_owned();
     let trial = Trial::test(name, move || {
         let shared = (!alone).then(|| ALONE.read().unwrap_or_else(|e| e.into_inner()));
         let only = alone.then(|| ALONE.write().unwrap_or_else(|e| e.into_inner()));
-        let place = Place::new(&named);
+        let place = Place::new(&named, watched);
         // The panic is caught, for the mounts have to end whatever happened.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             test(&place);
@@ -105,6 +110,7 @@ fn no_fuse() -> Option<String> {
 /// The directory of one test: stores, mount points, and what daemons keep.
 pub struct Place {
     root: PathBuf,
+    watched: bool,
     guard: Arc<Guard>,
     mounts: Mutex<Vec<Arc<Mount>>>,
 }
@@ -129,7 +135,7 @@ pub struct Said {
 }
 
 impl Place {
-    fn new(name: &str) -> Place {
+    fn new(name: &str, watched: bool) -> Place {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let last = name.rsplit("::").next().unwrap();
@@ -140,6 +146,7 @@ impl Place {
         Place {
             guard: Guard::new(&root),
             root,
+            watched,
             mounts: Mutex::default(),
         }
     }
@@ -164,7 +171,9 @@ impl Place {
 
     /// Mounts the `file:` store.
     pub fn file(&self, name: &str, args: &[&str]) -> Arc<Mount> {
-        self.mount(name, &self.file_url(), args, true)
+        let unwatched = ["--fault", "watch:error=unavailable"];
+        let more: &[&str] = if self.watched { &[] } else { &unwatched };
+        self.mount(name, &self.file_url(), &[args, more].concat(), true)
     }
 
     /// Mounts a new `memory:` store.

@@ -1,6 +1,8 @@
 //! Two mounts of one store: what each sees of the other's changes, through the kernel's caches.
 
-use crate::harness::{Mount, PYTHON, Place, eventually, fails, pattern, trial, trial_alone};
+use crate::harness::{
+    Mount, Need, PYTHON, Place, eventually, fails, pattern, trial, trial_alone, trial_unwatched,
+};
 use libtest_mimic::Trial;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,84 +11,95 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+/// A test's needs, its name and itself.
+type Test = (&'static [Need], &'static str, fn(&Place));
+
+/// Both with a store that tells what changes in it, and with one that does not.
+const TESTS: &[Test] = &[
+    (
+        &[],
+        "an_open_file_keeps_its_version",
+        an_open_file_keeps_its_version,
+    ),
+    (
+        &[],
+        "a_version_that_is_gone_is_never_mixed",
+        a_version_that_is_gone_is_never_mixed,
+    ),
+    (
+        &[],
+        "reads_see_a_new_version_at_open",
+        reads_see_a_new_version_at_open,
+    ),
+    (
+        &[],
+        "opens_side_by_side_see_a_new_version",
+        opens_side_by_side_see_a_new_version,
+    ),
+    (
+        &[PYTHON],
+        "mappings_see_a_new_version_at_open",
+        mappings_see_a_new_version_at_open,
+    ),
+    (
+        &[],
+        "stat_follows_within_the_ttl",
+        stat_follows_within_the_ttl,
+    ),
+    (
+        &[],
+        "absent_names_appear_within_the_ttl",
+        absent_names_appear_within_the_ttl,
+    ),
+    (
+        &[],
+        "names_that_went_are_not_opened",
+        names_that_went_are_not_opened,
+    ),
+    (
+        &[],
+        "a_released_lock_is_seen_at_once",
+        a_released_lock_is_seen_at_once,
+    ),
+    (
+        &[],
+        "an_exclusive_create_has_one_winner",
+        an_exclusive_create_has_one_winner,
+    ),
+    (
+        &[],
+        "what_a_lock_protects_is_read_fresh",
+        what_a_lock_protects_is_read_fresh,
+    ),
+    (
+        &[PYTHON],
+        "the_later_of_two_writers_keeps_its_bytes_aside",
+        the_later_of_two_writers_keeps_its_bytes_aside,
+    ),
+    (
+        &[PYTHON],
+        "appenders_on_two_mounts_lose_no_line",
+        appenders_on_two_mounts_lose_no_line,
+    ),
+    (
+        &[],
+        "a_directory_removed_elsewhere_is_gone",
+        a_directory_removed_elsewhere_is_gone,
+    ),
+];
+
 pub fn trials() -> Vec<Trial> {
-    vec![
-        trial(
-            &[],
-            "versions::an_open_file_keeps_its_version",
-            an_open_file_keeps_its_version,
-        ),
-        trial(
-            &[],
-            "versions::a_version_that_is_gone_is_never_mixed",
-            a_version_that_is_gone_is_never_mixed,
-        ),
-        trial(
-            &[],
-            "versions::reads_see_a_new_version_at_open",
-            reads_see_a_new_version_at_open,
-        ),
-        trial(
-            &[],
-            "versions::opens_side_by_side_see_a_new_version",
-            opens_side_by_side_see_a_new_version,
-        ),
-        trial(
-            &[PYTHON],
-            "versions::mappings_see_a_new_version_at_open",
-            mappings_see_a_new_version_at_open,
-        ),
-        trial_alone(
-            &[],
-            "versions::unchanged_pages_are_kept",
-            unchanged_pages_are_kept,
-        ),
-        trial(
-            &[],
-            "versions::stat_follows_within_the_ttl",
-            stat_follows_within_the_ttl,
-        ),
-        trial(
-            &[],
-            "versions::absent_names_appear_within_the_ttl",
-            absent_names_appear_within_the_ttl,
-        ),
-        trial(
-            &[],
-            "versions::names_that_went_are_not_opened",
-            names_that_went_are_not_opened,
-        ),
-        trial(
-            &[],
-            "versions::a_released_lock_is_seen_at_once",
-            a_released_lock_is_seen_at_once,
-        ),
-        trial(
-            &[],
-            "versions::an_exclusive_create_has_one_winner",
-            an_exclusive_create_has_one_winner,
-        ),
-        trial(
-            &[],
-            "versions::what_a_lock_protects_is_read_fresh",
-            what_a_lock_protects_is_read_fresh,
-        ),
-        trial(
-            &[PYTHON],
-            "versions::the_later_of_two_writers_keeps_its_bytes_aside",
-            the_later_of_two_writers_keeps_its_bytes_aside,
-        ),
-        trial(
-            &[PYTHON],
-            "versions::appenders_on_two_mounts_lose_no_line",
-            appenders_on_two_mounts_lose_no_line,
-        ),
-        trial(
-            &[],
-            "versions::a_directory_removed_elsewhere_is_gone",
-            a_directory_removed_elsewhere_is_gone,
-        ),
-    ]
+    let watched = TESTS.iter().map(|(needs, name, test)| {
+        let name = format!("versions::{name}");
+        trial(needs, &name, *test)
+    });
+    let unwatched = TESTS.iter().map(|(needs, name, test)| {
+        let name = format!("versions::unwatched::{name}");
+        trial_unwatched(needs, &name, *test)
+    });
+    let name = "versions::unchanged_pages_are_kept";
+    let alone = trial_alone(&[], name, unchanged_pages_are_kept);
+    watched.chain(unwatched).chain([alone]).collect()
 }
 
 fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
