@@ -219,6 +219,13 @@ impl Root {
         flags: OFlags,
     ) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Looking for names leaves the access time alone where the directory is ours.
+        if flags.contains(OFlags::DIRECTORY) && !flags.intersects(OFlags::PATH | OFlags::NOATIME) {
+            match self.open_one(base, path, flags | OFlags::NOATIME) {
+                Err(Errno::PERM) => {}
+                opened => return opened,
+            }
+        }
         let path = if path.is_empty() { b"." } else { path };
         if !self.openat2 {
             return rustix::fs::openat(base, path, flags, Mode::empty());

@@ -227,3 +227,16 @@ async fn pages_read_the_names_once() {
     let page = driver.list(request).await.unwrap();
     assert_eq!(page.entries[0].key, key("00011"));
 }
+
+#[tokio::test]
+async fn listing_leaves_a_directorys_access_time_alone() {
+    let bench = bench();
+    bench.driver.write("d/f", "1").await;
+    let path = bench.dir.path().join("d");
+    // Older than the last change: also `relatime` would move it.
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let times = fs::FileTimes::new().set_accessed(then);
+    fs::File::open(&path).unwrap().set_times(times).unwrap();
+    assert_eq!(bench.driver.all().await, ["d/", "d/f"].map(key));
+    assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), then);
+}
