@@ -292,32 +292,37 @@ impl Fs {
         let Some(target) = Target::of(name) else {
             return Ok(None);
         };
-        let prefix = directory.key();
-        let before = self.listing.mark();
-        let (known, mut since, mut mark, asked) = match self.cached(&prefix, &target, name) {
-            Some((known, since)) => (known, since, before, false),
-            None => {
+        loop {
+            let prefix = directory.key();
+            let before = self.listing.mark();
+            let (known, mut since, mut mark, asked) = match self.cached(&prefix, &target, name) {
+                Some((known, since)) => (known, since, before, false),
+                None => {
+                    let (known, ticket) = self.ask(&prefix, &target).await?;
+                    (known, ticket.since(), ticket.mark(), true)
+                }
+            };
+            let mut found = target.choose(&known);
+            if let Found::Directory(Marker::Unknown) = found
+                && target.form != Form::Chunk
+                && self.capabilities.attributes != AttributeSupport::None
+            {
+                // The listing told no attributes of the directory: its marker does.
                 let (known, ticket) = self.ask(&prefix, &target).await?;
-                (known, ticket.since(), ticket.mark(), true)
+                found = target.choose(&known);
+                (since, mark) = (ticket.since(), ticket.mark());
             }
-        };
-        let mut found = target.choose(&known);
-        if let Found::Directory(Marker::Unknown) = found
-            && target.form != Form::Chunk
-            && self.capabilities.attributes != AttributeSupport::None
-        {
-            // The listing told no attributes of the directory: its marker does.
-            let (known, ticket) = self.ask(&prefix, &target).await?;
-            found = target.choose(&known);
-            (since, mark) = (ticket.since(), ticket.mark());
+            let seen = Seen {
+                found,
+                since,
+                mark,
+                asked,
+            };
+            if directory.key() == prefix {
+                return Ok(self.attach(directory, name, &target, seen, for_kernel));
+            }
+            // The directory was renamed meanwhile: this is about its old place.
         }
-        let seen = Seen {
-            found,
-            since,
-            mark,
-            asked,
-        };
-        Ok(self.attach(directory, name, &target, seen, for_kernel))
     }
 
     /// The known inode of a name, while it may be believed.

@@ -352,6 +352,7 @@ impl Fs {
                 && let Some(rest) = version.key.strip_prefix(old)
             {
                 state.expired = Some(clock::now());
+                state.file.looked_ahead = None;
                 state.file.version = Some(Arc::new(Version {
                     key: new.join(rest.as_bytes()),
                     etag: version.etag.clone(),

@@ -123,3 +123,23 @@ async fn a_renamed_directory_changes_its_ctime_and_keeps_it() {
     later().await;
     assert_eq!(mount.stat("e").await.unwrap(), after);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_in_a_directory_that_is_renamed_meanwhile_finds_the_file_where_it_is_now() {
+    let world = World::memory();
+    world.put("d/f", "text").await;
+    let mount = world.mount();
+    let directory = mount.ino("d").await.unwrap();
+    mount
+        .fault
+        .set("head:delay=1s@1:key~d/f,list:delay=1s@1:key~d/f")
+        .unwrap();
+    let rename = async {
+        half_a_second().await;
+        mount.rename("d", "e").await
+    };
+    let (found, renamed) = tokio::join!(mount.look(directory, b"f"), rename);
+    renamed.unwrap();
+    assert_eq!(found, mount.look(directory, b"f").await);
+    assert!(found.is_ok());
+}
