@@ -235,13 +235,12 @@ impl Fs {
         } else {
             Some(self.settled(inode).await)
         };
-        let before = {
+        {
             let state = inode.state();
             if state.is_local() || state.checked > since {
                 return Ok(());
             }
-            state.file.version.clone()
-        };
+        }
         if !self.adopt(inode, &info, since) {
             // Older handles keep the old version: the name gets a fresh inode.
             self.note_object(inode, Some(&info), since);
@@ -252,9 +251,6 @@ impl Fs {
             return Ok(());
         }
         self.note_object(inode, Some(&info), since);
-        if before.is_none_or(|version| version.etag != info.etag) {
-            self.notify.invalidate_inode(inode.ino, true);
-        }
         Ok(())
     }
 

@@ -472,6 +472,11 @@ impl Fs {
             state.attributes.clone_from(&info.attributes);
         }
         if !same {
+            // Under the lock: nobody is told of the new version while the kernel believes in the
+            // attributes of the old one.
+            if state.file.version.is_some() {
+                self.notify.invalidate_inode(inode.ino, true);
+            }
             state.file.version = Some(Arc::new(Version {
                 key: state.key.clone(),
                 etag: info.etag.clone(),
