@@ -539,6 +539,11 @@ impl Fs {
                 {
                     return Refreshed::Other;
                 }
+                // The kernel keeps a link's target as long as the inode: another target is another
+                // link.
+                if inode.kind == Kind::Symlink && !inode.state().is_version(&info.etag) {
+                    return Refreshed::Other;
+                }
                 if self.adopt(inode, info, since) {
                     Refreshed::Same
                 } else {
