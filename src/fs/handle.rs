@@ -237,6 +237,10 @@ impl Fs {
         };
         {
             let state = inode.state();
+            if state.superseded {
+                // Another open has found that version meanwhile: the name is another inode's.
+                return Err(FsError::plain(libc::ESTALE));
+            }
             if state.is_local() || state.checked > since {
                 return Ok(());
             }

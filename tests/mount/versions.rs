@@ -208,9 +208,9 @@ fn opens_side_by_side_see_a_new_version(place: &Place) {
                 scope.spawn(|| {
                     start.wait();
                     let file = File::open(b.path("f")).unwrap();
+                    assert!(read_at(&file, 0, 1 << 20).unwrap() == content, "{round}");
                     let size = file.metadata().unwrap().size();
                     assert_eq!(size, length as u64, "{round}");
-                    assert!(read_at(&file, 0, 1 << 20).unwrap() == content, "{round}");
                 });
             }
         });
