@@ -6,14 +6,14 @@
 //!
 //! | file | operations |
 //! |---|---|
-//! | [`lookup`] | names to inodes, `getattr` |
-//! | [`handle`] | open, read, write, flush, fsync, release, fallocate, lseek, copy_file_range |
-//! | [`make`] | create, mkdir, symlink, mknod |
-//! | [`remove`] | unlink, rmdir |
-//! | [`rename`], [`movedir`] | rename |
-//! | [`dir`] | opendir, readdir, readdirplus |
-//! | [`node`] | setattr, extended attributes, readlink, statfs |
-//! | [`commit`], [`merge`], [`lost`] | a dirty file's way to the store, and what becomes of losers |
+//! | `lookup` | names to inodes, `getattr` |
+//! | `handle` | open, read, write, flush, fsync, release, fallocate, lseek, copy_file_range |
+//! | `make` | create, mkdir, symlink, mknod |
+//! | `remove` | unlink, rmdir |
+//! | `rename`, `movedir` | rename |
+//! | `dir` | opendir, readdir, readdirplus |
+//! | `node` | setattr, extended attributes, readlink, statfs |
+//! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
 mod attr;
 mod commit;

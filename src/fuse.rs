@@ -2,7 +2,7 @@
 //!
 //! An operation is polled once where it arrives, so that what the caches know is answered on the
 //! FUSE thread; what has to wait goes on as a tokio task with its reply. While it waits, a killed
-//! requester is let go ([`killed`]); the operation itself goes on to its end.
+//! requester is let go (`killed`); the operation itself goes on to its end.
 
 mod decode;
 mod descriptors;
