@@ -241,6 +241,13 @@ impl Inode {
         self.children.lock().get(name).cloned()
     }
 
+    /// Whether a name leads to this inode. While its turn is held no operation of this mount moves
+    /// it from there, but a lookup may find another version under the name.
+    pub fn is_at(&self, directory: &Inode, name: &[u8]) -> bool {
+        let known = directory.child(name);
+        known.is_some_and(|known| std::ptr::eq(&*known, self))
+    }
+
     /// Its key, or its prefix.
     pub fn key(&self) -> Key {
         self.state.lock().key.clone()

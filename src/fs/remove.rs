@@ -47,15 +47,33 @@ impl Fs {
         }
         let _names = self.names.read().await;
         let _turn = directory.turn.lock().await;
-        let Some(inode) = self.hold(&directory, name).await? else {
-            return Err(FsError::plain(libc::ENOENT));
-        };
-        if inode.kind == Kind::Directory {
-            return Err(FsError::plain(libc::EISDIR));
+        loop {
+            let Some(inode) = self.hold(&directory, name).await? else {
+                return Err(FsError::plain(libc::ENOENT));
+            };
+            if inode.kind == Kind::Directory {
+                return Err(FsError::plain(libc::EISDIR));
+            }
+            if self.unlink_file(&directory, name, &inode).await? {
+                return Ok(());
+            }
         }
+    }
+
+    /// Removes a file's name, if it is still its: a commit that lost its race, for one, leaves the
+    /// name to another file and has taken the inode to its conflict file meanwhile.
+    async fn unlink_file(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        inode: &Arc<Inode>,
+    ) -> FsResult<bool> {
         let _turn = inode.turn.lock().await;
-        self.before_replaced(&inode).await?;
-        if self.is_stored(&inode) {
+        if !inode.is_at(directory, name) {
+            return Ok(false);
+        }
+        self.before_replaced(inode).await?;
+        if self.is_stored(inode) {
             let key = inode.key();
             match self.driver.delete(&key, Default::default()).await {
                 Ok(()) => {}
@@ -63,11 +81,11 @@ impl Fs {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.note_removed(&directory, name, false);
-        self.detach(&directory, name, &inode);
-        self.touch_directory(&directory);
-        self.may_be_empty(&directory);
-        Ok(())
+        self.note_removed(directory, name, false);
+        self.detach(directory, name, inode);
+        self.touch_directory(directory);
+        self.may_be_empty(directory);
+        Ok(true)
     }
 
     /// Whether the store has, or may have, an object for an inode.
@@ -123,10 +141,7 @@ impl Fs {
             return Err(FsError::plain(libc::ENOTDIR));
         }
         let _turns = take_turns(&parent, &directory).await;
-        if parent
-            .child(name)
-            .is_none_or(|now| !Arc::ptr_eq(&now, &directory))
-        {
+        if !directory.is_at(&parent, name) {
             return Err(FsError::plain(libc::ENOENT));
         }
         self.require_empty(&directory).await?;

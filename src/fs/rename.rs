@@ -120,6 +120,10 @@ impl Fs {
         expected: &mut Option<Option<ETag>>,
     ) -> FsResult<bool> {
         let _turns = take_turns(source, target.unwrap_or(source)).await;
+        // A commit that lost meanwhile has taken its inode to a conflict file.
+        if !source.is_at(from.0, from.1) || target.is_some_and(|target| !target.is_at(to.0, to.1)) {
+            return Ok(true);
+        }
         if let Some(target) = target {
             if target.state().file.dirty && self.is_stored(target) {
                 // What is replaced is replaced with its last bytes, as on a disk.
@@ -475,6 +479,9 @@ impl Fs {
             return Err(FsError::plain(libc::EINVAL));
         }
         let _turns = take_turns(a, b).await;
+        if !a.is_at(at_a.0, at_a.1) || !b.is_at(at_b.0, at_b.1) {
+            return Err(FsError::plain(libc::ESTALE));
+        }
         for inode in [a, b] {
             if inode.state().file.dirty {
                 self.commit_in_turn(inode).await?;

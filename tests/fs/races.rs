@@ -112,3 +112,30 @@ async fn an_answer_older_than_an_own_rename_does_not_undo_it() {
     assert_eq!(mount.cat("g").await.unwrap(), "x");
     assert_eq!(mount.put("f", EXCLUSIVE, "new").await, Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_removed_while_its_commit_loses_takes_no_conflict_file_with_it() {
+    for rename in [false, true] {
+        let world = World::memory();
+        world.put("f", "base").await;
+        let mount = world.mount();
+        let handle = mount.open("f", WRITE).await.unwrap();
+        mount.write(handle, 0, "mine").unwrap();
+        world.put("f", "theirs").await;
+        mount.fault.set("put:delay=1s").unwrap();
+        let change = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if rename {
+                mount.rename("f", "g").await
+            } else {
+                mount.unlink("f").await
+            }
+        };
+        let (closed, changed) = tokio::join!(mount.close(handle), change);
+        assert_eq!((closed, changed), (Err(libc::ESTALE), Ok(())));
+        assert_eq!(world.conflicts("f").await, ["mine"]);
+        assert_eq!(world.get("f").await, None);
+        let moved = rename.then(|| "theirs".to_owned());
+        assert_eq!(world.get("g").await, moved);
+    }
+}
