@@ -5,6 +5,7 @@ use crate::fs::{DrainReport, FsStatus};
 use crate::layer::StatsSnapshot;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,23 @@ const MOST_CLIENTS: usize = 16;
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a drain tells its progress; a client that hears nothing for much longer gives up.
 pub const PROGRESS: Duration = Duration::from_millis(250);
+
+/// Longest path of a socket in bytes, without the final NUL.
+const LONGEST_PATH: usize = 107;
+
+/// Calls `act` with a path of a socket that is short enough for the kernel, however deep the
+/// runtime directory lies.
+pub fn at_socket<T>(socket: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return act(socket);
+    };
+    if socket.as_os_str().len() <= LONGEST_PATH {
+        return act(socket);
+    }
+    let dir = std::fs::File::open(dir)?;
+    let short = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    act(&Path::new(&short).join(name))
+}
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,7 +218,7 @@ pub fn ask(
     // Connecting to a hung daemon does not block before its backlog is full.
     let connect = {
         let socket = socket.to_owned();
-        move || UnixStream::connect(socket)
+        move || at_socket(&socket, |path| UnixStream::connect(path))
     };
     let mut stream = crate::mount::point::within(patience, connect)
         .ok_or_else(|| silent(&"no connection in time"))?
@@ -364,5 +382,17 @@ mod tests {
         });
         assert_eq!(failure.unwrap_err().exit, Exit::NotAnswering);
         assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_socket_deep_in_the_tree_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(100)).join("e".repeat(100));
+        std::fs::create_dir_all(&deep).unwrap();
+        let socket = deep.join("mount.sock");
+        let bind = |path: &Path| std::os::unix::net::UnixListener::bind(path);
+        let _listener = at_socket(&socket, bind).unwrap();
+        assert!(socket.exists());
+        at_socket(&socket, |path| UnixStream::connect(path)).unwrap();
     }
 }
