@@ -305,7 +305,7 @@ fn publish(
 ) -> io::Result<UnixListener> {
     let listener = {
         let _inside = runtime.enter();
-        crate::control::at_socket(&registration.socket(), |path| UnixListener::bind(path))?
+        crate::control::at_socket(registration.socket(), |path| UnixListener::bind(path))?
     };
     let pid = std::process::id();
     registration.publish(&Record {
