@@ -21,6 +21,8 @@ mod regression;
 mod renames;
 #[path = "fs/store.rs"]
 mod store;
+#[path = "fs/stress.rs"]
+mod stress;
 #[path = "fs/watching.rs"]
 mod watching;
 #[path = "fs/world.rs"]

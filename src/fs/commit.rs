@@ -98,7 +98,10 @@ impl Fs {
         let mut merges = 0;
         loop {
             let plan = match self.next_step(inode)? {
-                Step::Clean => return Ok(()),
+                Step::Clean => {
+                    self.table.reap(inode);
+                    return Ok(());
+                }
                 Step::Fetch(version, missing) => {
                     match self.fill(inode, &version, missing, None).await {
                         Ok(()) => continue,

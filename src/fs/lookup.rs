@@ -408,7 +408,12 @@ impl Fs {
         };
         let place: Place = (directory.clone(), Bytes::copy_from_slice(name));
         let inode = match found {
-            Found::Nothing => return None,
+            Found::Nothing => {
+                drop(children);
+                // It may have been kept only for the name that it has lost.
+                self.table.reap(directory);
+                return None;
+            }
             Found::Object(info) => {
                 let key = target.object_key(&prefix);
                 let kind = Attr::of_object(0, &info, &self.options).kind;

@@ -115,12 +115,16 @@ impl Fs {
             && set.mode.is_none()
             && set.uid.is_none()
             && set.gid.is_none();
-        if !change.is_empty() {
-            self.change_attributes(&inode, change, touch).await?;
-        }
+        let changed = if change.is_empty() {
+            Ok(())
+        } else {
+            self.change_attributes(&inode, change, touch).await
+        };
+        // No close follows that would commit the new length.
         if set.size.is_some() && set.handle.is_none() {
             self.commit_in_turn(&inode).await?;
         }
+        changed?;
         Ok(self.entry(&inode))
     }
 

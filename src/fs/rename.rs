@@ -465,6 +465,7 @@ impl Fs {
         self.touch_directory(from.0);
         self.touch_directory(to.0);
         self.may_be_empty(from.0);
+        self.table.reap(from.0);
     }
 
     /// Swaps two files where the store can do that in one step.

@@ -195,3 +195,21 @@ async fn links_and_special_files_are_kept_where_the_store_can() {
     let refused = bare.fs.symlink(root, b"link", b"x", CALLER).await;
     assert_eq!(refused.unwrap_err().errno(), libc::EPERM);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_length_is_committed_although_the_mode_beside_it_is_refused() {
+    let world = World::over(Plain::bare());
+    world.put("f", "hello").await;
+    let mount = world.mount();
+    let set = SetAttr {
+        size: Some(2),
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        mount.setattr("f", set).await.map(|_| ()),
+        Err(libc::EOPNOTSUPP)
+    );
+    assert_eq!(world.get("f").await.unwrap(), "he");
+    assert_eq!(mount.fs.status().dirty_files, 0);
+}
