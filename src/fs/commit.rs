@@ -22,7 +22,23 @@ use crate::name;
 use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts a commit as long as it runs, also one that is given up.
+struct UnderWay<'a>(&'a AtomicU64);
+
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A commit on its way.
 pub(super) struct Plan {
@@ -80,9 +96,9 @@ impl Fs {
 
     /// Commits a file; the caller holds its turn and a share of `names`.
     pub(super) async fn commit_in_turn(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
-        self.uploads.fetch_add(1, Ordering::Relaxed);
+        let under_way = UnderWay::begin(&self.uploads);
         let result = self.commit_rounds(inode).await;
-        self.uploads.fetch_sub(1, Ordering::Relaxed);
+        drop(under_way);
         match &result {
             Ok(()) => self.unsent.lock().remove(&inode.ino),
             Err(error) => {

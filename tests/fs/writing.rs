@@ -374,3 +374,19 @@ async fn a_read_only_mount_refuses_every_change() {
     assert_eq!(mount.cat("f").await.unwrap(), "x");
     assert_eq!(world.keys().await, ["d/f", "f"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn drain_saves_bytes_before_it_waits_for_markers() {
+    let world = World::memory();
+    world.put("d/f", "x").await;
+    let mount = world.mount();
+    let handle = mount.open("new", CREATE).await.unwrap();
+    mount.write(handle, 0, "bytes").unwrap();
+    mount.unlink("d/f").await.unwrap();
+    mount.fault.set("*:hang").unwrap();
+    let drain = mount.fs.drain(Duration::from_secs(5));
+    let report = tokio::time::timeout(Duration::from_secs(20), drain).await;
+    assert_eq!(report.expect("it waits for ever").unsent.len(), 1);
+    assert_eq!(mount.kept(), ["bytes"]);
+    assert_eq!(mount.fs.status().uploads, 0);
+}
