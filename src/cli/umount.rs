@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long the daemon may be silent: it tells its progress four times a second.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(60);
 /// How long the process may take to end after it has answered.
 const ENDING: Duration = Duration::from_secs(15);
 
