@@ -138,8 +138,9 @@ impl Place {
     fn new(name: &str, watched: bool) -> Place {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
+        // Short, for the path of a socket below it has about a hundred bytes.
         let last = name.rsplit("::").next().unwrap();
-        let root = guard::run_dir().join(format!("{number}-{last}"));
+        let root = guard::run_dir().join(format!("{number}-{last:.16}"));
         std::fs::create_dir(&root).unwrap();
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o711)).unwrap();
         std::fs::create_dir(root.join("store")).unwrap();
