@@ -584,14 +584,18 @@ impl fuser::Filesystem for Edge {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        if self.fs.is_unwritten(handle.0)
-            && let Some(mount) = self.mount.get()
-            && descriptors::writes(request.pid(), *mount, ino.0)
-        {
-            return reply.ok();
-        }
         let fs = self.fs.clone();
-        let operation = async move { fs.flush(handle.0).await };
+        let mount = self.mount.get().copied();
+        let pid = request.pid();
+        let operation = async move {
+            if fs.is_unwritten(handle.0)
+                && let Some(mount) = mount
+                && descriptors::write_elsewhere(pid, mount, ino.0).await
+            {
+                return Ok(());
+            }
+            fs.flush(handle.0).await
+        };
         self.run(
             What::new("flush", request, ino),
             reply,

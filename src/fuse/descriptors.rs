@@ -6,14 +6,37 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How many descriptors of a process are looked at.
 const MOST: usize = 64;
 
+/// How long looking may take. The kernel tells nothing of a process that is in the middle of an
+/// exec, and that one may be waiting for the very flush that asks: it closes what is `FD_CLOEXEC`.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How many may look at once; a look that has to wait for an exec leaves its thread behind until
+/// the flush is answered.
+static LOOKS: Semaphore = Semaphore::const_new(16);
+
+/// [`writes`], where that can be found out soon; false where it cannot.
+pub(super) async fn write_elsewhere(pid: u32, mount: u64, ino: u64) -> bool {
+    let Ok(permit) = LOOKS.try_acquire() else {
+        return false;
+    };
+    let look = tokio::task::spawn_blocking(move || {
+        let found = writes(pid, mount, ino);
+        drop(permit);
+        found
+    });
+    matches!(tokio::time::timeout(PATIENCE, look).await, Ok(Ok(true)))
+}
+
 /// Whether a process has a file of a mount open for writing by any descriptor: then another flush
 /// of it is certain to follow. The descriptor that is being closed is not among them any more.
 /// False where that cannot be found out.
-pub(super) fn writes(pid: u32, mount: u64, ino: u64) -> bool {
+fn writes(pid: u32, mount: u64, ino: u64) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
     let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
         return false;

@@ -248,9 +248,16 @@ fn with_helper(dir: &Path, lazy: bool) -> io::Result<()> {
     }
 }
 
-/// Processes that have something open below `dir`, as `PID (NAME)`, at most a few. It looks at
-/// what `/proc` shows this user, and asks no daemon.
+/// Processes that have something open below `dir`, as `PID (NAME)`, at most a few, as far as they
+/// are found in time: what the kernel tells of a process can wait for that process, which may wait
+/// for some hung mount.
 pub fn users(dir: &Path) -> Vec<String> {
+    let dir = dir.to_owned();
+    within(PATIENCE, move || look_for_users(&dir)).unwrap_or_default()
+}
+
+/// It looks at what `/proc` shows this user, and asks no daemon.
+fn look_for_users(dir: &Path) -> Vec<String> {
     let is_below = |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
     let uses = |process: &Path| {
         ["cwd", "root", "exe"]

@@ -189,7 +189,9 @@ impl Session {
         match self.take_away(false).await {
             Err(error) if is_busy(&error) && lazy => {
                 // Once it is detached nobody is below the path any more.
-                let users = point::users(&self.dir).join(", ");
+                let dir = self.dir.clone();
+                let looking = tokio::task::spawn_blocking(move || point::users(&dir));
+                let users = looking.await.unwrap_or_default().join(", ");
                 self.take_away(true).await?;
                 log::warn!("{} is detached; in use by: {users}", self.dir.display());
             }

@@ -15,6 +15,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial(
             &[PYTHON],
+            "regression::an_exec_waited_for_the_flush_that_asked_about_it",
+            an_exec_waited_for_the_flush_that_asked_about_it,
+        ),
+        trial(
+            &[PYTHON],
             "regression::notifications_waited_behind_a_hung_lookup",
             notifications_waited_behind_a_hung_lookup,
         ),
@@ -29,6 +34,23 @@ pub fn trials() -> Vec<Trial> {
             the_answers_to_killed_processes_were_never_let_go,
         ),
     ]
+}
+
+/// The kernel tells nothing of a process in the middle of an exec, which closes what is
+/// `FD_CLOEXEC`; asking about its descriptors before that close was answered never ended.
+fn an_exec_waited_for_the_flush_that_asked_about_it(place: &Place) {
+    let m = place.file("m", &[]);
+    let began = Instant::now();
+    let said = place.script(
+        "
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.execv('/bin/echo', ['echo', 'executed'])
+",
+        &[&m.path("f")],
+    );
+    assert_eq!(said, "executed");
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(place.stored("f").unwrap(), b"");
 }
 
 /// Lets a process hang in a lookup in the directory `d`, and others change that directory.

@@ -230,18 +230,11 @@ async fn asked(
     Some(report)
 }
 
-/// How long processes that use the mount are looked for. What the kernel tells of a process can
-/// wait for that process, which may wait for some hung mount; whether this one is busy the kernel
-/// tells as well.
-const LOOKING: Duration = Duration::from_secs(2);
-
 /// Processes that use the mount, looked for where it holds up nobody.
 async fn users_of(session: &Session) -> Vec<String> {
     let dir = session.path().to_owned();
-    // In a thread that may be left behind: a task of the runtime would hold up its end.
-    let looking =
-        tokio::task::spawn_blocking(move || point::within(LOOKING, move || point::users(&dir)));
-    looking.await.ok().flatten().unwrap_or_default()
+    let looking = tokio::task::spawn_blocking(move || point::users(&dir));
+    looking.await.unwrap_or_default()
 }
 
 /// Tells how much is left again and again; it never returns.
