@@ -107,6 +107,7 @@ impl Edge {
         let mut operation = Box::pin(operation);
         let mut context = Context::from_waker(Waker::noop());
         let fs = self.fs.clone();
+        let _answering = self.pending.answer();
         match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context))) {
             Ok(Poll::Ready(result)) => send(reply, told(&fs, &what, result)),
             Ok(Poll::Pending) => {

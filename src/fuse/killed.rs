@@ -28,6 +28,8 @@ const EXITING: u64 = 0x4;
 pub struct Pending {
     waiting: parking_lot::Mutex<HashMap<u64, Waiting>>,
     last: AtomicU64,
+    /// Held while a request is answered at once, or finds that it has to wait.
+    answering: parking_lot::RwLock<()>,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,16 @@ impl Pending {
             number,
             killed,
         }
+    }
+
+    /// Held by who answers a request at once.
+    pub(super) fn answer(&self) -> parking_lot::RwLockReadGuard<'_, ()> {
+        self.answering.read()
+    }
+
+    /// Waits until the answers that are being given at once are out, or their requests wait.
+    pub(super) fn let_answers_out(&self) {
+        drop(self.answering.write());
     }
 
     /// The inodes that requests are about, each with the time since which the oldest of them waits.

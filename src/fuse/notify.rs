@@ -4,6 +4,10 @@
 //! a notification about it would wait as well: with all those behind it, and beyond the reach of
 //! SIGKILL, which would leave the connection of a killed daemon open for ever. Such notifications
 //! are put off until the request is answered.
+//!
+//! An answer that was made up before a change must not reach the kernel after its notification,
+//! which would be lost on it. Answers given at once are waited for; those of requests that wait
+//! are told by the same rule as above.
 
 use crate::clock::{self, Instant};
 use crate::fs::KernelNotify;
@@ -58,9 +62,16 @@ struct Kernel {
     device: OwnedFd,
 }
 
-/// Notifications that were put off, and since when.
+/// Notifications that were put off.
 #[derive(Debug, Default)]
-struct PutOff(HashMap<Notification, Instant>);
+struct PutOff(HashMap<Notification, Since>);
+
+/// Since when a notification is put off, and when it was last asked for.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    first: Instant,
+    last: Instant,
+}
 
 impl PutOff {
     /// Takes one in, or gives it back when it can be sent. `waiting` tells since when requests
@@ -75,25 +86,34 @@ impl PutOff {
             return Some(notification);
         }
         if self.0.len() < QUEUE {
-            self.0.entry(notification).or_insert(now);
+            let since = self.0.entry(notification);
+            since
+                .or_insert(Since {
+                    first: now,
+                    last: now,
+                })
+                .last = now;
         } else {
             log::debug!("too many notifications are put off: one is left to the TTL");
         }
         None
     }
 
-    /// Gives back those that can be sent now.
+    /// Gives back those that can be sent now. One that a request still outlives stays as well.
     fn due(&mut self, waiting: &HashMap<u64, Instant>, now: Instant) -> Vec<Notification> {
-        let can = |notification: &Notification, since: Instant| {
-            waiting
-                .get(&notification.inode())
-                .is_none_or(|oldest| since + PATIENCE <= now && *oldest + PATIENCE > now)
-        };
-        let due = self.0.iter().filter(|(what, since)| can(what, **since));
-        let due: Vec<Notification> = due.map(|(notification, _)| notification.clone()).collect();
-        for notification in &due {
-            self.0.remove(notification);
-        }
+        let mut due = Vec::new();
+        self.0.retain(|notification, since| {
+            let Some(oldest) = waiting.get(&notification.inode()) else {
+                due.push(notification.clone());
+                return false;
+            };
+            if since.first + PATIENCE > now || *oldest + PATIENCE <= now {
+                return true;
+            }
+            due.push(notification.clone());
+            since.first = now;
+            *oldest <= since.last
+        });
         due
     }
 }
@@ -106,6 +126,7 @@ fn run(receiver: &Receiver<Notification>, kernel: &Kernel, pending: &Pending) {
             true => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
             false => receiver.recv_timeout(INTERVAL),
         };
+        pending.let_answers_out();
         let now = clock::now();
         match next {
             Ok(next) => {
@@ -250,6 +271,23 @@ mod tests {
         let later = start + second * 2;
         assert!(put_off.due(&busy(start), later).is_empty());
         assert_eq!(put_off.due(&busy(later - second / 2), later), [inode]);
+    }
+
+    #[test]
+    fn a_request_older_than_the_last_change_is_waited_for() {
+        let (start, second) = (clock::now(), Duration::from_secs(1));
+        let mut put_off = PutOff::default();
+        let inode = Notification::Inode(7);
+        let busy = |since: Instant| HashMap::from([(7, since)]);
+        assert_eq!(put_off.take(inode.clone(), &busy(start), start), None);
+        // It changes again while a younger request waits, whose answer may be of before.
+        let (asked, again) = (start + second / 2, start + second * 3 / 4);
+        assert_eq!(put_off.take(inode.clone(), &busy(asked), again), None);
+        let later = start + second * 5 / 4;
+        for waiting in [busy(asked), HashMap::new()] {
+            assert_eq!(put_off.due(&waiting, later), std::slice::from_ref(&inode));
+        }
+        assert!(put_off.due(&HashMap::new(), later).is_empty());
     }
 
     #[test]
