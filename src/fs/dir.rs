@@ -98,26 +98,35 @@ impl Fs {
 
     /// The entries from an offset on with their attributes. The lookup count of each is raised;
     /// what is not told to the kernel has to be taken back with [`Fs::forget`]. `.` and `..` have
-    /// no attributes. An entry that is gone has none either.
+    /// no attributes. An entry that is gone has none either, and is among the others only.
     pub async fn readdirplus(
         &self,
         handle: u64,
-        offset: u64,
+        mut offset: u64,
     ) -> FsResult<Vec<(DirEntry, Option<Entry>)>> {
-        let entries = self.readdir(handle, offset).await?;
-        let directory = self.dir_handle(handle)?.inode.clone();
-        let told = futures::stream::iter(entries)
-            .map(|entry| {
-                let directory = &directory;
-                async move {
-                    let attr = self.plus(directory, &entry).await;
-                    (entry, attr)
-                }
-            })
-            .buffered(ASKING)
-            .collect()
-            .await;
-        Ok(told)
+        loop {
+            let entries = self.readdir(handle, offset).await?;
+            let directory = self.dir_handle(handle)?.inode.clone();
+            let told: Vec<_> = futures::stream::iter(entries)
+                .map(|entry| {
+                    let directory = &directory;
+                    async move {
+                        let attr = self.plus(directory, &entry).await;
+                        (entry, attr)
+                    }
+                })
+                .buffered(ASKING)
+                .collect()
+                .await;
+            let is_gone = |(entry, told): &(DirEntry, Option<Entry>)| {
+                told.is_none() && entry.name != "." && entry.name != ".."
+            };
+            match told.last() {
+                // A batch of which every entry is gone would say that this is the end.
+                Some((last, _)) if told.iter().all(is_gone) => offset = last.next,
+                _ => return Ok(told),
+            }
+        }
     }
 
     /// The attributes of an entry that `readdirplus` tells.
