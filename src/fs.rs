@@ -17,6 +17,7 @@
 
 mod attr;
 mod commit;
+mod content;
 mod dir;
 pub mod errno;
 mod handle;
@@ -31,6 +32,7 @@ mod node;
 mod remove;
 mod rename;
 mod status;
+mod target;
 mod watch;
 
 pub use attr::{Attr, BLOCK_SIZE, Kind};

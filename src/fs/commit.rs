@@ -6,9 +6,9 @@
 
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
-use super::lookup::{Form, Target};
 use super::lost::Loser;
 use super::merge::Fate;
+use super::target::{Form, Target};
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;

@@ -1,4 +1,4 @@
-//! Open files: open, read, write, flush, release.
+//! Open files: open, flush, release.
 
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
@@ -10,9 +10,6 @@ use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{ErrorKind, GetOptions, GetOutcome};
-use crate::writeback::stage::{Origin, Stage};
-use bytes::Bytes;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{MutexGuard, RwLockReadGuard};
@@ -34,7 +31,8 @@ pub struct Handle {
     executes: bool,
     /// How often the inode had lost its pages when this was opened.
     pages: u64,
-    pattern: Pattern,
+    /// How it has been read, for reading ahead.
+    pub pattern: Pattern,
 }
 
 impl Handle {
@@ -72,15 +70,6 @@ pub struct Opened {
 /// The flag with which the kernel opens a program that it runs (`__FMODE_EXEC`). That handle stays
 /// open as long as the program runs.
 const EXECUTES: i32 = 0x20;
-
-/// How content is written into a file that is not wholly here.
-fn origin(version: &Arc<Version>) -> Origin {
-    Origin {
-        key: version.key.clone(),
-        etag: version.etag.clone(),
-        size: version.size,
-    }
-}
 
 impl Fs {
     /// An open file by its handle.
@@ -152,7 +141,7 @@ impl Fs {
 
     /// Notes that a handle is used: the kernel has carried out its open, and has dropped the pages
     /// that are not valid. Answers to other opens may have overtaken that one's until now.
-    fn used(handle: &Handle, state: &mut super::inode::State) {
+    pub(super) fn used(handle: &Handle, state: &mut super::inode::State) {
         if state.file.pages_lost == handle.pages {
             state.file.pages_valid = true;
         }
@@ -260,7 +249,7 @@ impl Fs {
 
     /// Waits until no operation of this mount is changing the store for an inode, and keeps others
     /// from it: only then can our own versions and names be told from somebody else's.
-    async fn settled<'a>(
+    pub(super) async fn settled<'a>(
         &'a self,
         inode: &'a Inode,
     ) -> (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>) {
@@ -289,250 +278,6 @@ impl Fs {
         drop(children);
         if let Some(component) = self.component(&name) {
             self.listing.forget(&parent.key(), &component);
-        }
-    }
-
-    /// Empties a file that is opened with `O_TRUNC`.
-    fn truncate_open(&self, inode: &Arc<Inode>, uid: u32) -> FsResult<()> {
-        let mut state = inode.state();
-        state.file.stage = Some(Stage::new(&self.area, None));
-        self.wrote(&mut state, uid, false);
-        state.attr.size = 0;
-        drop(state);
-        self.mark_dirty(inode);
-        Ok(())
-    }
-
-    /// The bookkeeping of every change of content.
-    pub(super) fn wrote(&self, state: &mut State, uid: u32, appended: bool) {
-        state.touch_content(appended);
-        let now = clock::wall();
-        state.attr.mtime = now;
-        state.attr.ctime = now;
-        if uid != 0 {
-            state.attr.drop_privilege_bits();
-        }
-    }
-
-    /// The stage of an inode, begun over its version if there is none.
-    pub(super) fn stage<'a>(&self, state: &'a mut State) -> &'a mut Stage {
-        let version = state.file.version.as_ref().map(origin);
-        state
-            .file
-            .stage
-            .get_or_insert_with(|| Stage::new(&self.area, version))
-    }
-
-    /// Writes through a handle. With `O_APPEND` the bytes go to the end, wherever the kernel
-    /// believes that to be, unless they are `paged`: stored through a mapping.
-    pub fn write(
-        &self,
-        handle: u64,
-        offset: u64,
-        data: &[u8],
-        uid: u32,
-        paged: bool,
-    ) -> FsResult<u32> {
-        let handle = self.handle(handle)?;
-        if !handle.writable {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        let inode = &handle.inode;
-        let mut state = inode.state();
-        Self::used(&handle, &mut state);
-        let stage = self.stage(&mut state);
-        let appends = handle.append && !paged;
-        let at = if appends { stage.size() } else { offset };
-        let end = at.saturating_add(data.len() as u64);
-        if end > self.max_file_size() {
-            drop(state);
-            return Err(self.too_large(inode));
-        }
-        stage.write(at, data)?;
-        let size = stage.size();
-        self.wrote(&mut state, uid, appends);
-        handle.wrote(&state);
-        state.attr.size = size;
-        drop(state);
-        self.mark_dirty(inode);
-        if at != offset {
-            log::debug!("inode {}: appended at {at}..{end}, not {offset}", inode.ino);
-            self.notify.invalidate_inode(inode.ino, false);
-        }
-        Ok(data.len() as u32)
-    }
-
-    pub(super) fn too_large(&self, inode: &Inode) -> FsError {
-        FsError::new(
-            libc::EFBIG,
-            format!(
-                "{:?}: larger than {} bytes, the most that can be staged or stored; see --staging-size",
-                inode.path(),
-                self.max_file_size()
-            ),
-        )
-    }
-
-    /// Reads through a handle; short only at the end of the file.
-    pub async fn read(&self, handle: u64, offset: u64, size: u32) -> FsResult<Bytes> {
-        let handle = self.handle(handle)?;
-        Self::used(&handle, &mut handle.inode.state());
-        self.read_inode(
-            &handle.inode,
-            offset..offset.saturating_add(u64::from(size)),
-            &handle.pattern,
-        )
-        .await
-    }
-
-    /// Reads a range of an inode's content, staged or stored.
-    pub(super) async fn read_inode(
-        &self,
-        inode: &Arc<Inode>,
-        range: Range<u64>,
-        pattern: &Pattern,
-    ) -> FsResult<Bytes> {
-        // A second round is needed when a commit or a rename moved the version meanwhile.
-        for _ in 0..8 {
-            let (missing, version) = {
-                let state = inode.state();
-                match &state.file.stage {
-                    Some(stage) => {
-                        let end = range.end.min(stage.size());
-                        if range.start >= end {
-                            return Ok(Bytes::new());
-                        }
-                        let missing = stage.missing(range.start..end);
-                        if missing.is_empty() {
-                            return Ok(stage.read(range.start..end)?);
-                        }
-                        let origin = stage.origin().ok_or(FsError::plain(libc::EIO))?;
-                        let version = Version {
-                            key: origin.key.clone(),
-                            etag: origin.etag.clone(),
-                            size: origin.size,
-                        };
-                        (missing, Arc::new(version))
-                    }
-                    None => {
-                        let Some(version) = &state.file.version else {
-                            return Ok(Bytes::new());
-                        };
-                        let end = range.end.min(version.size);
-                        if range.start >= end {
-                            return Ok(Bytes::new());
-                        }
-                        if let Some(bytes) = self.fetcher.cached(version, range.start..end, pattern)
-                        {
-                            return Ok(bytes);
-                        }
-                        (Vec::new(), version.clone())
-                    }
-                }
-            };
-            let outcome = if missing.is_empty() {
-                let end = range.end.min(version.size);
-                match self.fetcher.read(&version, range.start..end, pattern).await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => Err(error),
-                }
-            } else {
-                self.fill(inode, &version, missing, Some(pattern)).await
-            };
-            if let Err(error) = outcome {
-                let moved = || {
-                    let state = inode.state();
-                    let stands_for = match &state.file.stage {
-                        Some(stage) => stage.origin().map(|origin| (&origin.key, &origin.etag)),
-                        None => state.file.version.as_ref().map(|v| (&v.key, &v.etag)),
-                    };
-                    stands_for != Some((&version.key, &version.etag))
-                };
-                let gone = matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound);
-                if gone && !moved() {
-                    // A commit, a rename or a change of attributes that is under way may be what
-                    // moved it.
-                    drop(self.settled(inode).await);
-                }
-                match error.kind() {
-                    _ if moved() => continue,
-                    ErrorKind::Changed | ErrorKind::NotFound => {
-                        return Err(FsError::new(
-                            libc::ESTALE,
-                            format!(
-                                "{:?}: the version that was opened is gone from the store; open the file again",
-                                version.key
-                            ),
-                        ));
-                    }
-                    _ => return Err(error.into()),
-                }
-            }
-        }
-        Err(FsError::new(
-            libc::EIO,
-            format!("{:?}: the file keeps changing its version", inode.path()),
-        ))
-    }
-
-    /// Fetches ranges of a stage's origin into it.
-    pub(super) async fn fill(
-        &self,
-        inode: &Arc<Inode>,
-        version: &Arc<Version>,
-        missing: Vec<Range<u64>>,
-        pattern: Option<&Pattern>,
-    ) -> crate::driver::Result<()> {
-        /// The most that is held in memory on the way into the stage.
-        const PIECE: u64 = 8 << 20;
-        let own = Pattern::default();
-        for range in missing {
-            let mut start = range.start;
-            while start < range.end {
-                let end = range.end.min(start + PIECE);
-                let bytes = self
-                    .fetcher
-                    .read(version, start..end, pattern.unwrap_or(&own))
-                    .await?;
-                let mut state = inode.state();
-                if let Some(stage) = &mut state.file.stage
-                    && stage
-                        .origin()
-                        .is_some_and(|o| o.etag == version.etag && o.key == version.key)
-                {
-                    stage.fill(start, &bytes)?;
-                }
-                start = end;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a file's whole content independent of the store, for handles that outlive its name.
-    pub(super) async fn keep_content(&self, inode: &Arc<Inode>) -> FsResult<()> {
-        loop {
-            let (version, missing) = {
-                let mut state = inode.state();
-                let stage = self.stage(&mut state);
-                let missing = stage.missing(0..stage.size());
-                let Some(origin) = stage.origin().filter(|_| !missing.is_empty()) else {
-                    return Ok(());
-                };
-                let version = Version {
-                    key: origin.key.clone(),
-                    etag: origin.etag.clone(),
-                    size: origin.size,
-                };
-                (Arc::new(version), missing)
-            };
-            match self.fill(inode, &version, missing, None).await {
-                Ok(()) => {}
-                // Gone already: its handles read ESTALE, as they would have anyway.
-                Err(error) if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
         }
     }
 
@@ -599,152 +344,6 @@ impl Fs {
         }
         self.table.reap(inode);
         result
-    }
-
-    /// Cuts or extends a file.
-    pub(super) fn resize(&self, inode: &Arc<Inode>, size: u64, uid: u32) -> FsResult<()> {
-        if size > self.max_file_size() {
-            return Err(self.too_large(inode));
-        }
-        let mut state = inode.state();
-        let stage = self.stage(&mut state);
-        stage.set_size(size)?;
-        self.wrote(&mut state, uid, false);
-        state.attr.size = size;
-        drop(state);
-        self.mark_dirty(inode);
-        Ok(())
-    }
-
-    /// `fallocate`: reserves (which extends), punches holes and zeroes ranges.
-    pub fn fallocate(
-        &self,
-        handle: u64,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        uid: u32,
-    ) -> FsResult<()> {
-        let handle = self.handle(handle)?;
-        if !handle.writable {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        let end = offset
-            .checked_add(length)
-            .filter(|_| length > 0)
-            .ok_or(FsError::plain(libc::EINVAL))?;
-        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let inode = &handle.inode;
-        match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 if keep_size => return Ok(()),
-            0 => {
-                if end <= inode.state().attr.size {
-                    return Ok(());
-                }
-                self.resize(inode, end, uid)?;
-                handle.wrote(&inode.state());
-                return Ok(());
-            }
-            libc::FALLOC_FL_PUNCH_HOLE if keep_size => {}
-            libc::FALLOC_FL_ZERO_RANGE => {}
-            _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
-        }
-        if end > self.max_file_size() {
-            return Err(self.too_large(inode));
-        }
-        let mut state = inode.state();
-        let stage = self.stage(&mut state);
-        if !keep_size && end > stage.size() {
-            stage.set_size(end)?;
-        }
-        let end = end.min(stage.size());
-        if offset < end {
-            stage.zero(offset..end)?;
-        }
-        let size = stage.size();
-        self.wrote(&mut state, uid, false);
-        handle.wrote(&state);
-        state.attr.size = size;
-        drop(state);
-        self.mark_dirty(inode);
-        Ok(())
-    }
-
-    /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`.
-    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> FsResult<i64> {
-        let handle = self.handle(handle)?;
-        let state = handle.inode.state();
-        let size = state.attr.size;
-        let at = u64::try_from(offset)
-            .ok()
-            .filter(|at| *at < size)
-            .ok_or(FsError::plain(libc::ENXIO))?;
-        let found = match (whence, &state.file.stage) {
-            (libc::SEEK_DATA, Some(stage)) => stage.next_data(at),
-            (libc::SEEK_DATA, None) => Some(at),
-            (libc::SEEK_HOLE, Some(stage)) => Some(stage.next_hole(at)),
-            (libc::SEEK_HOLE, None) => Some(size),
-            _ => return Err(FsError::plain(libc::EINVAL)),
-        };
-        let found = found.ok_or(FsError::plain(libc::ENXIO))?;
-        Ok(found.min(size) as i64)
-    }
-
-    /// `copy_file_range`: the whole of a clean file into an empty one becomes a copy on the
-    /// server when the target is committed; everything else is read and written here, up to
-    /// 8 MiB a call.
-    pub async fn copy_file_range(
-        self: &Arc<Self>,
-        from: (u64, u64),
-        to: (u64, u64),
-        length: u64,
-        uid: u32,
-    ) -> FsResult<u32> {
-        const PIECE: u64 = 8 << 20;
-        let source = self.handle(from.0)?;
-        let target = self.handle(to.0)?;
-        if !target.writable {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        if target.append {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        if from.1 == 0 && to.1 == 0 && self.capabilities.copy.is_some() {
-            let version = {
-                let state = source.inode.state();
-                state.file.version.clone().filter(|v| {
-                    state.file.stage.is_none()
-                        && !state.is_local()
-                        && v.size > 0
-                        && v.size <= length
-                        && v.size <= i32::MAX as u64
-                })
-            };
-            if let Some(version) = version
-                && !Arc::ptr_eq(&source.inode, &target.inode)
-            {
-                let mut state = target.inode.state();
-                let empty = state.attr.size == 0;
-                if empty {
-                    state.file.stage = Some(Stage::new(&self.area, Some(origin(&version))));
-                    self.wrote(&mut state, uid, false);
-                    target.wrote(&state);
-                    state.attr.size = version.size;
-                    drop(state);
-                    self.mark_dirty(&target.inode);
-                    return Ok(version.size as u32);
-                }
-            }
-        }
-        let end = from.1.saturating_add(length.min(PIECE));
-        let bytes = self
-            .read_inode(&source.inode, from.1..end, &source.pattern)
-            .await?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let written = self.write(to.0, to.1, &bytes, uid, false)?;
-        Ok(written)
     }
 
     /// Looks at an open file's attributes.

@@ -5,7 +5,8 @@ use super::errno::{FsError, FsResult};
 use super::handle::Opened;
 use super::inode::Inode;
 use super::locks::looks_like_lock;
-use super::lookup::{Entry, Form, Target};
+use super::lookup::Entry;
+use super::target::{Form, Target};
 use super::{ExclusiveCreate, Fs};
 use crate::clock;
 use crate::driver::{

@@ -1,9 +1,10 @@
 //! Removing names: unlink, rmdir, and the markers of directories that lose their last file.
 
+use super::Fs;
 use super::attr::Kind;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT};
-use super::{Fs, lookup};
+use super::target::Target;
 use crate::clock::{self, Instant};
 use crate::driver::{AttributeSupport, Body, ErrorKind, ListRequest, PutOptions};
 use crate::key::Key;
@@ -295,7 +296,7 @@ impl Fs {
 
     /// Notes in the listing that a name is gone.
     pub(super) fn note_removed(&self, parent: &Arc<Inode>, name: &[u8], directory: bool) {
-        if let Some(target) = lookup::Target::of(name) {
+        if let Some(target) = Target::of(name) {
             self.listing
                 .changed(&parent.key(), &target.component, clock::now(), |known| {
                     if directory {

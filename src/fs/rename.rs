@@ -5,7 +5,8 @@ use super::commit::same_conditions;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::remove::take_turns;
-use super::{ConflictRecord, Fs, lookup, seconds};
+use super::target::Target;
+use super::{ConflictRecord, Fs, seconds};
 use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
@@ -419,7 +420,7 @@ impl Fs {
 
     /// Forgets what a name was, so that the next look asks the store.
     fn ask_again(&self, place: (&Arc<Inode>, &[u8])) {
-        if let Some(target) = lookup::Target::of(place.1) {
+        if let Some(target) = Target::of(place.1) {
             self.listing.forget(&place.0.key(), &target.component);
         }
         if let Some(child) = place.0.child(place.1) {
