@@ -253,29 +253,39 @@ fn with_helper(dir: &Path, lazy: bool) -> io::Result<()> {
 /// for some hung mount.
 pub fn users(dir: &Path) -> Vec<String> {
     let dir = dir.to_owned();
-    within(PATIENCE, move || look_for_users(&dir)).unwrap_or_default()
+    let (sender, receiver) = mpsc::sync_channel(USERS);
+    let looking = move || {
+        let tell = |user| sender.send(user).is_ok();
+        look_for_users(&dir)
+            .take(USERS)
+            .take_while(|user| tell(user.clone()))
+            .count()
+    };
+    let _ = within(PATIENCE, looking);
+    receiver.try_iter().collect()
 }
 
+/// How many users are told.
+const USERS: usize = 5;
+
 /// It looks at what `/proc` shows this user, and asks no daemon.
-fn look_for_users(dir: &Path) -> Vec<String> {
-    let is_below = |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
-    let uses = |process: &Path| {
+fn look_for_users(dir: &Path) -> impl Iterator<Item = String> {
+    let is_below =
+        move |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
+    let uses = move |process: &Path| {
         ["cwd", "root", "exe"]
             .iter()
             .any(|name| is_below(process.join(name)))
             || entries(&process.join("fd")).any(is_below)
             || entries(&process.join("map_files")).any(is_below)
     };
-    entries(Path::new("/proc"))
-        .filter_map(|process| {
-            let pid: u32 = process.file_name()?.to_str()?.parse().ok()?;
-            uses(&process).then(|| {
-                let name = std::fs::read(process.join("comm")).unwrap_or_default();
-                format!("{pid} ({})", String::from_utf8_lossy(name.trim_ascii()))
-            })
+    entries(Path::new("/proc")).filter_map(move |process| {
+        let pid: u32 = process.file_name()?.to_str()?.parse().ok()?;
+        uses(&process).then(|| {
+            let name = std::fs::read(process.join("comm")).unwrap_or_default();
+            format!("{pid} ({})", String::from_utf8_lossy(name.trim_ascii()))
         })
-        .take(5)
-        .collect()
+    })
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -363,9 +373,9 @@ mod tests {
     fn users_of_a_directory_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        assert_eq!(users(&root), Vec::<String>::new());
+        assert_eq!(look_for_users(&root).next(), None);
         let _open = std::fs::File::create(root.join("file")).unwrap();
         let me = std::process::id().to_string();
-        assert!(users(&root).iter().any(|user| user.starts_with(&me)));
+        assert!(look_for_users(&root).any(|user| user.starts_with(&me)));
     }
 }
