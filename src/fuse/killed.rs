@@ -4,13 +4,16 @@
 //! was killed. Requests that wait longer than [`PATIENCE`] are therefore looked after: when
 //! SIGKILL is pending for the requester (the kernel adds it for every fatal signal), or when it is
 //! exiting because of a signal and only waits for the flush of its files, it is answered EINTR.
+//!
+//! What `/proc` tells of a process can wait for that process: for the end of an exec, say, which
+//! closes files and may wait for us. So it is read in threads of their own, a few at most.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{self, Instant};
 
@@ -39,8 +42,13 @@ struct Waiting {
     inodes: [u64; 2],
     since: Instant,
     flushing: bool,
+    /// Somebody is looking after it.
+    looking: bool,
     killed: Arc<Notify>,
 }
+
+/// How many requests are looked after at once.
+static LOOKS: Semaphore = Semaphore::const_new(64);
 
 /// A request's place among those that wait; it leaves when this is dropped.
 pub(super) struct Killed {
@@ -75,6 +83,7 @@ impl Pending {
             inodes,
             since: clock::now(),
             flushing,
+            looking: false,
             killed: killed.clone(),
         };
         self.waiting.lock().insert(number, waiting);
@@ -107,19 +116,29 @@ impl Pending {
         inodes
     }
 
-    fn look(&self) {
+    /// Looks after requests that have waited long, each in a thread of its own.
+    fn look(self: &Arc<Self>) {
         let now = clock::now();
-        let old: Vec<(u32, bool, Arc<Notify>)> = self
-            .waiting
-            .lock()
-            .values()
-            .filter(|waiting| waiting.pid != 0 && waiting.since + PATIENCE <= now)
-            .map(|waiting| (waiting.pid, waiting.flushing, waiting.killed.clone()))
-            .collect();
-        for (pid, flushing, killed) in old {
-            if is_killed(pid) || flushing && is_exiting_by_signal(pid) {
-                killed.notify_one();
+        for (number, waiting) in self.waiting.lock().iter_mut() {
+            if waiting.pid == 0 || waiting.looking || waiting.since + PATIENCE > now {
+                continue;
             }
+            let Ok(permit) = LOOKS.try_acquire() else {
+                return;
+            };
+            waiting.looking = true;
+            let (number, pid, flushing) = (*number, waiting.pid, waiting.flushing);
+            let killed = waiting.killed.clone();
+            let pending = self.clone();
+            tokio::task::spawn_blocking(move || {
+                if is_killed(pid) || flushing && is_exiting_by_signal(pid) {
+                    killed.notify_one();
+                }
+                drop(permit);
+                if let Some(waiting) = pending.waiting.lock().get_mut(&number) {
+                    waiting.looking = false;
+                }
+            });
         }
     }
 }

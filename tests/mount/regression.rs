@@ -20,6 +20,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial(
             &[PYTHON],
+            "regression::execs_waited_for_commits_that_waited_for_them",
+            execs_waited_for_commits_that_waited_for_them,
+        ),
+        trial(
+            &[PYTHON],
             "regression::notifications_waited_behind_a_hung_lookup",
             notifications_waited_behind_a_hung_lookup,
         ),
@@ -51,6 +56,30 @@ os.execv('/bin/echo', ['echo', 'executed'])
     assert_eq!(said, "executed");
     assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!(place.stored("f").unwrap(), b"");
+}
+
+/// Requests that wait long have their process looked at, on the threads that were to answer them.
+fn execs_waited_for_commits_that_waited_for_them(place: &Place) {
+    let m = place.faulty("m", "put:delay=1s", &[]);
+    let began = Instant::now();
+    let said = place.script(
+        "
+pids = []
+for name in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        os.write(os.open(name, os.O_WRONLY | os.O_CREAT), b'bytes')
+        os.execv('/bin/true', ['true'])
+    pids.append(pid)
+say([os.waitpid(pid, 0)[1] for pid in pids])
+",
+        &[&m.path("a"), &m.path("b"), &m.path("c"), &m.path("d")],
+    );
+    assert_eq!(said, "[0, 0, 0, 0]");
+    assert!(began.elapsed() < Duration::from_secs(10));
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(place.stored(name).unwrap(), b"bytes");
+    }
 }
 
 /// Lets a process hang in a lookup in the directory `d`, and others change that directory.
