@@ -15,6 +15,7 @@
 //! | `node` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
+mod ask;
 mod attr;
 mod commit;
 mod content;
@@ -153,6 +154,7 @@ pub struct Fs {
     started: SystemTime,
     table: Table,
     listing: ListingCache,
+    look_aheads: ask::LookAheads,
     fetcher: Arc<Fetcher>,
     area: Arc<StagingArea>,
     handles: Mutex<HashMap<u64, Arc<handle::Handle>>>,
@@ -198,6 +200,7 @@ impl Fs {
         let fs = Arc::new(Fs {
             table: Table::new(root),
             listing: ListingCache::new(options.listing_entries),
+            look_aheads: ask::LookAheads::new(),
             fetcher: Fetcher::new(
                 driver.clone(),
                 FetchOptions {

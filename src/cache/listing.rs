@@ -20,6 +20,7 @@ use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What is known of one name (a component of keys).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,6 +79,10 @@ struct Directory {
     window: Option<Window>,
     /// How many records were left when the absent ones were last dropped.
     pruned: usize,
+    /// When a name was last asked for by itself.
+    asked: Option<Instant>,
+    /// When it was last seen to have more names than a page.
+    large: Option<Instant>,
 }
 
 impl Directory {
@@ -332,6 +337,21 @@ impl ListingCache {
         let forgotten = self.forgotten.lock();
         let at = forgotten.directories.peek(prefix).copied();
         at.unwrap_or(forgotten.floor) > ticket.sequence
+    }
+
+    /// Notes that a name of a directory has to be asked for. Whether another one was within `ttl`,
+    /// and nothing says that the first page of a listing would not do instead.
+    pub fn asked(&self, prefix: &Key, now: Instant, ttl: Duration, large: Duration) -> bool {
+        self.change(prefix, |directory| {
+            let before = directory.asked.replace(now);
+            before.is_some_and(|before| before + ttl > now)
+                && directory.large.is_none_or(|seen| seen + large <= now)
+        })
+    }
+
+    /// Notes that a directory has more names than a page.
+    pub fn is_large(&self, prefix: &Key, now: Instant) {
+        self.change(prefix, |directory| directory.large = Some(now));
     }
 
     /// What is known of `name` in the directory `prefix`, and since when.

@@ -220,6 +220,7 @@ impl Driver for Local {
             false => Strength::Checked,
         };
         Capabilities {
+            remote: false,
             put_condition: strength,
             delete_condition: strength,
             range: true,

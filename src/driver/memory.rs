@@ -323,6 +323,7 @@ fn parse_token(text: &str) -> Result<Key> {
 impl Driver for Memory {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            remote: false,
             put_condition: Strength::Atomic,
             delete_condition: Strength::Atomic,
             range: true,

@@ -318,6 +318,9 @@ pub struct UploadLimits {
 /// [`ErrorKind::Unsupported`] and changes nothing. The conformance suite checks both directions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Whether a request goes over a network, so that its round trip costs more than what it
+    /// brings: what is likely to be wanted next is asked for with it.
+    pub remote: bool,
     /// Strength of the precondition of `put`.
     pub put_condition: Strength,
     /// Strength of the precondition of `delete`.
@@ -367,6 +370,7 @@ impl Default for Capabilities {
     /// Only what is required, without conditions.
     fn default() -> Self {
         Capabilities {
+            remote: true,
             put_condition: Strength::None,
             delete_condition: Strength::None,
             range: true,

@@ -6,9 +6,9 @@ use super::inode::{Held, Inode, Place, ROOT};
 use super::target::{Form, Found, Seen, Target};
 use super::{Fs, HIDDEN};
 use crate::cache::content::Version;
-use crate::cache::listing::{Known, Marker, Ticket};
+use crate::cache::listing::{Known, Marker};
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, ErrorKind, ListRequest, ObjectInfo};
+use crate::driver::{AttributeSupport, ObjectInfo};
 use crate::key::Key;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -98,74 +98,6 @@ impl Fs {
         (since + ttl > clock::now()).then_some((known, since))
     }
 
-    /// Asks the store what a name is, again if something that was heard meanwhile makes the answer
-    /// doubtful.
-    async fn ask(&self, prefix: &Key, target: &Target) -> FsResult<(Known, Ticket)> {
-        let mut again = 3;
-        loop {
-            let ticket = self.listing.begin(clock::now());
-            let known = self.ask_once(prefix, target).await?;
-            if again == 0 || !self.listing.is_outdated(prefix, &ticket) {
-                if target.form != Form::Chunk {
-                    self.listing
-                        .learned(prefix, &target.component, known.clone(), &ticket);
-                }
-                return Ok((known, ticket));
-            }
-            again -= 1;
-        }
-    }
-
-    /// Asks the store what a name is: head and a listing of one key, side by side.
-    async fn ask_once(&self, prefix: &Key, target: &Target) -> FsResult<Known> {
-        let key = target.object_key(prefix);
-        let below = target.directory_prefix(prefix);
-        if key.len() > self.capabilities.max_key {
-            return Err(FsError::plain(libc::ENAMETOOLONG));
-        }
-        let head = async {
-            if key.is_empty() || target.form == Form::Chunk {
-                return Ok(None);
-            }
-            match self.driver.head(&key).await {
-                Ok(info) => Ok(Some(Arc::new(info))),
-                Err(error) => match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::InvalidKey => Ok(None),
-                    _ => Err(error),
-                },
-            }
-        };
-        let list = self.driver.list(ListRequest {
-            limit: 1,
-            ..ListRequest::flat(&below)
-        });
-        let (head, list) = futures::join!(head, list);
-        let object = head?;
-        let page = match list {
-            Ok(page) => page,
-            // Who may read one object need not be allowed to list.
-            Err(error) if object.is_some() && error.kind() == ErrorKind::Denied => {
-                Default::default()
-            }
-            Err(error) if error.kind() == ErrorKind::InvalidKey => Default::default(),
-            Err(error) => return Err(error.into()),
-        };
-        let first = page.entries.into_iter().next();
-        let directory = first.is_some() || page.next.is_some();
-        let marker = match first {
-            Some(entry) if entry.key == below => entry
-                .object
-                .map_or(Marker::Unknown, |info| Marker::Present(Arc::new(info))),
-            Some(_) => Marker::Absent,
-            None => Marker::Unknown,
-        };
-        Ok(Known {
-            object,
-            directory,
-            marker,
-        })
-    }
-
     /// Looks a name up.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Lookup> {
         let directory = self.directory(parent)?;
@@ -213,7 +145,7 @@ impl Fs {
             let (known, mut since, mut mark, asked) = match self.cached(&prefix, &target, name) {
                 Some((known, since)) => (known, since, before, false),
                 None => {
-                    let (known, ticket) = self.ask(&prefix, &target).await?;
+                    let (known, ticket) = self.ask(&prefix, &target, name).await?;
                     (known, ticket.since(), ticket.mark(), true)
                 }
             };
@@ -223,7 +155,7 @@ impl Fs {
                 && self.capabilities.attributes != AttributeSupport::None
             {
                 // The listing told no attributes of the directory: its marker does.
-                let (known, ticket) = self.ask(&prefix, &target).await?;
+                let (known, ticket) = self.ask(&prefix, &target, name).await?;
                 found = target.choose(&known);
                 (since, mark) = (ticket.since(), ticket.mark());
             }
@@ -495,6 +427,9 @@ impl Fs {
     /// Whether a lookup has just told the version that an open wants; counts once.
     pub(super) fn take_look_ahead(&self, inode: &Inode) -> bool {
         let taken = inode.state().file.looked_ahead.take();
+        if taken.is_some() {
+            self.look_aheads.opened();
+        }
         let acquired = *self.acquired.lock();
         taken.is_some_and(|at| {
             at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)

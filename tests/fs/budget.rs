@@ -1,6 +1,8 @@
-//! Requests per operation on a store such as S3. A cold look at a name is a head and a listing,
-//! side by side; `listed` is what follows a listing of the directory.
+//! Requests per operation on a store such as S3. A cold look at a name is a get, of as
+//! much as a small file has, and a listing, side by side; `listed` is what follows a listing of the
+//! directory.
 
+use crate::store::Plain;
 use crate::world::{Mount, World, later};
 use bucketfs::driver::{Body, Driver, PutOptions};
 use std::pin::Pin;
@@ -30,55 +32,53 @@ macro_rules! row {
     };
 }
 
-const LOOK: &str = "head 1, list 1";
+const LOOK: &str = "get 1, list 1";
 
 #[tokio::test(start_paused = true)]
 async fn common_operations_cost_what_is_budgeted() {
     let rows = [
         row!("ls", "list 1", "", |m| m.ls("").await.unwrap()),
-        row!("stat", "head 1, list 1", "", |m| m
+        row!("stat", "get 1, list 1", "", |m| m
             .stat("f007")
             .await
             .unwrap()),
-        row!("stat missing", "head 1, list 1", "", |m| m
+        row!("stat missing", "get 1, list 1", "", |m| m
             .stat("nope")
             .await
             .unwrap_err()),
-        row!("cat", "get 1, head 1, list 1", "get 1", |m| m
+        row!("cat", "get 1, list 1", "get 1", |m| m
             .cat("f007")
             .await
             .unwrap()),
-        row!("create", "head 1, list 1, put 1", "put 1", |m| m
+        row!("create", "get 1, list 1, put 1", "put 1", |m| m
             .save("new", "hello")
             .await
             .unwrap()),
-        row!("overwrite", "head 1, list 1, put 1", "head 1, put 1", |m| m
+        row!("overwrite", "get 1, list 1, put 1", "head 1, put 1", |m| m
             .save("f007", "hello")
             .await
             .unwrap()),
-        row!(
-            "append",
-            "get 1, head 1, list 1, put 1",
-            "get 1, put 1",
-            |m| m.append("f007", "hello").await.unwrap()
-        ),
-        row!("mkdir", "head 1, list 1, put 1", "put 1", |m| m
+        row!("append", "get 1, list 1, put 1", "get 1, put 1", |m| m
+            .append("f007", "hello")
+            .await
+            .unwrap()),
+        row!("mkdir", "get 1, list 1, put 1", "put 1", |m| m
             .mkdir("d")
             .await
             .unwrap()),
         row!(
             "rename",
-            "copy 1, delete 1, head 2, list 2",
+            "copy 1, delete 1, get 2, list 2",
             "copy 1, delete 1",
             |m| m.rename("f007", "moved").await.unwrap()
         ),
         row!(
             "rename over",
-            "copy 1, delete 1, head 2, list 2",
+            "copy 1, delete 1, get 2, list 2",
             "copy 1, delete 1",
             |m| m.rename("f007", "f008").await.unwrap()
         ),
-        row!("rm", "delete 1, head 1, list 1", "delete 1", |m| m
+        row!("rm", "delete 1, get 1, list 1", "delete 1", |m| m
             .unlink("f007")
             .await
             .unwrap()),
@@ -136,4 +136,73 @@ async fn a_directory_costs_a_marker_and_a_look_inside() {
     assert_eq!(mount.cost(), "put 1");
     mount.rmdir("d").await.unwrap();
     assert_eq!(mount.cost(), "delete 1, list 1");
+}
+
+/// A store of that many files, without attributes, so that listings tell all that there is.
+async fn plain(files: usize) -> World {
+    let world = World::over(Plain::bare());
+    for i in 0..files {
+        world.put(&format!("d/f{i:04}"), "old").await;
+    }
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_name_of_a_directory_lists_it() {
+    let world = plain(20).await;
+    let mount = world.mount();
+    for i in 0..20 {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+    }
+    // `d`, the first name in it, and the listing; each other file is one get.
+    assert_eq!(mount.cost(), "get 21, list 3");
+    for i in 0..20 {
+        mount.save(&format!("d/new{i}"), "x").await.unwrap();
+    }
+    assert_eq!(mount.cost(), "put 20");
+
+    let mount = world.mount();
+    for i in 0..20 {
+        mount.save(&format!("d/newer{i}"), "x").await.unwrap();
+    }
+    assert_eq!(mount.cost(), "get 2, list 3, put 20");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_larger_than_a_page_is_listed_once_in_vain() {
+    let world = plain(1500).await;
+    let mount = world.mount();
+    for i in 1490..1500 {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+    }
+    assert_eq!(mount.cost(), "get 11, list 12");
+    assert_eq!(mount.cat("d/f0007").await.unwrap(), "old");
+    assert_eq!(mount.cost(), "get 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_nobody_opens_are_asked_for_without_their_bytes() {
+    let world = World::s3();
+    let mount = world.mount();
+    for i in 0..20 {
+        mount.stat(&format!("f{i}")).await.unwrap_err();
+    }
+    assert_eq!(mount.cost(), "get 8, head 12, list 20");
+    world.put("read", "bytes").await;
+    for cost in ["get 1, head 1, list 1", "get 1, list 1"] {
+        assert_eq!(mount.cat("read").await.unwrap(), "bytes");
+        assert_eq!(mount.cost(), cost);
+        mount.forget_all();
+        later().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_read_can_be_looked_at() {
+    let world = World::s3();
+    world.put("archived", "bytes").await;
+    let mount = world.mount();
+    mount.fault.set("get:error=denied").unwrap();
+    assert_eq!(mount.stat("archived").await.unwrap().size, 5);
+    assert_eq!(mount.cost(), "get 1, head 1, list 1");
 }

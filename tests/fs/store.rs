@@ -82,6 +82,7 @@ impl Plain {
         let mut store = Plain::memory();
         store.digests = true;
         store.capabilities = Capabilities {
+            remote: true,
             attributes: AttributeSupport::Object,
             rename: false,
             exchange: false,

@@ -23,7 +23,7 @@ async fn creating_in_an_unknown_directory_costs_one_lookup_more() {
     let world = World::s3();
     let mount = world.mount();
     mount.put("f", CREATE, "hello").await.unwrap();
-    assert_eq!(mount.cost(), "head 1, list 1, put 1");
+    assert_eq!(mount.cost(), "get 1, list 1, put 1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,202 @@
+//! Questions to the store about names, each with as much of what is wanted next as a round trip
+//! holds.
+
+use super::Fs;
+use super::errno::{FsError, FsResult};
+use super::locks::looks_like_lock;
+use super::target::{Form, Target};
+use crate::cache::content::Version;
+use crate::cache::listing::{Known, Marker, Ticket};
+use crate::clock;
+use crate::driver::{AttributeSupport, ErrorKind, GetOptions, ListRequest, ObjectInfo, Result};
+use crate::key::Key;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI8, Ordering};
+use std::time::Duration;
+
+/// How much of an object rides on the question whether it is there, in bytes. Files up to this
+/// size need no other request to be read.
+const SMALL: u64 = 64 << 10;
+
+/// How long the names of a directory are asked for one by one after its first page did not tell
+/// the one that was wanted.
+const LARGE: Duration = Duration::from_secs(60);
+
+/// Whether lookups ask for the bytes as well: as long as enough of them are opened.
+#[derive(Debug)]
+pub(super) struct LookAheads(AtomicI8);
+
+impl LookAheads {
+    const MOST: i8 = 16;
+
+    pub fn new() -> Self {
+        LookAheads(AtomicI8::new(Self::MOST / 2))
+    }
+
+    /// Takes one, if lookups are worth it; an open gives back two.
+    fn try_take(&self) -> bool {
+        let less = |left: i8| (left > 0).then(|| left - 1);
+        let order = Ordering::Relaxed;
+        self.0.fetch_update(order, order, less).is_ok()
+    }
+
+    /// Notes that what was looked up is opened.
+    pub fn opened(&self) {
+        let more = |left: i8| Some((left + 2).min(Self::MOST));
+        let order = Ordering::Relaxed;
+        let _ = self.0.fetch_update(order, order, more);
+    }
+}
+
+impl Fs {
+    /// Asks the store what a name is, again if something that was heard meanwhile makes the answer
+    /// doubtful.
+    pub(super) async fn ask(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+    ) -> FsResult<(Known, Ticket)> {
+        let mut again = 3;
+        loop {
+            if self.lists_instead(prefix, target, name)
+                && let Some(told) = self.ask_for_all(prefix, target).await
+            {
+                return Ok(told);
+            }
+            let ticket = self.listing.begin(clock::now());
+            let known = self.ask_once(prefix, target, name).await?;
+            if again == 0 || !self.listing.is_outdated(prefix, &ticket) {
+                if target.form != Form::Chunk {
+                    self.listing
+                        .learned(prefix, &target.component, known.clone(), &ticket);
+                }
+                return Ok((known, ticket));
+            }
+            again -= 1;
+        }
+    }
+
+    /// Whether a listing of the directory is to tell what a name is. The second name that is asked
+    /// for is rarely the last one.
+    fn lists_instead(&self, prefix: &Key, target: &Target, name: &[u8]) -> bool {
+        let now = clock::now();
+        self.capabilities.remote
+            // A listing tells less than a head where attributes are kept beside it.
+            && self.capabilities.attributes != AttributeSupport::Object
+            && target.form != Form::Chunk
+            && !looks_like_lock(name)
+            && self.listing.asked(prefix, now, self.metadata_ttl(), LARGE)
+    }
+
+    /// Asks for a directory's first names, and says what they tell of one: nothing where it lies
+    /// behind them. A refusal is left to the question for the name itself.
+    async fn ask_for_all(&self, prefix: &Key, target: &Target) -> Option<(Known, Ticket)> {
+        let mut ticket = self.listing.begin(clock::now());
+        let page = self
+            .driver
+            .list(ListRequest::directory(prefix))
+            .await
+            .ok()?;
+        let complete = page.next.is_none();
+        self.listing.page(prefix, &page, &mut ticket);
+        let told = self.listing.get(prefix, &target.component);
+        let told = told.filter(|(_, since)| *since >= ticket.since());
+        if told.is_none() && !complete {
+            self.listing.is_large(prefix, clock::now());
+        }
+        told.map(|(known, _)| (known, ticket))
+    }
+
+    /// Asks for the object of a key, or that there is none. What is looked up is often read next:
+    /// over a network the beginning of a small file rides on the answer.
+    async fn ask_for_object(&self, key: &Key, name: &[u8]) -> Result<Option<Arc<ObjectInfo>>> {
+        let guess = self.capabilities.remote && self.capabilities.range && !looks_like_lock(name);
+        let found = if guess && self.look_aheads.try_take() {
+            match self.ask_with_bytes(key).await {
+                // What cannot be read can still be looked at.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) =>
+                {
+                    self.driver.head(key).await
+                }
+                found => found,
+            }
+        } else {
+            self.driver.head(key).await
+        };
+        match found {
+            Ok(info) => Ok(Some(Arc::new(info))),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidKey => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn ask_with_bytes(&self, key: &Key) -> Result<ObjectInfo> {
+        let options = GetOptions {
+            range: Some(0..SMALL),
+            ..GetOptions::default()
+        };
+        let object = self.driver.get(key, options).await?.found()?;
+        let (whole, info) = (object.range.clone(), object.info.clone());
+        if info.size == Some(whole.end)
+            && whole.start == 0
+            // A body that breaks off is asked for again by who wants it.
+            && let Ok((_, bytes)) = object.collect().await
+        {
+            let version = Version {
+                key: key.clone(),
+                etag: info.etag.clone(),
+                size: whole.end,
+            };
+            self.fetcher.insert(&Arc::new(version), 0, bytes);
+        }
+        Ok(info)
+    }
+
+    /// Asks the store what a name is: its object and a listing of one key, side by side.
+    async fn ask_once(&self, prefix: &Key, target: &Target, name: &[u8]) -> FsResult<Known> {
+        let key = target.object_key(prefix);
+        let below = target.directory_prefix(prefix);
+        if key.len() > self.capabilities.max_key {
+            return Err(FsError::plain(libc::ENAMETOOLONG));
+        }
+        let head = async {
+            if key.is_empty() || target.form == Form::Chunk {
+                return Ok(None);
+            }
+            self.ask_for_object(&key, name).await
+        };
+        let list = self.driver.list(ListRequest {
+            limit: 1,
+            ..ListRequest::flat(&below)
+        });
+        let (head, list) = futures::join!(head, list);
+        let object = head?;
+        let page = match list {
+            Ok(page) => page,
+            // Who may read one object need not be allowed to list.
+            Err(error) if object.is_some() && error.kind() == ErrorKind::Denied => {
+                Default::default()
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidKey => Default::default(),
+            Err(error) => return Err(error.into()),
+        };
+        let first = page.entries.into_iter().next();
+        let directory = first.is_some() || page.next.is_some();
+        let marker = match first {
+            Some(entry) if entry.key == below => entry
+                .object
+                .map_or(Marker::Unknown, |info| Marker::Present(Arc::new(info))),
+            Some(_) => Marker::Absent,
+            None => Marker::Unknown,
+        };
+        Ok(Known {
+            object,
+            directory,
+            marker,
+        })
+    }
+}
