@@ -9,9 +9,12 @@ use crate::driver::{
 use crate::exit::{Exit, Failure};
 use crate::key::Key;
 use crate::mount;
+use std::time::Duration;
 
 /// Where our own objects live; it never shows in a mount.
 pub const HIDDEN: &str = ".bucketfs/";
+/// How old an upload is that nobody finishes any more. One that is under way tells nobody so.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The mode of the canary: one that is nobody's default.
 const MODE: u32 = libc::S_IFREG | 0o604;
 
@@ -36,7 +39,7 @@ pub fn run(
         let driver = mount::open(&settings).await?.driver;
         say(format!("{} answers", settings.location));
         let checked = match clean {
-            true => remove_hidden(&*driver, say).await,
+            true => clean_up(&*driver, say).await,
             false => check(&*driver, settings.open.read_only, say).await,
         };
         checked.map_err(|error| {
@@ -264,6 +267,24 @@ impl Trial<'_, '_> {
             .during(operation)
             .on(self.key)
     }
+}
+
+/// Removes what bucketfs leaves in a bucket: everything below [`HIDDEN`], and the parts of
+/// uploads that nobody finishes any more.
+pub async fn clean_up(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
+    let exit = remove_hidden(driver, say).await?;
+    let before = clock::wall() - STALE;
+    let keys = driver.abandon_uploads(&Key::empty(), before).await?;
+    for key in &keys {
+        say(format!("threw away the parts of an upload to {key:?}"));
+    }
+    if !keys.is_empty() {
+        say(format!(
+            "threw away {} uploads that were begun more than a day ago",
+            keys.len()
+        ));
+    }
+    Ok(exit)
 }
 
 /// Removes everything below [`HIDDEN`].

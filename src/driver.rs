@@ -28,6 +28,7 @@ use futures::stream::BoxStream;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// What a get gives.
 #[derive(Debug)]
@@ -127,6 +128,13 @@ pub trait Driver: Send + Sync + Debug + 'static {
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
         let _ = (key, options);
         Err(Error::unsupported("upload"))
+    }
+
+    /// Throws away uploads below `prefix` that were begun before a time and neither completed nor
+    /// aborted, whoever began them. Gives their keys; none where uploads leave nothing behind.
+    async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        let _ = (prefix, before);
+        Ok(Vec::new())
     }
 
     /// The versions of an object, newest first.

@@ -522,6 +522,65 @@ async fn large_bodies() -> Outcome {
     Ok(())
 }
 
+/// An upload under a condition has one winner, and whatever is not completed is thrown away.
+async fn uploads() -> Outcome {
+    let bucket = fresh().await?;
+    let Some(limits) = bucket.capabilities().upload else {
+        return Ok(());
+    };
+    if std::env::var(SERVER).is_ok_and(|server| server == "minio") {
+        assert_eq!(
+            (limits.condition, limits.part_copy),
+            (Strength::Atomic, true)
+        );
+    }
+    let (key, part) = (Key::from("a b/k+\u{e4}"), Bytes::from(vec![7; 5 << 20]));
+    let begin = async |last: &'static str| -> Result<_, Error> {
+        let upload = bucket.upload(&key, PutOptions::default()).await?;
+        upload.part(1, part.clone().into()).await?;
+        upload.part(2, last.into()).await?;
+        Ok(upload)
+    };
+    let (one, two, dropped) = tokio::join!(begin("one"), begin("two"), begin("none"));
+    let (one, two) = (one?, two?);
+    drop(dropped?);
+    let (first, second) = tokio::join!(
+        one.complete(Precondition::IfAbsent),
+        two.complete(Precondition::IfAbsent)
+    );
+    let (won, lost, word) = match (first, second) {
+        (Ok(info), Err(error)) => (info, error, "one"),
+        (Err(error), Ok(info)) => (info, error, "two"),
+        (Err(one), Err(two)) => return Err(format!("both lost: {one}, {two}").into()),
+        (Ok(one), Ok(two)) => {
+            assert_ne!(
+                limits.condition,
+                Strength::Atomic,
+                "{one:?} and {two:?} won"
+            );
+            return Ok(());
+        }
+    };
+    assert_eq!(lost.kind(), ErrorKind::Exists, "{lost}");
+    let expected = [part.as_ref(), word.as_bytes()].concat();
+    assert!(read(&bucket, &key).await? == expected);
+    let head = bucket.head(&key).await?;
+    assert_eq!((head.etag, head.size), (won.etag, won.size));
+
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    let none = bucket.abandon_uploads(&Key::from("b"), later).await?;
+    assert_eq!(none, []);
+    // The dropped one goes on its own account, the loser now.
+    let mut gone = bucket.abandon_uploads(&Key::from("a"), later).await?;
+    gone.dedup();
+    assert_eq!(gone, [key.clone()]);
+    let gone = bucket.abandon_uploads(&Key::empty(), later).await?;
+    assert_eq!(gone, []);
+    let late = one.complete(Precondition::None).await;
+    assert_eq!(kind(late), Some(ErrorKind::NotFound));
+    Ok(())
+}
+
 /// Each way not to get in has its kind and a sentence that says what to do.
 async fn refusals() -> Outcome {
     let secret = "not-the-secret-key";
@@ -608,6 +667,7 @@ fn main() {
         trial("metadata", metadata),
         trial("copies", copies),
         trial("large_bodies", large_bodies),
+        trial("uploads", uploads),
         trial("refusals", refusals),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();

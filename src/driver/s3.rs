@@ -18,12 +18,13 @@ mod site;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod xml;
 
 use super::{
     AttributeSupport, Body, BucketInfo, Capabilities, CopyOptions, Driver, Error, ErrorKind,
     GetOptions, GetOutcome, ListRequest, Location, ObjectInfo, OpenOptions, Opened, Page,
-    Precondition, PutOptions, Result, Strength,
+    Precondition, PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -31,7 +32,7 @@ use probe::Findings;
 use refusal::Purpose;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use store::{Store, Target};
 
 /// The URL scheme.
@@ -148,7 +149,10 @@ impl Account {
     /// tries out its conditions unless the options say that nothing is written.
     pub async fn open(&self, bucket: &str, prefix: &Key) -> Result<Bucket> {
         let mut bucket = Bucket {
-            target: Target::new(Some(bucket::check_name(bucket)?), self.store.site.clone()),
+            target: Arc::new(Target::new(
+                Some(bucket::check_name(bucket)?),
+                self.store.site.clone(),
+            )),
             account: self.clone(),
             store: self.store.clone(),
             findings: Findings::NOTHING,
@@ -171,11 +175,12 @@ impl Account {
     }
 }
 
-/// A bucket.
+/// A bucket. Cloning it is cheap, and shares what is learnt of where it is.
+#[derive(Clone)]
 pub struct Bucket {
     store: Arc<Store>,
     account: Account,
-    target: Target,
+    target: Arc<Target>,
     findings: Findings,
 }
 
@@ -298,6 +303,10 @@ impl Driver for Bucket {
             commit_ids: true,
             copy: self.findings.copy,
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
+            upload: self
+                .findings
+                .upload
+                .then(|| upload::limits(self.findings.complete, self.findings.part_copy)),
             buckets: true,
             create_bucket: writable,
             utf8_keys: true,
@@ -390,6 +399,30 @@ impl Driver for Bucket {
         self.delete_objects(keys).await
     }
 
+    async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
+        let purpose = Purpose::of("upload", Some(key));
+        self.check_written_key(key, &purpose)?;
+        if !self.findings.upload {
+            return Err(Error::unsupported("upload").on(key));
+        }
+        options
+            .attributes
+            .require_plain("upload")
+            .map_err(|error| purpose.name(error))?;
+        Ok(Box::new(self.upload_raw(key, &options).await?))
+    }
+
+    async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        if self.account.options.read_only {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the bucket was opened for reading only",
+            )
+            .during("abandon_uploads"));
+        }
+        self.abandon(prefix, before).await
+    }
+
     async fn buckets(&self) -> Result<Vec<BucketInfo>> {
         self.store.buckets().await
     }
@@ -399,10 +432,10 @@ impl Driver for Bucket {
         let other = Bucket {
             store: self.store.clone(),
             account: self.account.clone(),
-            target: Target::new(
+            target: Arc::new(Target::new(
                 Some(bucket::check_name(name)?),
                 (*self.target.site()).clone(),
-            ),
+            )),
             findings: self.findings.clone(),
         };
         other

@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 macro_rules! operations {
     ($($variant:ident $name:literal),+ $(,)?) => {
@@ -38,7 +39,7 @@ operations! {
     Head "head", Get "get", Put "put", Delete "delete", List "list", Copy "copy",
     Rename "rename", Exchange "exchange", SetAttributes "set_attributes",
     DeleteMany "delete_many", Upload "upload", Part "part", CopyPart "copy_part",
-    Complete "complete", Abort "abort", Versions "versions", Watch "watch", Find "find",
+    Complete "complete", Abort "abort", AbandonUploads "abandon_uploads", Versions "versions", Watch "watch", Find "find",
     Buckets "buckets", Bucket "bucket", CreateBucket "create_bucket", Sync "sync", Space "space",
 }
 
@@ -196,6 +197,12 @@ impl<P: Policy> Driver for Layered<P> {
             policy: self.policy.clone(),
             key: key.clone(),
         }))
+    }
+
+    async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        let request = self.inner.abandon_uploads(prefix, before);
+        self.run(Operation::AbandonUploads, Some(prefix), request)
+            .await
     }
 
     async fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {

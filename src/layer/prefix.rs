@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Shows what lies below a prefix, without the prefix; errors name the keys that callers know.
 /// An object whose key is the prefix itself, such as a directory's marker, has no key here and is
@@ -171,6 +172,13 @@ impl Driver for Prefix {
             inner: upload.map_err(strip(&self.prefix))?,
             prefix: self.prefix.clone(),
         }))
+    }
+
+    async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        let keys = self.inner.abandon_uploads(&self.full(prefix), before).await;
+        let keys = keys.map_err(strip(&self.prefix))?;
+        let own = keys.iter().filter_map(|key| key.strip_prefix(&self.prefix));
+        Ok(own.collect())
     }
 
     async fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {

@@ -9,6 +9,7 @@ use crate::key::Key;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Refuses every change with [`ErrorKind::ReadOnly`], and claims none.
 #[derive(Debug)]
@@ -94,6 +95,10 @@ impl Driver for ReadOnly {
 
     async fn upload(&self, key: &Key, _: PutOptions) -> Result<Box<dyn Upload>> {
         refuse("upload", Some(key))
+    }
+
+    async fn abandon_uploads(&self, prefix: &Key, _: SystemTime) -> Result<Vec<Key>> {
+        refuse("abandon_uploads", Some(prefix))
     }
 
     async fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {

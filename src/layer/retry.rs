@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How persistent a [`Retry`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,6 +391,11 @@ impl Driver for Retry {
             key: key.clone(),
             commits: options.commits.clone(),
         }))
+    }
+
+    async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        self.retry(|_| self.inner.abandon_uploads(prefix, before))
+            .await
     }
 
     async fn versions(&self, key: &Key) -> Result<Vec<VersionInfo>> {

@@ -24,16 +24,29 @@ fn quoted(etag: &ETag) -> Result<HeaderValue> {
 }
 
 /// What a lost condition on a written key means.
-fn lost(precondition: &Precondition) -> ErrorKind {
+pub(super) fn lost(precondition: &Precondition) -> ErrorKind {
     match precondition {
         Precondition::IfAbsent => ErrorKind::Exists,
         Precondition::None | Precondition::IfMatch(_) => ErrorKind::Changed,
     }
 }
 
+/// The etag of what was just written.
+pub(super) fn written_etag(headers: &HeaderMap, purpose: &Purpose<'_>) -> Result<ETag> {
+    headers
+        .get(http::header::ETAG)
+        .and_then(|value| xml::etag(value.to_str().ok()?))
+        .ok_or_else(|| {
+            purpose.name(Error::new(
+                ErrorKind::Corrupt,
+                "the server took the bytes and tells no etag for them",
+            ))
+        })
+}
+
 impl Bucket {
     /// An etag as the conditions of writes want it.
-    fn condition(&self, etag: &ETag) -> Result<HeaderValue> {
+    pub(super) fn condition(&self, etag: &ETag) -> Result<HeaderValue> {
         if self.findings.bare_etags {
             meta::ascii(etag.as_str())
         } else {
@@ -41,7 +54,11 @@ impl Bucket {
         }
     }
 
-    fn add_precondition(&self, headers: &mut HeaderMap, precondition: &Precondition) -> Result<()> {
+    pub(super) fn add_precondition(
+        &self,
+        headers: &mut HeaderMap,
+        precondition: &Precondition,
+    ) -> Result<()> {
         match precondition {
             Precondition::None => {}
             Precondition::IfAbsent => {
@@ -230,15 +247,14 @@ impl Bucket {
         let send = async {
             let mut call = Call::new(Method::PUT, key.as_bytes());
             call.body = Outgoing::Object(body);
-            call.headers.insert(CONTENT_TYPE, BYTES);
-            meta::describe(&mut call.headers, &options.attributes, &options.commits)?;
+            self.describe(&mut call.headers, options)?;
             self.add_precondition(&mut call.headers, &options.precondition)?;
             self.store.ask(&self.target, &call).await
         };
         let (headers, _) = send.await.map_err(|failed| purpose.error(failed))?;
         Ok(ObjectInfo {
             size: Some(body.len()),
-            etag: self.written_etag(&headers, &purpose)?,
+            etag: written_etag(&headers, &purpose)?,
             modified: meta::written(&headers),
             attributes: None,
             commits: options.commits.clone(),
@@ -246,16 +262,10 @@ impl Bucket {
         })
     }
 
-    fn written_etag(&self, headers: &HeaderMap, purpose: &Purpose<'_>) -> Result<ETag> {
-        headers
-            .get(http::header::ETAG)
-            .and_then(|value| xml::etag(value.to_str().ok()?))
-            .ok_or_else(|| {
-                purpose.name(Error::new(
-                    ErrorKind::Corrupt,
-                    "the server took the object and tells no etag for it",
-                ))
-            })
+    /// Adds what is said of a new object beside its bytes.
+    pub(super) fn describe(&self, headers: &mut HeaderMap, options: &PutOptions) -> Result<()> {
+        headers.insert(CONTENT_TYPE, BYTES);
+        meta::describe(headers, &options.attributes, &options.commits)
     }
 
     /// Deletes an object under a condition, whatever is known of the server's conditions.

@@ -4,6 +4,8 @@
 //! tried in a way in which it must fail. Conditions of puts are raced as well: one that is tested
 //! before the write instead of with it lets two writers win.
 
+mod uploads;
+
 use super::Bucket;
 use crate::clock;
 use crate::driver::{
@@ -30,6 +32,13 @@ pub(super) struct Findings {
     pub copy: Option<CopyCapability>,
     /// Whether many keys can be deleted by one request.
     pub delete_many: bool,
+    /// Whether objects can be sent in parts.
+    pub upload: bool,
+    /// Strength of the condition under which parts become an object; below atomic it is this
+    /// driver's own look before.
+    pub complete: Strength,
+    /// Whether parts can be copied from objects of a known version.
+    pub part_copy: bool,
     /// Whether conditions of writes want etags without quotes.
     pub bare_etags: bool,
     /// Forms of keys that the server takes for other keys, or not at all.
@@ -54,6 +63,9 @@ impl Findings {
         delete: Strength::None,
         copy: None,
         delete_many: false,
+        upload: false,
+        complete: Strength::None,
+        part_copy: false,
         bare_etags: false,
         folded: Folded {
             leading_slash: false,
@@ -114,17 +126,17 @@ fn honoured<T>(verdict: &Verdict<T>) -> bool {
 }
 
 /// Tries a server out below `prefix`. An error means that nothing can be written there.
-pub(super) async fn probe(bucket: &mut Bucket, prefix: &Key) -> Result<Findings> {
+pub(super) async fn probe(bucket: &Bucket, prefix: &Key) -> Result<Findings> {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let a = prefix.join(format!(".bucketfs/probe-{:016x}", clock::random()));
-        let b = a.join("b");
-        bucket.findings = Findings::NOTHING;
+        let (b, c) = (a.join("b"), a.join("c"));
         let result = Probe {
-            bucket: &mut *bucket,
+            bucket,
             a: &a,
             b: &b,
+            c: &c,
         }
         .run()
         .await;
@@ -132,8 +144,9 @@ pub(super) async fn probe(bucket: &mut Bucket, prefix: &Key) -> Result<Findings>
             Ok(findings) => return Ok(findings),
             Err(error) => {
                 // What cannot be removed now lies where `check --clean` looks for it.
-                let _ = bucket.delete_raw(&a, &Precondition::None).await;
-                let _ = bucket.delete_raw(&b, &Precondition::None).await;
+                for key in [&a, &b, &c] {
+                    let _ = bucket.delete_raw(key, &Precondition::None).await;
+                }
                 if !error.retryable() || attempt == ATTEMPTS {
                     return Err(error);
                 }
@@ -144,10 +157,12 @@ pub(super) async fn probe(bucket: &mut Bucket, prefix: &Key) -> Result<Findings>
     }
 }
 
+#[derive(Clone, Copy)]
 struct Probe<'a> {
-    bucket: &'a mut Bucket,
+    bucket: &'a Bucket,
     a: &'a Key,
     b: &'a Key,
+    c: &'a Key,
 }
 
 impl Probe<'_> {
@@ -275,6 +290,32 @@ impl Probe<'_> {
     }
 
     async fn run(self) -> Result<Findings> {
+        let (findings, uploads) = tokio::join!(self.objects(), self.uploads());
+        let (mut findings, uploads) = (findings?, uploads?);
+        findings.upload = uploads.offered;
+        findings.complete = match uploads.condition {
+            Strength::Atomic => Strength::Atomic,
+            // Looking before is as good as a put that does so itself.
+            _ => findings.put.min(Strength::Checked),
+        };
+        findings.part_copy = uploads.part_copy;
+        let keys = [self.a.clone(), self.b.clone(), self.c.clone()];
+        findings.delete_many = match self.bucket.delete_objects(&keys).await {
+            Ok(results) => results.iter().all(Result::is_ok),
+            Err(_) => false,
+        };
+        if !findings.delete_many {
+            for key in &keys {
+                if let Err(error) = self.bucket.delete_raw(key, &Precondition::None).await {
+                    log::warn!("a canary object stays behind: {error}");
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Tries everything but uploads.
+    async fn objects(&self) -> Result<Findings> {
         let stale = ETag::new("0123456789abcdef0123456789abcdef");
         let any = Precondition::None;
         let matching = |etag: &ETag| Precondition::IfMatch(etag.clone());
@@ -347,30 +388,25 @@ impl Probe<'_> {
         }
 
         let mut put = Strength::None;
-        let mut bare_etags = false;
+        let mut bucket = self.bucket.clone();
         if honoured(&wrong) {
             (put, _) = self.race("match", &matching(&a)).await?;
             if put == Strength::None {
-                self.bucket.findings.bare_etags = true;
                 a = self.etag(self.a, None).await?;
-                (put, _) = self.race("bare", &matching(&a)).await?;
-                bare_etags = put != Strength::None;
-                self.bucket.findings.bare_etags = bare_etags;
+                bucket.findings.bare_etags = true;
+                let bare = Probe {
+                    bucket: &bucket,
+                    ..*self
+                };
+                (put, _) = bare.race("bare", &matching(&a)).await?;
+                bucket.findings.bare_etags = put != Strength::None;
             }
         }
-        let delete = self.delete(&stale, &b).await?;
-        let keys = [self.a.clone(), self.b.clone()];
-        let delete_many = match self.bucket.delete_objects(&keys).await {
-            Ok(results) => results.iter().all(Result::is_ok),
-            Err(_) => false,
+        let probe = Probe {
+            bucket: &bucket,
+            ..*self
         };
-        if !delete_many {
-            for key in &keys {
-                if let Err(error) = self.bucket.delete_raw(key, &any).await {
-                    log::warn!("a canary object stays behind: {error}");
-                }
-            }
-        }
+        let delete = probe.delete(&stale, &b).await?;
         let strength = |honoured: bool| {
             if honoured {
                 Strength::Atomic
@@ -385,13 +421,13 @@ impl Probe<'_> {
                 source: strength(source),
                 destination: strength(destination),
             }),
-            delete_many,
-            bare_etags,
+            bare_etags: bucket.findings.bare_etags,
             folded: Folded {
                 leading_slash,
                 double_slash,
                 dots,
             },
+            ..Findings::NOTHING
         })
     }
 }

@@ -108,6 +108,11 @@ impl Refusal {
         self.status == StatusCode::NOT_FOUND && self.complaint.code != "NoSuchBucket"
     }
 
+    /// Whether it says that another write came at the same moment.
+    pub fn conflict(&self) -> bool {
+        self.complaint.code == "ConditionalRequestConflict"
+    }
+
     /// The kind, and whether the same request may succeed later. The code is more exact than the
     /// status, so it comes first.
     pub fn kind(&self, lost: ErrorKind, missing: ErrorKind) -> (ErrorKind, bool) {

@@ -59,10 +59,12 @@ async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
         .expect("settings");
     let bucket = Bucket {
         store: account.store.clone(),
-        target: Target::new(Some("b"), account.store.site.clone()),
+        target: Arc::new(Target::new(Some("b"), account.store.site.clone())),
         account,
         findings: Findings {
             put: Strength::Atomic,
+            upload: true,
+            complete: Strength::Atomic,
             copy: Some(CopyCapability {
                 source: Strength::Atomic,
                 destination: Strength::Atomic,
@@ -191,6 +193,66 @@ async fn failures_behind_a_good_status_are_seen() {
         (error.kind(), error.retryable()),
         (ErrorKind::Unavailable, true)
     );
+}
+
+#[tokio::test]
+async fn an_upload_that_met_another_write_is_begun_anew() {
+    let key = Key::from("k");
+    let begun =
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+    let done = "<CompleteMultipartUploadResult><ETag>&quot;f-1&quot;</ETag></CompleteMultipartUploadResult>";
+    for (last, kind) in [
+        (answer("200 OK", "", done), None),
+        (
+            complaint("409 Conflict", "", "ConditionalRequestConflict"),
+            Some((ErrorKind::NotFound, false)),
+        ),
+        (
+            complaint("412 Precondition Failed", "", "PreconditionFailed"),
+            Some((ErrorKind::Changed, false)),
+        ),
+        (
+            complaint("404 Not Found", "", "NoSuchKey"),
+            Some((ErrorKind::Changed, false)),
+        ),
+        (
+            complaint("404 Not Found", "", "NoSuchUpload"),
+            Some((ErrorKind::NotFound, false)),
+        ),
+        (
+            complaint("200 OK", "", "InternalError"),
+            Some((ErrorKind::Unavailable, true)),
+        ),
+    ] {
+        let (bucket, server) = serve(vec![
+            answer("200 OK", "", begun),
+            answer("200 OK", GOOD, ""),
+            last,
+            answer("204 No Content", "", ""),
+        ])
+        .await;
+        let upload = bucket
+            .upload(&key, PutOptions::default())
+            .await
+            .expect("begun");
+        upload.part(1, "x".into()).await.expect("a part");
+        let condition = Precondition::IfMatch(ETag::new("e"));
+        let completed = upload.complete(condition).await;
+        let got = completed.map_err(|error| (error.kind(), error.retryable()));
+        assert_eq!(got.as_ref().err(), kind.as_ref());
+        if let Ok(info) = got {
+            assert_eq!((info.etag.as_str(), info.size), ("f-1", Some(1)));
+            server.abort();
+            continue;
+        }
+        drop(upload);
+        let heads = server.await.expect("four requests");
+        assert!(heads[0].starts_with("post /b/k?uploads= "), "{}", heads[0]);
+        assert!(heads[1].starts_with("put /b/k?partnumber=1&uploadid=u "));
+        assert!(heads[2].starts_with("post /b/k?uploadid=u "));
+        assert!(heads[2].contains("if-match: \"e\"\r\n"));
+        assert!(heads[3].starts_with("delete /b/k?uploadid=u "));
+    }
 }
 
 #[tokio::test]

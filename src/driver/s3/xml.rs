@@ -278,7 +278,7 @@ pub(super) fn complaint(xml: &[u8]) -> Option<Complaint> {
     (!found.code.is_empty()).then_some(found)
 }
 
-/// The answer of a copy: the new etag and time. The document may be an error although the status
+/// The answer of a copy of an object or a part: the new etag and time. The document may be an error although the status
 /// said otherwise.
 pub(super) fn copied(
     xml: &[u8],
@@ -287,7 +287,7 @@ pub(super) fn copied(
         return Ok(Err(complaint));
     }
     let (mut tag, mut modified) = (None, None);
-    read(xml, &["CopyObjectResult"], |node| {
+    read(xml, &["CopyObjectResult", "CopyPartResult"], |node| {
         match node {
             Node::Leaf(_, b"ETag", text) => tag = etag(text),
             Node::Leaf(_, b"LastModified", text) => modified = time(text.trim()),
@@ -299,6 +299,104 @@ pub(super) fn copied(
         Some(tag) => Ok(Ok((tag, modified))),
         None => Err(corrupt("the answer to a copy has no etag")),
     }
+}
+
+/// The id of an upload that was begun.
+pub(super) fn initiated(xml: &[u8]) -> Result<String> {
+    let mut id = None;
+    read(xml, &["InitiateMultipartUploadResult"], |node| {
+        if let Node::Leaf(_, b"UploadId", text) = node {
+            id = Some(std::mem::take(text));
+        }
+        Ok(())
+    })?;
+    id.filter(|id| !id.is_empty())
+        .ok_or_else(|| corrupt("the upload that was begun has no id"))
+}
+
+/// The answer to the completion of an upload: the object's etag. The document may be an error
+/// although the status said otherwise.
+pub(super) fn completed(xml: &[u8]) -> Result<std::result::Result<ETag, Complaint>> {
+    if let Some(complaint) = complaint(xml) {
+        return Ok(Err(complaint));
+    }
+    let mut tag = None;
+    read(xml, &["CompleteMultipartUploadResult"], |node| {
+        if let Node::Leaf(_, b"ETag", text) = node {
+            tag = etag(text);
+        }
+        Ok(())
+    })?;
+    match tag {
+        Some(tag) => Ok(Ok(tag)),
+        None => Err(corrupt("the completed upload has no etag")),
+    }
+}
+
+/// One page of the uploads that are under way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Uploads {
+    /// Key, id, and when it was begun.
+    pub uploads: Vec<(Key, String, Option<SystemTime>)>,
+    /// Where the next page begins: behind this key and this id.
+    pub next: Option<(String, String)>,
+}
+
+/// Reads a page of uploads.
+pub(super) fn uploads(xml: &[u8]) -> Result<Uploads> {
+    let mut escaped = false;
+    let mut truncated = false;
+    let (mut next_key, mut next_id) = (String::new(), String::new());
+    let mut found = Vec::new();
+    let (mut key, mut id, mut begun) = (None, None, None);
+    read(xml, &["ListMultipartUploadsResult"], |node| {
+        match node {
+            Node::Leaf(b"ListMultipartUploadsResult", name, text) => match name {
+                b"EncodingType" => escaped = text == "url",
+                b"IsTruncated" => truncated = text == "true",
+                b"NextKeyMarker" => next_key = std::mem::take(text),
+                b"NextUploadIdMarker" => next_id = std::mem::take(text),
+                _ => {}
+            },
+            Node::Leaf(b"Upload", b"Key", text) => key = Some(std::mem::take(text)),
+            Node::Leaf(b"Upload", b"UploadId", text) => id = Some(std::mem::take(text)),
+            Node::Leaf(b"Upload", b"Initiated", text) => begun = time(text.trim()),
+            Node::End(b"Upload") => match (key.take(), id.take()) {
+                (Some(key), Some(id)) => found.push((key, id, begun.take())),
+                _ => return Err(corrupt("an upload lacks its key or its id")),
+            },
+            Node::Leaf(..) | Node::End(_) => {}
+        }
+        Ok(())
+    })?;
+    let plain = |key: String| Key::new(if escaped { unescape(&key) } else { key.into() });
+    let next = (truncated && !next_key.is_empty()).then(|| {
+        let key = plain(next_key).to_str().unwrap_or_default().to_owned();
+        (key, next_id)
+    });
+    Ok(Uploads {
+        uploads: found
+            .into_iter()
+            .map(|(key, id, begun)| (plain(key), id, begun))
+            .collect(),
+        next,
+    })
+}
+
+/// The body of the completion of an upload: its parts in the order of their numbers.
+pub(super) fn complete<'a>(parts: impl Iterator<Item = (u32, &'a ETag)>) -> String {
+    let mut xml =
+        String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (number, etag) in parts {
+        xml.push_str("<Part><PartNumber>");
+        // Writing to a string does not fail.
+        let _ = write!(xml, "{number}");
+        xml.push_str("</PartNumber><ETag>\"");
+        escape(&mut xml, etag.as_str());
+        xml.push_str("\"</ETag></Part>");
+    }
+    xml.push_str("</CompleteMultipartUpload>");
+    xml
 }
 
 /// The keys that a DeleteObjects did not delete.
@@ -356,6 +454,24 @@ pub(super) fn expressible(key: &Key) -> bool {
     })
 }
 
+/// Writes text so that it is read back as it is.
+fn escape(xml: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '<' => xml.push_str("&lt;"),
+            '>' => xml.push_str("&gt;"),
+            '&' => xml.push_str("&amp;"),
+            '"' => xml.push_str("&quot;"),
+            // Written plainly they would be read as other white space.
+            '\t' | '\n' | '\r' | '\u{7f}'..='\u{9f}' | '\u{2028}' => {
+                // Writing to a string does not fail.
+                let _ = write!(xml, "&#{};", u32::from(c));
+            }
+            c => xml.push(c),
+        }
+    }
+}
+
 /// The body of a DeleteObjects for keys that are [`expressible`].
 pub(super) fn delete<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
     let mut xml = String::from(
@@ -363,20 +479,7 @@ pub(super) fn delete<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
     );
     for key in keys {
         xml.push_str("<Object><Key>");
-        for c in key.to_str().unwrap_or_default().chars() {
-            match c {
-                '<' => xml.push_str("&lt;"),
-                '>' => xml.push_str("&gt;"),
-                '&' => xml.push_str("&amp;"),
-                '"' => xml.push_str("&quot;"),
-                // Written plainly they would be read as other white space.
-                '\t' | '\n' | '\r' | '\u{7f}'..='\u{9f}' | '\u{2028}' => {
-                    // Writing to a string does not fail.
-                    let _ = write!(xml, "&#{};", u32::from(c));
-                }
-                c => xml.push(c),
-            }
-        }
+        escape(&mut xml, key.to_str().unwrap_or_default());
         xml.push_str("</Key></Object>");
     }
     xml.push_str("</Delete>");
@@ -384,153 +487,4 @@ pub(super) fn delete<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGE: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
-<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>p%2F</Prefix>
-<IsTruncated>true</IsTruncated><NextContinuationToken>1/x+&amp;=</NextContinuationToken>
-<Contents><Key>p/b+%2B%25%0A%C3%A4</Key><LastModified>2009-10-12T17:50:30.250Z</LastModified>
-<ETag>&quot;fba9&quot;</ETag><Size>434234</Size><Owner><ID>Key</ID><DisplayName/></Owner><StorageClass>STANDARD</StorageClass></Contents>
-<Contents><Key>p/a-b</Key><LastModified>2009-10-12T17:50:30Z</LastModified><ETag>"1"</ETag><Size>0</Size></Contents>
-<CommonPrefixes><Prefix>p/a/</Prefix></CommonPrefixes><EncodingType>url</EncodingType></ListBucketResult>"#;
-
-    #[test]
-    fn a_page_is_merged_sorted_and_unescaped() {
-        let page = page(PAGE.as_bytes()).expect("a good page");
-        let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
-        assert_eq!(
-            keys,
-            [
-                Key::from("p/a-b"),
-                Key::from("p/a/"),
-                Key::from("p/b +%\n\u{e4}")
-            ]
-        );
-        assert_eq!(page.next.as_deref(), Some("1/x+&="));
-        assert_eq!(page.entries[1].object, None);
-        let object = page.entries[2].object.as_ref().expect("an object");
-        assert_eq!((object.size, object.etag.as_str()), (Some(434_234), "fba9"));
-        assert_eq!(
-            object.modified,
-            UNIX_EPOCH + Duration::from_millis(1_255_369_830_250)
-        );
-    }
-
-    #[test]
-    fn names_are_taken_as_they_are_without_encoding_type() {
-        let plain = PAGE.replace("<EncodingType>url</EncodingType>", "");
-        let page = page(plain.as_bytes()).expect("a good page");
-        assert_eq!(page.entries[2].key, Key::from("p/b+%2B%25%0A%C3%A4"));
-    }
-
-    #[test]
-    fn what_is_cut_or_of_another_kind_is_corrupt() {
-        for xml in [
-            &PAGE[..PAGE.len() - 30],
-            &PAGE[..PAGE.len() / 2],
-            "",
-            "<html><body>hello</body></html>",
-            "<ListAllMyBucketsResult></ListAllMyBucketsResult>",
-            "<ListBucketResult/><ListBucketResult/>",
-            "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
-            "<ListBucketResult><Contents><Key>k</Key></Contents></ListBucketResult>",
-            "<ListBucketResult><Name>&bomb;</Name></ListBucketResult>",
-        ] {
-            assert_eq!(
-                page(xml.as_bytes()).expect_err(xml).kind(),
-                ErrorKind::Corrupt
-            );
-        }
-        assert_eq!(
-            page(b"<ListBucketResult/>").expect("empty"),
-            Page::default()
-        );
-        let deep = format!("<ListBucketResult>{}", "<a>".repeat(1000));
-        assert_eq!(
-            page(deep.as_bytes()).expect_err("deep").kind(),
-            ErrorKind::Corrupt
-        );
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        let seconds =
-            |text| time(text).map(|time| time.duration_since(UNIX_EPOCH).expect("later").as_secs());
-        assert_eq!(seconds("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(seconds("2000-02-29T12:00:00.5Z"), Some(951_825_600));
-        assert_eq!(
-            seconds("2100-03-01T00:00:00.123456789012Z"),
-            Some(4_107_542_400)
-        );
-        for wrong in [
-            "",
-            "2000-02-29",
-            "2000-13-01T00:00:00Z",
-            "2000-01-01T00:00:00+01:00",
-            "20a0-01-01T00:00:00Z",
-        ] {
-            assert_eq!(time(wrong), None);
-        }
-    }
-
-    #[test]
-    fn complaints_are_found_in_both_forms() {
-        let plain = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>a &lt; b</Message><Region>eu-west-1</Region><StringToSign>s</StringToSign></Error>";
-        let found = complaint(plain).expect("an error");
-        assert_eq!(
-            (found.code.as_str(), found.message.as_str()),
-            ("AuthorizationHeaderMalformed", "a < b")
-        );
-        assert_eq!(found.region.as_deref(), Some("eu-west-1"));
-        let wrapped =
-            b"<ErrorResponse><Error><Type>Sender</Type><Code>X</Code></Error></ErrorResponse>";
-        assert_eq!(complaint(wrapped).expect("an error").code, "X");
-        assert_eq!(complaint(b"<html/>"), None);
-    }
-
-    #[test]
-    fn a_copy_can_fail_after_its_status() {
-        let done = copied(b"<CopyObjectResult><LastModified>2009-10-28T22:32:00Z</LastModified><ETag>&#34;9b&#34;</ETag></CopyObjectResult>");
-        assert_eq!(done.expect("good XML").expect("a copy").0.as_str(), "9b");
-        let failed = copied(b"<Error><Code>InternalError</Code></Error>");
-        assert_eq!(
-            failed.expect("good XML").expect_err("an error").code,
-            "InternalError"
-        );
-        assert!(copied(b"<CopyObjectResult></CopyObjectResult>").is_err());
-    }
-
-    #[test]
-    fn keys_survive_the_way_into_a_document() {
-        let key = Key::from("a<b>&\"'\r\n\t\u{85} ä");
-        let xml = delete([key.clone()].iter());
-        let mut got = None;
-        read(xml.as_bytes(), &["Delete"], |node| {
-            if let Node::Leaf(b"Object", b"Key", text) = node {
-                got = Some(text.clone());
-            }
-            Ok(())
-        })
-        .expect("good XML");
-        assert_eq!(got.map(Key::from), Some(key));
-        assert!(expressible(&Key::from("a\tb")));
-        assert!(!expressible(&Key::from("a\u{1}b")));
-        assert!(!expressible(&Key::new(vec![0xff])));
-    }
-
-    #[test]
-    fn failed_deletes_and_buckets_are_read() {
-        let failed = undeleted(b"<DeleteResult><Error><Key>a &amp; b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>").expect("good XML");
-        assert_eq!(failed[0].0, "a & b");
-        assert_eq!(failed[0].1.code, "AccessDenied");
-        let found = buckets(b"<ListAllMyBucketsResult><Owner><ID>i</ID></Owner><Buckets><Bucket><Name>x</Name><CreationDate>2019-12-11T23:32:47+00:00</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>").expect("good XML");
-        assert_eq!(
-            found,
-            [BucketInfo {
-                name: "x".into(),
-                created: None
-            }]
-        );
-    }
-}
+mod tests;

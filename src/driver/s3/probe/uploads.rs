@@ -1,0 +1,130 @@
+//! Finding out about objects that are sent in parts, on a canary key of their own.
+
+use super::{Probe, Verdict, honoured, verdict};
+use crate::driver::s3::upload::S3Upload;
+use crate::driver::{
+    ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Strength, Upload,
+};
+use futures::future::join_all;
+
+/// What a server does with parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uploads {
+    /// It takes them.
+    pub offered: bool,
+    /// How strong the condition is under which they become an object.
+    pub condition: Strength,
+    /// It copies parts from objects and honours their versions.
+    pub part_copy: bool,
+}
+
+/// A refusal for good as an answer: who may put need not be allowed all of this.
+fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
+    match result {
+        Err(error) if error.retryable() => Err(error),
+        other => Ok(other),
+    }
+}
+
+impl Probe<'_> {
+    /// An upload of one part; each has other bytes, so that each object has another etag.
+    async fn begin(&self, text: &'static str) -> Result<S3Upload> {
+        let upload = self
+            .bucket
+            .upload_raw(self.c, &PutOptions::default())
+            .await?;
+        upload.part(1, text.into()).await?;
+        Ok(upload)
+    }
+
+    async fn complete(
+        &self,
+        upload: &S3Upload,
+        precondition: &Precondition,
+    ) -> Result<Verdict<ObjectInfo>> {
+        let result = settled(upload.complete_raw(precondition).await);
+        match result {
+            Err(error) => Err(error),
+            // After a conflict an upload has to be begun anew.
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(Verdict::Lost),
+            Ok(result) => Ok(verdict(result).unwrap_or(Verdict::Refused)),
+        }
+    }
+
+    /// Races two uploads under a condition that only one can meet. Gives the winner's etag, or
+    /// nothing when not exactly one won and the other lost.
+    async fn race_uploads(
+        &self,
+        racers: [&S3Upload; 2],
+        precondition: &Precondition,
+    ) -> Result<Option<ETag>> {
+        let (one, two) = tokio::join!(
+            self.complete(racers[0], precondition),
+            self.complete(racers[1], precondition)
+        );
+        Ok(match (one?, two?) {
+            (Verdict::Done(info), Verdict::Lost) | (Verdict::Lost, Verdict::Done(info)) => {
+                Some(info.etag)
+            }
+            _ => None,
+        })
+    }
+
+    /// Tries and races the condition of a completion, and copies a part.
+    pub(super) async fn uploads(&self) -> Result<Uploads> {
+        let mut uploads = Vec::new();
+        for upload in join_all(["1", "2", "3", "4", "5"].map(|text| self.begin(text))).await {
+            match settled(upload)? {
+                Ok(upload) => uploads.push(upload),
+                Err(error) => {
+                    log::debug!("the server takes no parts: {error}");
+                    return Ok(Uploads::default());
+                }
+            }
+        }
+        let [one, two, three, four, copied] = &uploads[..] else {
+            return Ok(Uploads::default());
+        };
+        let stale = ETag::new("0123456789abcdef0123456789abcdef");
+        let mut found = Uploads {
+            offered: true,
+            ..Uploads::default()
+        };
+        let created = self
+            .race_uploads([one, two], &Precondition::IfAbsent)
+            .await?;
+        if let Some(etag) = created {
+            let other = Precondition::IfMatch(stale.clone());
+            let (late, missed, copy) = tokio::join!(
+                self.complete(three, &Precondition::IfAbsent),
+                self.complete(three, &other),
+                copied.copy_part_raw(1, self.c, None, &stale, 1),
+            );
+            let (late, missed) = (late?, missed?);
+            let refused =
+                matches!(settled(copy)?, Err(error) if error.kind() == ErrorKind::Changed);
+            if refused {
+                let copy = copied.copy_part_raw(1, self.c, None, &etag, 1).await;
+                found.part_copy = settled(copy)?.is_ok();
+            }
+            if honoured(&late) && honoured(&missed) {
+                let matching = Precondition::IfMatch(etag);
+                if self.race_uploads([three, four], &matching).await?.is_some() {
+                    found.condition = Strength::Atomic;
+                }
+            }
+        } else if matches!(
+            self.complete(three, &Precondition::None).await?,
+            Verdict::Lost | Verdict::Refused
+        ) {
+            found.offered = false;
+        }
+        // Those that were completed are gone already.
+        for result in join_all(uploads.iter().map(Upload::abort)).await {
+            if let Err(error) = result {
+                log::debug!("an upload stays behind: {error}");
+            }
+        }
+        Ok(found)
+    }
+}

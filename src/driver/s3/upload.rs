@@ -1,0 +1,361 @@
+//! Objects that are sent in parts.
+
+use super::refusal::{Failed, Purpose, Refusal};
+use super::site::{self, Query};
+use super::store::{Call, Outgoing};
+use super::{Bucket, MAX_OBJECT, meta, object, xml};
+use crate::driver::{
+    Body, CommitId, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Strength,
+    Upload, UploadLimits,
+};
+use crate::key::Key;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::time::SystemTime;
+
+/// The least size of every part but the last.
+const MIN_PART: u64 = 5 << 20;
+/// The most parts of one upload.
+const MAX_PARTS: u32 = 10_000;
+
+/// A part that the service has.
+struct Part {
+    etag: ETag,
+    size: u64,
+}
+
+/// An upload under way. Dropped before its end it is aborted, as far as there is still a runtime
+/// to do so; what stays behind `bucketfs check --clean` removes.
+pub(super) struct S3Upload {
+    bucket: Bucket,
+    key: Key,
+    id: String,
+    commits: Vec<CommitId>,
+    /// `None` once completed or aborted. A leaf lock, held for moments only.
+    parts: Mutex<Option<BTreeMap<u32, Part>>>,
+}
+
+/// The limits that the service is known for, with what was found out about it.
+pub(super) fn limits(condition: Strength, part_copy: bool) -> UploadLimits {
+    UploadLimits {
+        min_part: MIN_PART,
+        max_part: MAX_OBJECT,
+        max_parts: MAX_PARTS,
+        part_copy,
+        condition,
+    }
+}
+
+impl Bucket {
+    /// Begins an upload, whatever is known of the server's.
+    pub(super) async fn upload_raw(&self, key: &Key, options: &PutOptions) -> Result<S3Upload> {
+        let purpose = Purpose::of("upload", Some(key));
+        let send = async {
+            let mut call = Call::new(Method::POST, key.as_bytes());
+            call.query = "uploads=";
+            self.describe(&mut call.headers, options)?;
+            let (_, body) = self.store.ask(&self.target, &call).await?;
+            Ok(xml::initiated(&body)?)
+        };
+        let id = send.await.map_err(|failed| purpose.error(failed))?;
+        Ok(S3Upload {
+            bucket: self.clone(),
+            key: key.clone(),
+            id,
+            commits: options.commits.clone(),
+            parts: Mutex::new(Some(BTreeMap::new())),
+        })
+    }
+
+    /// Throws away an upload by its id; one that is gone is fine.
+    pub(super) async fn abort_raw(&self, key: &Key, id: &str) -> Result<()> {
+        let purpose = Purpose::of("abort", Some(key));
+        let query = Query::default().with("uploadId", id).into_string();
+        let mut call = Call::new(Method::DELETE, key.as_bytes());
+        call.query = &query;
+        match self.store.ask(&self.target, &call).await {
+            Ok(_) => Ok(()),
+            Err(Failed::Refused(refusal)) if refusal.object_missing() => Ok(()),
+            Err(failed) => Err(purpose.error(failed)),
+        }
+    }
+}
+
+impl Bucket {
+    /// Throws away uploads below a prefix that were begun before a time. Not every server lists
+    /// by prefix, so all are looked at.
+    pub(super) async fn abandon(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
+        let purpose = Purpose::of("abandon_uploads", Some(prefix));
+        let mut abandoned = Vec::new();
+        let mut marker: Option<(String, String)> = None;
+        loop {
+            let mut query = Query::default().with("encoding-type", "url");
+            if let Some((key, id)) = &marker {
+                query = query.with("key-marker", key).with("upload-id-marker", id);
+            }
+            let query = query.with("uploads", "").into_string();
+            let mut call = Call::new(Method::GET, b"");
+            call.query = &query;
+            let answer = self.store.ask(&self.target, &call).await;
+            let (_, body) = answer.map_err(|failed| purpose.error(failed))?;
+            let page = xml::uploads(&body).map_err(|error| purpose.name(error))?;
+            for (key, id, begun) in page.uploads {
+                if key.starts_with(prefix) && begun.is_some_and(|begun| begun < before) {
+                    self.abort_raw(&key, &id).await?;
+                    abandoned.push(key);
+                }
+            }
+            match page.next {
+                None => return Ok(abandoned),
+                next if next == marker => {
+                    return Err(purpose.name(Error::new(
+                        ErrorKind::Corrupt,
+                        "the list of uploads does not go on",
+                    )));
+                }
+                next => marker = next,
+            }
+        }
+    }
+}
+
+fn finished() -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        "the upload is completed or aborted already",
+    )
+}
+
+impl S3Upload {
+    fn part_query(&self, number: u32) -> Result<String> {
+        if number == 0 || number > MAX_PARTS {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("part {number} is not one of 1 to {MAX_PARTS}"),
+            ));
+        }
+        if self.parts.lock().is_none() {
+            return Err(finished());
+        }
+        Ok(Query::default()
+            .with_number("partNumber", number as usize)
+            .with("uploadId", &self.id)
+            .into_string())
+    }
+
+    fn insert(&self, number: u32, part: Part) -> Result<()> {
+        let mut parts = self.parts.lock();
+        parts.as_mut().ok_or_else(finished)?.insert(number, part);
+        Ok(())
+    }
+
+    /// The first condition in a row of two requests, for a server that does not know it when an
+    /// upload is completed.
+    async fn look_before(&self, precondition: &Precondition) -> Result<()> {
+        let there = match self.bucket.head_object(&self.key).await {
+            Ok(info) => Some(info.etag),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        precondition.check(there.as_ref())
+    }
+
+    /// Completes the upload under a condition, whatever is known of the server's conditions.
+    pub(super) async fn complete_raw(&self, precondition: &Precondition) -> Result<ObjectInfo> {
+        let lost = object::lost(precondition);
+        let missing = match precondition {
+            Precondition::IfMatch(_) => ErrorKind::Changed,
+            Precondition::None | Precondition::IfAbsent => ErrorKind::NotFound,
+        };
+        let purpose = Purpose {
+            lost,
+            missing,
+            ..Purpose::of("complete", Some(&self.key))
+        };
+        let (document, size) = {
+            let parts = self.parts.lock();
+            let parts = parts.as_ref().ok_or_else(|| purpose.name(finished()))?;
+            let list = parts.iter().map(|(number, part)| (*number, &part.etag));
+            let size = parts.values().map(|part| part.size).sum();
+            (Bytes::from(xml::complete(list)), size)
+        };
+        let query = Query::default().with("uploadId", &self.id).into_string();
+        let send = async {
+            let mut call = Call::new(Method::POST, self.key.as_bytes());
+            call.query = &query;
+            call.headers
+                .insert("content-type", HeaderValue::from_static("application/xml"));
+            call.body = Outgoing::Document(document);
+            self.bucket
+                .add_precondition(&mut call.headers, precondition)?;
+            let (headers, body) = self.bucket.store.ask(&self.bucket.target, &call).await?;
+            match xml::completed(&body)? {
+                Ok(etag) => Ok((etag, headers)),
+                Err(complaint) => Err(Failed::Refused(Refusal {
+                    // The status was a success before the service had put the parts together.
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    complaint,
+                })),
+            }
+        };
+        let (etag, headers) = send.await.map_err(|failed| match failed {
+            // Somebody else wrote at the same moment. The service wants all parts again then.
+            Failed::Refused(refusal) if refusal.conflict() => {
+                let error = refusal.explain(ErrorKind::NotFound, ErrorKind::NotFound);
+                purpose.name(error.retry(false))
+            }
+            failed => purpose.error(failed),
+        })?;
+        *self.parts.lock() = None;
+        Ok(ObjectInfo {
+            size: Some(size),
+            etag,
+            modified: meta::written(&headers),
+            attributes: None,
+            commits: self.commits.clone(),
+            version: None,
+        })
+    }
+
+    /// Takes a part from an object, whole or a range of it.
+    pub(super) async fn copy_part_raw(
+        &self,
+        number: u32,
+        from: &Key,
+        range: Option<Range<u64>>,
+        if_match: &ETag,
+        size: u64,
+    ) -> Result<()> {
+        let purpose = Purpose::of("copy_part", Some(from));
+        let query = self
+            .part_query(number)
+            .map_err(|error| purpose.name(error))?;
+        let bucket = self.bucket.target.bucket.as_deref().unwrap_or_default();
+        let origin = format!("{bucket}/{}", site::encode_key(from.as_bytes()));
+        let send = async {
+            let mut call = Call::new(Method::PUT, self.key.as_bytes());
+            call.query = &query;
+            call.headers
+                .insert("x-amz-copy-source", meta::ascii(&origin)?);
+            call.headers.insert(
+                "x-amz-copy-source-if-match",
+                self.bucket.condition(if_match)?,
+            );
+            if let Some(range) = range {
+                let text = format!("bytes={}-{}", range.start, range.end - 1);
+                call.headers
+                    .insert("x-amz-copy-source-range", meta::ascii(&text)?);
+            }
+            let (_, body) = self.bucket.store.ask(&self.bucket.target, &call).await?;
+            match xml::copied(&body)? {
+                Ok((etag, _)) => Ok(etag),
+                Err(complaint) => Err(Failed::Refused(Refusal {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    complaint,
+                })),
+            }
+        };
+        let etag = send.await.map_err(|failed| purpose.error(failed))?;
+        self.insert(number, Part { etag, size })
+            .map_err(|error| purpose.name(error))
+    }
+}
+
+#[async_trait]
+impl Upload for S3Upload {
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
+        let purpose = Purpose::of("part", Some(&self.key));
+        let query = self
+            .part_query(number)
+            .map_err(|error| purpose.name(error))?;
+        let send = async {
+            let mut call = Call::new(Method::PUT, self.key.as_bytes());
+            call.query = &query;
+            call.body = Outgoing::Object(&body);
+            self.bucket.store.ask(&self.bucket.target, &call).await
+        };
+        let (headers, _) = send.await.map_err(|failed| purpose.error(failed))?;
+        let etag = object::written_etag(&headers, &purpose)?;
+        let size = body.len();
+        self.insert(number, Part { etag, size })
+            .map_err(|error| purpose.name(error))
+    }
+
+    async fn copy_part(
+        &self,
+        number: u32,
+        from: &Key,
+        range: Range<u64>,
+        if_match: ETag,
+    ) -> Result<()> {
+        let purpose = Purpose::of("copy_part", Some(from));
+        self.bucket.check_key(from, &purpose)?;
+        if !self.bucket.findings.part_copy {
+            return Err(Error::unsupported("copy_part").on(from));
+        }
+        if range.is_empty() {
+            return Err(purpose.name(Error::new(
+                ErrorKind::InvalidArgument,
+                "a part cannot be copied from an empty range",
+            )));
+        }
+        let size = range.end - range.start;
+        self.copy_part_raw(number, from, Some(range), &if_match, size)
+            .await
+    }
+
+    async fn complete(&self, precondition: Precondition) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("complete", Some(&self.key));
+        let strength = self.bucket.findings.complete;
+        precondition
+            .require(strength, "complete")
+            .map_err(|error| purpose.name(error))?;
+        if strength == Strength::Atomic || precondition == Precondition::None {
+            return self.complete_raw(&precondition).await;
+        }
+        self.look_before(&precondition)
+            .await
+            .map_err(|error| purpose.name(error))?;
+        self.complete_raw(&Precondition::None).await
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.bucket.abort_raw(&self.key, &self.id).await?;
+        *self.parts.lock() = None;
+        Ok(())
+    }
+}
+
+impl Drop for S3Upload {
+    fn drop(&mut self) {
+        if self.parts.get_mut().is_none() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (bucket, key) = (self.bucket.clone(), self.key.clone());
+            let id = std::mem::take(&mut self.id);
+            runtime.spawn(async move {
+                if let Err(error) = bucket.abort_raw(&key, &id).await {
+                    log::warn!(
+                        "parts of an upload stay behind until `bucketfs check --clean` removes them: {error}"
+                    );
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for S3Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Upload")
+            .field("key", &self.key)
+            .field("id", &self.id)
+            .field("parts", &self.parts.lock().as_ref().map(BTreeMap::len))
+            .finish_non_exhaustive()
+    }
+}
