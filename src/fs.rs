@@ -53,6 +53,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{Capabilities, Driver, ObjectInfo, Space};
 use crate::key::Key;
 use crate::writeback::stage::{StagingArea, StagingOptions};
+use crate::writeback::upload;
 use inode::{Inode, Table};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -305,7 +306,7 @@ impl Fs {
     fn max_file_size(&self) -> u64 {
         self.options
             .staging_size
-            .min(self.capabilities.max_object)
+            .min(upload::largest(&self.capabilities))
             .min(i64::MAX as u64)
     }
 

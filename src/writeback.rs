@@ -1,5 +1,7 @@
 //! What was written and is not yet in the store: `stage` holds the bytes, one buffer for each
-//! inode, until a conditional put has taken them; `conflict` keeps what no put took.
+//! inode, until a conditional put has taken them; `upload` sends large ones in parts; `conflict`
+//! keeps what no put took.
 
 pub mod conflict;
 pub mod stage;
+pub mod upload;

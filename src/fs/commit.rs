@@ -21,6 +21,7 @@ use crate::key::Key;
 use crate::name;
 use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
+use crate::writeback::upload;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -303,9 +304,7 @@ impl Fs {
     async fn send(&self, plan: &Plan) -> Result<ObjectInfo> {
         match &plan.content {
             Content::Here(body) => {
-                self.driver
-                    .put(&plan.key, body.clone(), plan.options.clone())
-                    .await
+                upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
             Content::There(origin) => {
                 let options = CopyOptions {
@@ -483,7 +482,7 @@ impl Fs {
                 break;
             };
             let key = prefix.join(&component);
-            match self.driver.put(&key, body.clone(), options.clone()).await {
+            match upload::put(&self.driver, &key, body.clone(), options.clone()).await {
                 Ok(info) => {
                     let info = ObjectInfo {
                         size: Some(body.len()),

@@ -14,7 +14,7 @@ use crate::driver::{
     PutOptions, Result, Strength,
 };
 use crate::key::Key;
-use crate::writeback::conflict;
+use crate::writeback::{conflict, upload};
 use std::sync::Arc;
 
 /// How often a rename starts again because somebody changed one of its ends meanwhile.
@@ -317,8 +317,7 @@ impl Fs {
             commits,
             base: None,
         };
-        self.driver
-            .put(to, body, options)
+        upload::put(&self.driver, to, body, options)
             .await
             .map_err(|error| Moved::of(error, to))
     }

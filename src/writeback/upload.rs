@@ -1,0 +1,211 @@
+//! How bytes reach the store: small ones in one put, large ones in parts, several at a time.
+//!
+//! Parts of one object are of one size but for the last, because some services want that. No part
+//! is held in memory for being sent: bodies are read piece by piece.
+
+use crate::driver::{
+    Body, Capabilities, Driver, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result,
+    Strength, Upload,
+};
+use crate::key::Key;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::sync::Arc;
+
+/// Objects larger than this go in parts.
+pub const LARGE: u64 = 16 << 20;
+/// The size of a part, unless there would be too many.
+const PART: u64 = 8 << 20;
+/// Sizes of parts are multiples of this.
+const STEP: u64 = 1 << 20;
+/// How many parts of one object are under way at once.
+const WIDTH: usize = 8;
+/// How often all parts are sent when the store has forgotten them.
+const ATTEMPTS: usize = 3;
+
+/// The largest object that a store takes, in one put or in parts.
+pub fn largest(claims: &Capabilities) -> u64 {
+    match claims.upload {
+        Some(limits) if limits.condition != Strength::None || !conditional(claims) => {
+            let parts = limits.max_part.saturating_mul(limits.max_parts.into());
+            claims.max_object.max(parts)
+        }
+        _ => claims.max_object,
+    }
+}
+
+fn conditional(claims: &Capabilities) -> bool {
+    claims.put_condition != Strength::None
+}
+
+/// The size of the parts in which an object is sent; `None` when it is put whole.
+fn part_size(claims: &Capabilities, size: u64, precondition: &Precondition) -> Option<u64> {
+    let limits = claims.upload.filter(|_| size > LARGE)?;
+    let as_strong = *precondition == Precondition::None || limits.condition >= claims.put_condition;
+    if !as_strong && size <= claims.max_object {
+        return None;
+    }
+    let least = size
+        .div_ceil(limits.max_parts.into())
+        .next_multiple_of(STEP);
+    let part = PART
+        .max(least)
+        .clamp(limits.min_part.min(limits.max_part), limits.max_part);
+    (size.div_ceil(part) <= limits.max_parts.into()).then_some(part)
+}
+
+/// Puts an object as [`Driver::put`] does, in parts where it is large and the store holds the
+/// condition for parts as well.
+pub async fn put(
+    driver: &Arc<dyn Driver>,
+    key: &Key,
+    body: Body,
+    options: PutOptions,
+) -> Result<ObjectInfo> {
+    let part = part_size(&driver.capabilities(), body.len(), &options.precondition);
+    let Some(part) = part else {
+        return driver.put(key, body, options).await;
+    };
+    let mut attempt = 1;
+    loop {
+        let upload = driver.upload(key, options.clone()).await?;
+        let error = match send(&*upload, &body, part, &options.precondition).await {
+            Ok(info) => return Ok(info),
+            Err(error) => error,
+        };
+        throw_away(upload);
+        if error.kind() != ErrorKind::NotFound {
+            return Err(error);
+        }
+        if error.maybe_applied() {
+            // It is completed, or thrown away by others: that is a collision like that of a put.
+            return Err(Error::new(
+                ErrorKind::Changed,
+                "its parts are gone after an answer was lost",
+            )
+            .during("complete")
+            .on(key)
+            .after_lost_reply());
+        }
+        if attempt == ATTEMPTS {
+            return Err(error);
+        }
+        attempt += 1;
+        log::debug!("sending {key:?} again: {error}");
+    }
+}
+
+async fn send(
+    upload: &dyn Upload,
+    body: &Body,
+    part: u64,
+    precondition: &Precondition,
+) -> Result<ObjectInfo> {
+    let count = body.len().div_ceil(part);
+    stream::iter(0..count)
+        .map(|index| {
+            let range = index * part..(index + 1) * part;
+            upload.part(index as u32 + 1, body.slice(range))
+        })
+        .buffer_unordered(WIDTH)
+        .try_collect::<()>()
+        .await?;
+    upload.complete(precondition.clone()).await
+}
+
+/// Gives the parts up, without waiting for it.
+pub fn throw_away(upload: Box<dyn Upload>) {
+    tokio::spawn(async move {
+        if let Err(error) = upload.abort().await {
+            log::debug!("parts stay behind until `bucketfs check --clean`: {error}");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::memory::Memory;
+    use crate::driver::{ETag, GetOptions, UploadLimits};
+    use crate::layer::{Layered, Operation, Stats};
+    use bytes::Bytes;
+
+    fn claims() -> Capabilities {
+        Capabilities {
+            put_condition: Strength::Atomic,
+            max_object: 5 << 30,
+            upload: Some(UploadLimits {
+                min_part: 5 << 20,
+                max_part: 5 << 30,
+                max_parts: 10_000,
+                part_copy: true,
+                condition: Strength::Atomic,
+            }),
+            ..Capabilities::default()
+        }
+    }
+
+    #[test]
+    fn parts_are_few_enough_and_large_enough() {
+        let size = |bytes| part_size(&claims(), bytes, &Precondition::IfAbsent);
+        assert_eq!(size(LARGE), None);
+        assert_eq!(size(LARGE + 1), Some(8 << 20));
+        assert_eq!(size(80_000 << 20), Some(8 << 20));
+        assert_eq!(size((80_000 << 20) + 1), Some(9 << 20));
+        // 5 TiB, the largest object of most services.
+        let part = size(5 << 40).expect("parts");
+        assert!(part * 10_000 >= 5 << 40 && part <= 5 << 30);
+        assert_eq!(size((5 << 30) * 10_000 + 1), None);
+    }
+
+    #[test]
+    fn a_weaker_condition_is_for_what_no_put_takes() {
+        let mut claims = claims();
+        assert_eq!(largest(&claims), (5 << 30) * 10_000);
+        let limits = claims.upload.as_mut().expect("limits");
+        limits.condition = Strength::Checked;
+        let matching = Precondition::IfMatch(ETag::new("e"));
+        assert_eq!(part_size(&claims, 5 << 30, &matching), None);
+        assert_eq!(part_size(&claims, (5 << 30) + 1, &matching), Some(8 << 20));
+        assert_eq!(
+            part_size(&claims, 5 << 30, &Precondition::None),
+            Some(8 << 20)
+        );
+        assert_eq!(largest(&claims), (5 << 30) * 10_000);
+        claims.upload.as_mut().expect("limits").condition = Strength::None;
+        assert_eq!(largest(&claims), 5 << 30);
+        claims.upload = None;
+        assert_eq!(part_size(&claims, 5 << 30, &Precondition::None), None);
+        assert_eq!(largest(&claims), 5 << 30);
+    }
+
+    #[tokio::test]
+    async fn a_large_body_arrives_whole_under_its_condition() {
+        let stats = Arc::new(Stats::default());
+        let driver = Layered::over(Arc::new(Memory::new()), stats.clone());
+        let key = Key::from("k");
+        let pieces: Vec<Bytes> = (0..17).map(|i| vec![i; 1_048_583].into()).collect();
+        let body = Body::Memory(pieces.clone().into());
+        let options = PutOptions {
+            precondition: Precondition::IfAbsent,
+            ..PutOptions::default()
+        };
+        let put = put(&driver, &key, body.clone(), options.clone());
+        let info = put.await.expect("put");
+        let object = driver.get(&key, GetOptions::default()).await;
+        let object = object.and_then(|outcome| outcome.found()).expect("there");
+        let (found, bytes) = object.collect().await.expect("bytes");
+        assert_eq!((&found.etag, bytes), (&info.etag, pieces.concat().into()));
+        let count = |operation| stats.snapshot().count(operation);
+        assert_eq!(
+            [Operation::Put, Operation::Part, Operation::Complete].map(count),
+            [0, 3, 1]
+        );
+
+        let lost = super::put(&driver, &key, body, options).await;
+        assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Exists);
+        while count(Operation::Abort) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(driver.head(&key).await.expect("there").etag, info.etag);
+    }
+}
