@@ -10,7 +10,7 @@ pub mod values;
 pub use fstab::KernelFlags;
 pub use options::{Flags, StoreFlags};
 
-use crate::driver::{Location, OpenOptions};
+use crate::driver::{Encryption, Location, OpenOptions};
 use crate::exit::Failure;
 use crate::fs::{Consistency, ExclusiveCreate};
 use crate::key::Key;
@@ -287,20 +287,43 @@ impl Values {
         Ok(StoreSettings {
             location,
             prefix: self.prefix(),
-            open: OpenOptions {
-                read_only: self.switch("read-only")?,
-                unsafe_writes: self.switch("unsafe-writes")?,
-                profile: self.text("profile")?,
-                region: self.text("region")?,
-                endpoint_url: self.text("endpoint-url")?,
-                force_path_style: self.switch("force-path-style")?,
-            },
+            open: self.open()?,
             deadline,
             retries: self.parse("retries", values::number)?,
             concurrency,
             fault: self.text("fault")?,
             log_level,
         })
+    }
+
+    /// What drivers are told.
+    fn open(&self) -> Result<OpenOptions, Failure> {
+        let options = OpenOptions {
+            read_only: self.switch("read-only")?,
+            unsafe_writes: self.switch("unsafe-writes")?,
+            profile: self.text("profile")?,
+            region: self.text("region")?,
+            endpoint_url: self.text("endpoint-url")?,
+            force_path_style: self.switch("force-path-style")?,
+            no_sign_request: self.switch("no-sign-request")?,
+            requester_pays: self.switch("requester-pays")?,
+            sse: self.parse_given("sse", |text| {
+                values::choice(text, &Encryption::ALL.map(|kind| (kind.name(), kind)))
+            })?,
+            sse_kms_key_id: self.text("sse-kms-key-id")?,
+            storage_class: self.text("storage-class")?,
+        };
+        if options.no_sign_request && options.profile.is_some() {
+            return Err(Failure::usage(
+                "no-sign-request and profile exclude each other; give one of them",
+            ));
+        }
+        if options.sse_kms_key_id.is_some()
+            && !matches!(options.sse, Some(Encryption::Kms | Encryption::KmsDsse))
+        {
+            return Err(self.wrong("sse-kms-key-id", "it needs --sse aws:kms or aws:kms:dsse"));
+        }
+        Ok(options)
     }
 
     /// The prefix, with one `/` at its end and none at its start.

@@ -19,7 +19,7 @@ mod types;
 
 pub use body::{Body, Object, Source};
 pub use error::{Error, ErrorKind, Result};
-pub use location::{Location, OpenOptions, Opened, Registered};
+pub use location::{Encryption, Location, OpenOptions, Opened, Registered};
 pub use types::*;
 
 use crate::key::Key;

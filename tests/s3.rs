@@ -404,6 +404,15 @@ async fn metadata() -> Outcome {
         .user
         .insert("mtime".into(), "1700000000.5".into());
     attributes.user.insert("note".into(), "\u{fc}ber".into());
+    for (name, value) in [
+        ("cache-control", "max-age=60"),
+        ("content-disposition", "attachment; filename=\"x y\""),
+        ("content-encoding", "gzip"),
+        ("content-language", "de"),
+        ("expires", "Thu, 01 Dec 2033 16:00:00 GMT"),
+    ] {
+        attributes.headers.insert(name.into(), value.into());
+    }
     let commits = vec![CommitId(7), CommitId(8)];
     let options = PutOptions {
         attributes: attributes.clone(),
@@ -422,10 +431,12 @@ async fn metadata() -> Outcome {
     }
     bucket.copy(&a, &b, CopyOptions::default()).await?;
     let copy = bucket.head(&b).await?;
-    assert_eq!(
-        (copy.attributes.as_ref(), &copy.commits),
-        (Some(&attributes), &commits)
-    );
+    let mut all = attributes.clone();
+    if std::env::var(SERVER).is_ok_and(|server| server == "minio") {
+        // MinIO forgets it in a copy that does not name it.
+        all.headers.remove("expires");
+    }
+    assert_eq!((copy.attributes, &copy.commits), (Some(all), &commits));
     let options = CopyOptions {
         commits: vec![CommitId(9)],
         ..CopyOptions::default()
@@ -573,7 +584,7 @@ async fn uploads() -> Outcome {
     // The dropped one goes on its own account, the loser now.
     let mut gone = bucket.abandon_uploads(&Key::from("a"), later).await?;
     gone.dedup();
-    assert_eq!(gone, [key.clone()]);
+    assert_eq!(gone, std::slice::from_ref(&key));
     let gone = bucket.abandon_uploads(&Key::empty(), later).await?;
     assert_eq!(gone, []);
     let late = one.complete(Precondition::None).await;

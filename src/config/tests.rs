@@ -49,6 +49,32 @@ fn defaults_parse() {
 }
 
 #[test]
+fn what_the_service_is_to_do_with_objects_is_checked() {
+    let options =
+        |text: &str| resolve(sources(&[], &[text], &[])).map(|settings| settings.store.open);
+    let plain = options("retries=1").unwrap();
+    assert!(!plain.no_sign_request && !plain.requester_pays && plain.sse.is_none());
+    let all =
+        options("sse=aws:kms,sse-kms-key-id=alias/a,storage_class=STANDARD_IA,requester-pays");
+    let all = all.unwrap();
+    assert_eq!(
+        (all.sse, all.sse_kms_key_id.as_deref()),
+        (Some(Encryption::Kms), Some("alias/a"))
+    );
+    assert_eq!(all.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert!(all.requester_pays && options("no_sign_request").unwrap().no_sign_request);
+    for wrong in [
+        "sse=kms",
+        "sse-kms-key-id=k",
+        "sse=AES256,sse-kms-key-id=k",
+        "no-sign-request,profile=p",
+    ] {
+        let failure = options(wrong).unwrap_err();
+        assert_eq!(failure.exit, crate::exit::Exit::Usage, "{wrong}");
+    }
+}
+
+#[test]
 fn flag_beats_mount_option_beats_environment_beats_file_beats_default() {
     let (_dir, path) = config(r#"{"retries": 1, "memory": "1M", "deadline": 2, "uid": 3}"#);
     let all = sources(

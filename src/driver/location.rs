@@ -111,6 +111,41 @@ pub struct OpenOptions {
     pub endpoint_url: Option<String>,
     /// Bucket in the path of requests instead of in the host name.
     pub force_path_style: bool,
+    /// Send requests without credentials.
+    pub no_sign_request: bool,
+    /// Pay for requests instead of the bucket's owner.
+    pub requester_pays: bool,
+    /// How the service encrypts what is written; by default as the bucket says.
+    pub sse: Option<Encryption>,
+    /// The key for [`Encryption::Kms`] and [`Encryption::KmsDsse`].
+    pub sse_kms_key_id: Option<String>,
+    /// Storage class of what is written; by default that of the object that is rewritten.
+    pub storage_class: Option<String>,
+}
+
+/// How a service encrypts objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// With keys of the service.
+    Aes256,
+    /// With a key of its key management.
+    Kms,
+    /// With such a key, in two layers.
+    KmsDsse,
+}
+
+impl Encryption {
+    /// Every kind.
+    pub const ALL: [Encryption; 3] = [Encryption::Aes256, Encryption::Kms, Encryption::KmsDsse];
+
+    /// As requests and options spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Encryption::Aes256 => "AES256",
+            Encryption::Kms => "aws:kms",
+            Encryption::KmsDsse => "aws:kms:dsse",
+        }
+    }
 }
 
 /// An open store.

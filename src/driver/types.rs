@@ -96,6 +96,9 @@ pub struct Attributes {
     pub content_type: Option<String>,
     /// Extended attributes and user metadata: names without the `user.` prefix.
     pub user: BTreeMap<String, Bytes>,
+    /// What else the store keeps with the object, by its own names, so that a rewrite keeps it.
+    /// Only its driver knows what it means; drivers skip names that they do not know.
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Attributes {

@@ -229,6 +229,7 @@ fn describe(stat: &Stat, xattrs: Xattrs) -> ObjectInfo {
             rdev: device.then_some(stat.st_rdev as u32),
             content_type: xattrs.content_type,
             user: xattrs.user,
+            headers: BTreeMap::new(),
         }),
         commits: xattrs.commits,
         version: None,

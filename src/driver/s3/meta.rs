@@ -19,15 +19,23 @@ const META: &str = "x-amz-meta-";
 /// Where commit ids lie.
 const COMMITS: &str = "x-amz-meta-bucketfs-commit";
 
-/// Headers that a rewrite of the metadata has to repeat, because it replaces them all.
-pub(super) const CARRIED: [&str; 6] = [
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "expires",
-    "x-amz-storage-class",
+/// How an object's bytes are kept.
+pub(super) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
+
+/// Headers of an object that a rewrite repeats, because it replaces them all.
+const CARRIED: [HeaderName; 7] = [
+    http::header::CACHE_CONTROL,
+    http::header::CONTENT_DISPOSITION,
+    http::header::CONTENT_ENCODING,
+    http::header::CONTENT_LANGUAGE,
+    http::header::EXPIRES,
+    HeaderName::from_static("x-amz-website-redirect-location"),
+    STORAGE_CLASS,
 ];
+
+/// Storage classes whose objects cannot be read before they are restored. Who writes a file is
+/// likely to read it, so a rewrite leaves them.
+const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
 fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, why)
@@ -50,6 +58,16 @@ pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo>
         content_type: text(CONTENT_TYPE).map(str::to_owned),
         ..Attributes::default()
     };
+    for name in CARRIED {
+        if let Some(value) = headers.get(&name)
+            && let Ok(value) = value.to_str()
+            && !(name == STORAGE_CLASS && ARCHIVES.contains(&value))
+        {
+            attributes
+                .headers
+                .insert(name.as_str().to_owned(), value.to_owned());
+        }
+    }
     let mut commits = Vec::new();
     for (name, value) in headers {
         if name == COMMITS {
@@ -119,6 +137,14 @@ pub(super) fn describe(
             )
         })?;
         headers.insert(CONTENT_TYPE, value);
+    }
+    for (name, value) in &attributes.headers {
+        // Other stores may have other such names.
+        if let Some(name) = CARRIED.iter().find(|known| known.as_str() == name)
+            && let Ok(value) = ascii(value)
+        {
+            headers.insert(name, value);
+        }
     }
     for (name, value) in &attributes.user {
         let name = HeaderName::try_from(format!("{META}{name}"));

@@ -4,8 +4,8 @@ use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
 use super::{Bucket, http as connection, meta, site, xml};
 use crate::driver::{
-    Body, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
-    Precondition, PutOptions, Result,
+    Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome,
+    Object, ObjectInfo, Precondition, PutOptions, Result,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -264,8 +264,27 @@ impl Bucket {
 
     /// Adds what is said of a new object beside its bytes.
     pub(super) fn describe(&self, headers: &mut HeaderMap, options: &PutOptions) -> Result<()> {
+        self.describe_as(headers, &options.attributes, &options.commits)
+    }
+
+    /// The same for a copy, which is a new object as well.
+    fn describe_as(
+        &self,
+        headers: &mut HeaderMap,
+        attributes: &Attributes,
+        commits: &[CommitId],
+    ) -> Result<()> {
         headers.insert(CONTENT_TYPE, BYTES);
-        meta::describe(headers, &options.attributes, &options.commits)
+        meta::describe(headers, attributes, commits)?;
+        self.impose(headers);
+        Ok(())
+    }
+
+    /// Adds what the options say of every new object.
+    fn impose(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.store.written {
+            headers.insert(name, value.clone());
+        }
     }
 
     /// Deletes an object under a condition, whatever is known of the server's conditions.
@@ -309,7 +328,7 @@ impl Bucket {
             let mut commits = options.commits.clone();
             if attributes.is_none() || commits.is_empty() {
                 let looked = self.look(from, pin.as_ref(), None).await;
-                let (info, headers) = looked
+                let (info, _) = looked
                     .map_err(|failed| source.error(failed))?
                     .ok_or_else(|| source.name(Error::new(ErrorKind::Corrupt, "no answer")))?;
                 size = info.size;
@@ -320,16 +339,12 @@ impl Bucket {
                 if attributes.is_none() {
                     attributes = info.attributes;
                 }
-                for name in meta::CARRIED {
-                    if let Some(value) = headers.get(name) {
-                        call.headers.insert(name, value.clone());
-                    }
-                }
             }
-            call.headers.insert(CONTENT_TYPE, BYTES);
             let attributes = attributes.unwrap_or_default();
-            meta::describe(&mut call.headers, &attributes, &commits)
+            self.describe_as(&mut call.headers, &attributes, &commits)
                 .map_err(|error| source.name(error))?;
+        } else {
+            self.impose(&mut call.headers);
         }
         let directive = if replace { "REPLACE" } else { "COPY" };
         call.headers.insert(

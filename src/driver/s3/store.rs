@@ -36,7 +36,12 @@ const SKEW: i64 = 240;
 #[derive(Debug)]
 pub(super) struct Store {
     client: Client,
-    credentials: Credentials,
+    /// `None` where requests go without a signature.
+    credentials: Option<Credentials>,
+    /// Headers of every request.
+    always: HeaderMap,
+    /// Headers of requests that make objects.
+    pub written: HeaderMap,
     /// Seconds that the service's clock is ahead of ours.
     skew: AtomicI64,
     /// Where buckets are looked for first.
@@ -109,6 +114,35 @@ impl<'a> Call<'a> {
     }
 }
 
+/// What the options say of objects that are written.
+fn written(options: &OpenOptions) -> Result<HeaderMap> {
+    let value = |name: &str, text: &str| {
+        meta::ascii(text).map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{name}: {text:?} is not plain text"),
+            )
+        })
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(kind) = options.sse {
+        headers.insert(
+            "x-amz-server-side-encryption",
+            HeaderValue::from_static(kind.name()),
+        );
+    }
+    if let Some(key) = &options.sse_kms_key_id {
+        headers.insert(
+            "x-amz-server-side-encryption-aws-kms-key-id",
+            value("sse-kms-key-id", key)?,
+        );
+    }
+    if let Some(class) = &options.storage_class {
+        headers.insert(meta::STORAGE_CLASS, value("storage-class", class)?);
+    }
+    Ok(headers)
+}
+
 impl Store {
     /// Finds region, endpoint and credentials as the field's other tools do: options, environment,
     /// profile. Nothing is sent, unless credentials come from a service.
@@ -128,7 +162,9 @@ impl Store {
         }
         let region = regions.region().await;
         let mut loader = loader.region(region.clone());
-        if let Some(keys) = keys {
+        if options.no_sign_request {
+            loader = loader.no_credentials();
+        } else if let Some(keys) = keys {
             loader = loader.credentials_provider(SharedCredentialsProvider::new(keys.0));
         } else if let Some(name) = &options.profile {
             // A profile that was asked for comes before the environment.
@@ -160,15 +196,26 @@ impl Store {
             Some(endpoint) => Site::custom(endpoint, region, options.force_path_style)?,
             None => Site::amazon(region, options.force_path_style),
         };
-        let provider = config.credentials_provider().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unauthenticated,
-                "there is no way to get credentials",
-            )
-        })?;
+        let credentials = match config.credentials_provider() {
+            _ if options.no_sign_request => None,
+            Some(provider) => Some(Credentials::new(provider, options.profile.clone())),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Unauthenticated,
+                    "there is no way to get credentials",
+                ));
+            }
+        };
+        let mut always = HeaderMap::new();
+        if options.requester_pays {
+            let requester = HeaderValue::from_static("requester");
+            always.insert("x-amz-request-payer", requester);
+        }
         Ok(Store {
             client: connection::client(site.https)?,
-            credentials: Credentials::new(provider, options.profile.clone()),
+            credentials,
+            always,
+            written: written(options)?,
             skew: AtomicI64::new(0),
             site,
         })
@@ -183,8 +230,11 @@ impl Store {
         let (mut moved, mut shifted, mut renewed) = (false, false, false);
         loop {
             let site = target.site();
-            let identity = self.credentials.identity().await?;
-            let request = self.request(&site, target, call, &identity)?;
+            let identity = match &self.credentials {
+                Some(credentials) => Some(credentials.identity().await?),
+                None => None,
+            };
+            let request = self.request(&site, target, call, identity.as_ref())?;
             let response = self
                 .client
                 .request(request)
@@ -197,7 +247,9 @@ impl Store {
             let (parts, body) = response.into_parts();
             let body = connection::collect(body, LARGEST_REFUSAL).await?;
             let mut refusal = Refusal::read(status, &parts.headers, &body);
-            refusal.redact(Credentials::secrets(&identity));
+            if let Some(identity) = &identity {
+                refusal.redact(Credentials::secrets(identity));
+            }
             log::debug!(
                 "{} {site}: {status} {}",
                 call.method,
@@ -222,7 +274,10 @@ impl Store {
                 "" => call.method == Method::HEAD && status == StatusCode::BAD_REQUEST,
                 _ => false,
             };
-            if expired && !renewed && self.credentials.refused(&identity) {
+            if let (true, false, Some(credentials), Some(identity)) =
+                (expired, renewed, &self.credentials, &identity)
+                && credentials.refused(identity)
+            {
                 renewed = true;
                 continue;
             }
@@ -245,7 +300,7 @@ impl Store {
         site: &Site,
         target: &Target,
         call: &Call<'_>,
-        identity: &aws_smithy_runtime_api::client::identity::Identity,
+        identity: Option<&aws_smithy_runtime_api::client::identity::Identity>,
     ) -> Result<Request<Payload>> {
         let url = site.url(target.bucket.as_deref(), call.key, call.query);
         let mut headers = call.headers.clone();
@@ -254,15 +309,22 @@ impl Store {
             Outgoing::Document(document) => SignableBody::Bytes(document),
             Outgoing::Object(_) => SignableBody::UnsignedPayload,
         };
-        sign::authorize(
-            identity,
-            &site.region,
-            self.time(),
-            &call.method,
-            &url,
-            &mut headers,
-            covered,
-        )?;
+        headers.extend(
+            self.always
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        if let Some(identity) = identity {
+            sign::authorize(
+                identity,
+                &site.region,
+                self.time(),
+                &call.method,
+                &url,
+                &mut headers,
+                covered,
+            )?;
+        }
         let payload = match &call.body {
             Outgoing::Nothing => Payload::Whole(Bytes::new()),
             Outgoing::Document(document) => Payload::Whole(document.clone()),

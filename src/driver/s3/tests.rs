@@ -5,8 +5,8 @@ use super::store::Target;
 use super::{Account, Bucket, StaticCredentials, parse};
 use crate::clock;
 use crate::driver::{
-    Body, CopyCapability, CopyOptions, Driver, ETag, ErrorKind, GetOptions, Location, OpenOptions,
-    Precondition, PutOptions, Source, Strength,
+    Body, CopyCapability, CopyOptions, Driver, ETag, Encryption, ErrorKind, GetOptions, Location,
+    OpenOptions, Precondition, PutOptions, Source, Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
@@ -19,8 +19,15 @@ use tokio::task::JoinHandle;
 
 const GOOD: &str = "ETag: \"e\"\r\nLast-Modified: Mon, 12 Oct 2009 17:50:00 GMT\r\n";
 
-/// Answers one request for each line of the script, and gives the heads of the requests.
 async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
+    serve_with(OpenOptions::default(), script).await
+}
+
+/// Answers one request for each line of the script, and gives the heads of the requests.
+async fn serve_with(
+    options: OpenOptions,
+    script: Vec<String>,
+) -> (Bucket, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let options = OpenOptions {
         endpoint_url: Some(format!(
@@ -28,7 +35,7 @@ async fn serve(script: Vec<String>) -> (Bucket, JoinHandle<Vec<String>>) {
             listener.local_addr().expect("an address")
         )),
         region: Some("us-east-1".into()),
-        ..OpenOptions::default()
+        ..options
     };
     let server = tokio::spawn(async move {
         let mut heads = Vec::new();
@@ -252,6 +259,101 @@ async fn an_upload_that_met_another_write_is_begun_anew() {
         assert!(heads[2].starts_with("post /b/k?uploadid=u "));
         assert!(heads[2].contains("if-match: \"e\"\r\n"));
         assert!(heads[3].starts_with("delete /b/k?uploadid=u "));
+    }
+}
+
+#[tokio::test]
+async fn options_become_headers_of_what_is_written() {
+    let options = OpenOptions {
+        requester_pays: true,
+        sse: Some(Encryption::KmsDsse),
+        sse_kms_key_id: Some("alias/a".into()),
+        storage_class: Some("STANDARD_IA".into()),
+        ..OpenOptions::default()
+    };
+    let begun =
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+    let copied = "<CopyObjectResult><ETag>e</ETag></CopyObjectResult>";
+    let script = vec![
+        answer("200 OK", GOOD, ""),
+        answer("200 OK", "", begun),
+        answer("200 OK", "", copied),
+        answer("200 OK", GOOD, ""),
+        answer("204 No Content", "", ""),
+    ];
+    let (bucket, server) = serve_with(options, script).await;
+    let (key, other) = (Key::from("k"), Key::from("l"));
+    let mut kept = PutOptions::default();
+    let headers = &mut kept.attributes.headers;
+    headers.insert("x-amz-storage-class".into(), "ONEZONE_IA".into());
+    headers.insert("cache-control".into(), "no-store".into());
+    bucket.put(&key, "x".into(), kept).await.expect("put");
+    let upload = bucket.upload(&key, PutOptions::default()).await;
+    let upload = upload.expect("begun");
+    bucket
+        .copy(&key, &other, CopyOptions::default())
+        .await
+        .expect("copied");
+    bucket.head(&key).await.expect("there");
+    drop(upload);
+    let heads = server.await.expect("five requests");
+    for (at, head) in heads.iter().enumerate() {
+        let makes = at < 3;
+        for line in [
+            "x-amz-server-side-encryption: aws:kms:dsse\r\n",
+            "x-amz-server-side-encryption-aws-kms-key-id: alias/a\r\n",
+            "x-amz-storage-class: standard_ia\r\n",
+        ] {
+            assert_eq!(head.contains(line), makes, "{head}");
+        }
+        assert!(
+            head.contains("x-amz-request-payer: requester\r\n"),
+            "{head}"
+        );
+        assert!(!head.contains("onezone_ia"), "{head}");
+        assert_eq!(head.contains("cache-control: no-store\r\n"), at == 0);
+        let signed = head.split("signedheaders=").nth(1).expect("a signature");
+        assert!(signed.contains("x-amz-request-payer"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_nothing_is_signed() {
+    let options = OpenOptions {
+        no_sign_request: true,
+        ..OpenOptions::default()
+    };
+    let script = vec![
+        answer("200 OK", GOOD, ""),
+        complaint("403 Forbidden", "", "AccessDenied"),
+    ];
+    let (bucket, server) = serve_with(options, script).await;
+    let key = Key::from("k");
+    bucket.head(&key).await.expect("public");
+    let error = bucket.get(&key, GetOptions::default()).await;
+    assert_eq!(error.expect_err("denied").kind(), ErrorKind::Denied);
+    for head in server.await.expect("two requests") {
+        assert!(
+            !head.contains("authorization:") && !head.contains("x-amz-date"),
+            "{head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rewrite_leaves_the_archive_and_keeps_other_classes() {
+    for (class, kept) in [
+        ("STANDARD_IA", Some("STANDARD_IA")),
+        ("GLACIER_IR", Some("GLACIER_IR")),
+        ("GLACIER", None),
+        ("DEEP_ARCHIVE", None),
+    ] {
+        let headers = format!("{GOOD}x-amz-storage-class: {class}\r\n");
+        let (bucket, _server) = serve(vec![answer("200 OK", &headers, "")]).await;
+        let info = bucket.head(&Key::from("k")).await.expect("there");
+        let headers = info.attributes.expect("attributes").headers;
+        let found = headers.get("x-amz-storage-class").map(String::as_str);
+        assert_eq!(found, kept);
     }
 }
 
