@@ -512,6 +512,68 @@ async fn copies() -> Outcome {
     Ok(())
 }
 
+/// A large object is copied under both conditions with what is stored beside its bytes, and each
+/// lost condition names its key.
+async fn large_copies() -> Outcome {
+    let bucket = fresh().await?;
+    let claim = bucket.capabilities().copy;
+    if claim.is_none_or(|claim| claim.source.min(claim.destination) != Strength::Atomic) {
+        return Ok(());
+    }
+    let (a, b) = (Key::from("a \u{e4}"), Key::from("b+"));
+    let body = Bytes::from(
+        (0..6_000_000_u32)
+            .map(|i| (i % 251) as u8)
+            .collect::<Vec<_>>(),
+    );
+    let mut options = PutOptions::default();
+    options.attributes.content_type = Some("text/x-test".into());
+    options.commits = vec![CommitId(3)];
+    let source = bucket.put(&a, body.clone().into(), options).await?;
+    let onto = |source: &ETag, destination: Precondition| CopyOptions {
+        source: Some(source.clone()),
+        destination,
+        ..CopyOptions::default()
+    };
+    let copy = onto(&source.etag, Precondition::IfAbsent);
+    let (one, two) = tokio::join!(
+        bucket.copy(&a, &b, copy.clone()),
+        bucket.copy(&a, &b, copy.clone())
+    );
+    let (made, lost) = match (one, two) {
+        (Ok(made), Err(lost)) | (Err(lost), Ok(made)) => (made, lost),
+        other => return Err(format!("not one winner: {other:?}").into()),
+    };
+    assert_eq!((lost.kind(), lost.key()), (ErrorKind::Exists, Some(&b)));
+    let head = bucket.head(&b).await?;
+    assert_eq!((&head.etag, head.size), (&made.etag, source.size));
+    assert_eq!(
+        head.attributes
+            .and_then(|attributes| attributes.content_type),
+        Some("text/x-test".into())
+    );
+    assert_eq!(head.commits, [CommitId(3)]);
+    assert!(read(&bucket, &b).await? == body);
+    let stale = ETag::new("0123456789abcdef0123456789abcdef");
+    for (options, kind, key) in [
+        (onto(&stale, Precondition::None), ErrorKind::Changed, &a),
+        (
+            onto(&source.etag, Precondition::IfMatch(stale.clone())),
+            ErrorKind::Changed,
+            &b,
+        ),
+    ] {
+        let error = bucket.copy(&a, &b, options).await.expect_err("lost");
+        assert_eq!((error.kind(), error.key()), (kind, Some(key)), "{error}");
+    }
+    assert_eq!(bucket.head(&b).await?.etag, made.etag);
+    let right = onto(&source.etag, Precondition::IfMatch(made.etag));
+    bucket.copy(&a, &b, right).await?;
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    assert_eq!(bucket.abandon_uploads(&Key::empty(), later).await?, []);
+    Ok(())
+}
+
 /// A body of many pieces arrives whole; one that loses its condition says so, however large.
 async fn large_bodies() -> Outcome {
     let bucket = fresh().await?;
@@ -677,6 +739,7 @@ fn main() {
         trial("ranges", ranges),
         trial("metadata", metadata),
         trial("copies", copies),
+        trial("large_copies", large_copies),
         trial("large_bodies", large_bodies),
         trial("uploads", uploads),
         trial("refusals", refusals),

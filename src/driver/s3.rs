@@ -8,6 +8,7 @@
 //! metadata. Attributes of files are not kept yet.
 
 mod bucket;
+mod copy;
 mod http;
 mod meta;
 mod object;
@@ -301,7 +302,7 @@ impl Driver for Bucket {
             range: true,
             attributes: AttributeSupport::None,
             commit_ids: true,
-            copy: self.findings.copy,
+            copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
             upload: self
                 .findings
@@ -371,7 +372,7 @@ impl Driver for Bucket {
         let destination = Purpose::of("copy", Some(to));
         self.check_key(from, &source)?;
         self.check_written_key(to, &destination)?;
-        let Some(copy) = self.findings.copy else {
+        let Some(copy) = self.copies() else {
             return Err(Error::unsupported("copy").on(to));
         };
         if options.source.is_some() && copy.source == Strength::None {
@@ -389,7 +390,7 @@ impl Driver for Bucket {
                 .require_plain("copy")
                 .map_err(|error| destination.name(error))?;
         }
-        self.copy_raw(from, to, &options).await
+        self.copy_object(from, to, &options).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {

@@ -1,11 +1,11 @@
-//! Single objects: head, get, put, delete, copy.
+//! Single objects: head, get, put, delete.
 
 use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
-use super::{Bucket, http as connection, meta, site, xml};
+use super::{Bucket, http as connection, meta, xml};
 use crate::driver::{
-    Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, GetOptions, GetOutcome,
-    Object, ObjectInfo, Precondition, PutOptions, Result,
+    Attributes, Body, CommitId, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
+    Precondition, PutOptions, Result,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -268,7 +268,7 @@ impl Bucket {
     }
 
     /// The same for a copy, which is a new object as well.
-    fn describe_as(
+    pub(super) fn describe_as(
         &self,
         headers: &mut HeaderMap,
         attributes: &Attributes,
@@ -281,7 +281,7 @@ impl Bucket {
     }
 
     /// Adds what the options say of every new object.
-    fn impose(&self, headers: &mut HeaderMap) {
+    pub(super) fn impose(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.store.written {
             headers.insert(name, value.clone());
         }
@@ -307,128 +307,5 @@ impl Bucket {
             }
             Err(failed) => Err(purpose.error(failed)),
         }
-    }
-
-    /// Copies an object under conditions, whatever is known of the server's conditions.
-    pub(super) async fn copy_raw(
-        &self,
-        from: &Key,
-        to: &Key,
-        options: &CopyOptions,
-    ) -> Result<ObjectInfo> {
-        let source = Purpose::of("copy", Some(from));
-        let mut call = Call::new(Method::PUT, to.as_bytes());
-        let mut size = None;
-        let mut pin = options.source.clone();
-        // The service keeps all metadata or replaces all of it; what the caller does not give
-        // anew is asked for first, and its version pinned.
-        let replace = options.attributes.is_some() || !options.commits.is_empty();
-        if replace {
-            let mut attributes = options.attributes.clone();
-            let mut commits = options.commits.clone();
-            if attributes.is_none() || commits.is_empty() {
-                let looked = self.look(from, pin.as_ref(), None).await;
-                let (info, _) = looked
-                    .map_err(|failed| source.error(failed))?
-                    .ok_or_else(|| source.name(Error::new(ErrorKind::Corrupt, "no answer")))?;
-                size = info.size;
-                pin = Some(info.etag);
-                if commits.is_empty() {
-                    commits = info.commits;
-                }
-                if attributes.is_none() {
-                    attributes = info.attributes;
-                }
-            }
-            let attributes = attributes.unwrap_or_default();
-            self.describe_as(&mut call.headers, &attributes, &commits)
-                .map_err(|error| source.name(error))?;
-        } else {
-            self.impose(&mut call.headers);
-        }
-        let directive = if replace { "REPLACE" } else { "COPY" };
-        call.headers.insert(
-            "x-amz-metadata-directive",
-            HeaderValue::from_static(directive),
-        );
-        let bucket = self.target.bucket.as_deref().unwrap_or_default();
-        let origin = format!("{bucket}/{}", site::encode_key(from.as_bytes()));
-        let send = async {
-            call.headers
-                .insert("x-amz-copy-source", meta::ascii(&origin)?);
-            if let Some(etag) = &pin {
-                call.headers
-                    .insert("x-amz-copy-source-if-match", self.condition(etag)?);
-            }
-            self.add_precondition(&mut call.headers, &options.destination)?;
-            let (headers, body) = self.store.ask(&self.target, &call).await?;
-            match xml::copied(&body)? {
-                Ok((etag, modified)) => Ok((etag, modified, headers)),
-                Err(complaint) => Err(Failed::Refused(super::refusal::Refusal {
-                    // The status was a success before the copy failed.
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
-                    complaint,
-                })),
-            }
-        };
-        match send.await {
-            Ok((etag, modified, headers)) => Ok(ObjectInfo {
-                size,
-                etag,
-                modified: modified.unwrap_or_else(|| meta::written(&headers)),
-                attributes: None,
-                commits: options.commits.clone(),
-                version: None,
-            }),
-            Err(Failed::Refused(refusal)) => {
-                let lost = match refusal.kind(ErrorKind::Changed, ErrorKind::NotFound).0 {
-                    ErrorKind::Changed => true,
-                    // Amazon calls an object that is gone not found, whichever it is.
-                    ErrorKind::NotFound => {
-                        matches!(options.destination, Precondition::IfMatch(_))
-                    }
-                    _ => false,
-                };
-                if !lost {
-                    return Err(source.error(Failed::Refused(refusal)));
-                }
-                Err(self.lost_copy(from, to, pin, options, refusal).await)
-            }
-            Err(failed) => Err(source.error(failed)),
-        }
-    }
-
-    /// Finds out which of a copy's two conditions failed; the service does not tell.
-    async fn lost_copy(
-        &self,
-        from: &Key,
-        to: &Key,
-        pin: Option<ETag>,
-        options: &CopyOptions,
-        refusal: super::refusal::Refusal,
-    ) -> Error {
-        let source = Purpose::of("copy", Some(from));
-        if options.destination == Precondition::None {
-            return source.error(Failed::Refused(refusal));
-        }
-        if pin.is_some() || refusal.status == StatusCode::NOT_FOUND {
-            match self.look(from, pin.as_ref(), None).await {
-                Err(failed) => return source.error(failed),
-                Ok(Some((info, _))) if pin.is_some_and(|pin| pin != info.etag) => {
-                    return source.name(Error::new(
-                        ErrorKind::Changed,
-                        "the object has another version",
-                    ));
-                }
-                Ok(_) => {}
-            }
-        }
-        let lost = lost(&options.destination);
-        let destination = Purpose {
-            lost,
-            missing: lost,
-            ..Purpose::of("copy", Some(to))
-        };
-        destination.error(Failed::Refused(refusal))
     }
 }
