@@ -11,6 +11,8 @@ mod harness;
 mod input;
 #[path = "cli/life.rs"]
 mod life;
+#[path = "cli/s3.rs"]
+mod s3;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -18,6 +20,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = input::trials();
     trials.extend(life::trials());
+    trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

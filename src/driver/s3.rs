@@ -8,6 +8,7 @@
 //! metadata. Attributes of files are not kept yet.
 
 mod bucket;
+mod connect;
 mod copy;
 mod http;
 mod meta;

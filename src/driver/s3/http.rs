@@ -1,98 +1,18 @@
-//! Connections: bodies on their way out and in, TLS, and what goes wrong with them.
+//! What goes over connections: bodies on their way out and in, and what goes wrong with them.
 
+use super::connect::ProxyFailed;
 use super::site::Site;
 use crate::driver::{self, Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use hyper_util::client::legacy;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
-
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long an unused connection is kept. Servers close theirs after 20 seconds and more.
-const IDLE: Duration = Duration::from_secs(15);
-/// How many unused connections are kept.
-const SPARE: usize = 128;
-
-/// A pool of connections. Cloning it shares the pool.
-pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, Payload>;
-
-/// Makes the pool. The system's certificates are read for encrypted endpoints only.
-pub(super) fn client(https: bool) -> Result<Client> {
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_keepalive(Some(Duration::from_secs(60)));
-    connector.set_connect_timeout(Some(CONNECT));
-    let roots = if https {
-        roots()?
-    } else {
-        rustls::RootCertStore::empty()
-    };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| Error::new(ErrorKind::Io, "cannot set up TLS").because(cause))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector);
-    Ok(legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(SPARE)
-        .build(connector))
-}
-
-/// The system's certificates and those of `AWS_CA_BUNDLE`.
-fn roots() -> Result<rustls::RootCertStore> {
-    let mut roots = rustls::RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for problem in &system.errors {
-        log::warn!("some of the system's certificates cannot be read: {problem}");
-    }
-    roots.add_parsable_certificates(system.certs);
-    if let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
-        let wrong = |cause: rustls::pki_types::pem::Error| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause}"
-                ),
-            )
-        };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(&path).map_err(wrong)? {
-            roots.add_parsable_certificates([certificate.map_err(wrong)?]);
-        }
-        if roots.len() == before {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("there is no certificate in {path:?}, which AWS_CA_BUNDLE names"),
-            ));
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "there are no certificates to trust: install ca-certificates, or let AWS_CA_BUNDLE name a file of them",
-        ));
-    }
-    Ok(roots)
-}
 
 /// The body of a request, of a length that is known before.
 pub(super) enum Payload {
@@ -251,6 +171,12 @@ pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
             return Error::new(
                 Error::from(std::io::Error::new(cause.kind(), cause.to_string())).kind(),
                 format!("the bytes to be sent cannot be read: {cause}"),
+            );
+        }
+        if let Some(proxy) = cause.downcast_ref::<ProxyFailed>() {
+            return Error::new(
+                ErrorKind::Unreachable,
+                format!("cannot reach {site}: {proxy}"),
             );
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {

@@ -1,7 +1,8 @@
 //! A service and how requests to it are made: signed, sent, and sent again where the answer tells
 //! what was wrong with the region, the clock or the credentials.
 
-use super::http::{self as connection, Client, Payload};
+use super::connect::{self, Client, Proxies};
+use super::http::{self as connection, Payload};
 use super::refusal::{Failed, Refusal};
 use super::sign::{self, Credentials};
 use super::site::Site;
@@ -17,8 +18,8 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sigv4::http_request::SignableBody;
 use aws_types::service_config::ServiceConfigKey;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ const SKEW: i64 = 240;
 #[derive(Debug)]
 pub(super) struct Store {
     client: Client,
+    proxies: Proxies,
     /// `None` where requests go without a signature.
     credentials: Option<Credentials>,
     /// Headers of every request.
@@ -206,13 +208,15 @@ impl Store {
                 ));
             }
         };
+        let proxies = Proxies::from_env();
         let mut always = HeaderMap::new();
         if options.requester_pays {
             let requester = HeaderValue::from_static("requester");
             always.insert("x-amz-request-payer", requester);
         }
         Ok(Store {
-            client: connection::client(site.https)?,
+            client: connect::client(site.https, &proxies)?,
+            proxies,
             credentials,
             always,
             written: written(options)?,
@@ -341,12 +345,16 @@ impl Store {
         );
         let mut request = Request::new(payload);
         *request.method_mut() = call.method.clone();
-        *request.uri_mut() = url.parse().map_err(|cause| {
+        let uri: Uri = url.parse().map_err(|cause| {
             Error::new(
                 ErrorKind::InvalidKey,
                 format!("the key makes no URL: {cause}"),
             )
         })?;
+        if let Some(value) = self.proxies.authorization(&uri) {
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
     }

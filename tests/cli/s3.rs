@@ -1,0 +1,199 @@
+//! What the S3 driver takes from the environment: proxies, and credentials that end.
+
+use crate::harness::{Place, finish, no_fuse};
+use crate::{anywhere, unless};
+use libtest_mimic::Trial;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const ENDPOINT: &str = "BUCKETFS_TEST_S3_ENDPOINT";
+
+pub fn trials() -> Vec<Trial> {
+    let no_server = std::env::var_os(ENDPOINT)
+        .is_none()
+        .then_some("needs a server: scripts/servers/minio, and BUCKETFS_TEST_S3_ENDPOINT");
+    vec![
+        anywhere("s3::a_proxy_passes_requests_on", a_proxy_passes_requests_on),
+        anywhere(
+            "s3::a_proxy_that_refuses_is_named",
+            a_proxy_that_refuses_is_named,
+        ),
+        anywhere("s3::no_proxy_goes_directly", no_proxy_goes_directly),
+        unless(
+            no_server.or(no_fuse()),
+            "s3::credentials_are_renewed_under_a_mount",
+            credentials_are_renewed_under_a_mount,
+        ),
+    ]
+}
+
+/// Gives the head of the one request that it gets, and answers with this.
+fn serve(answer: &'static str) -> (u16, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        let mut piece = [0; 4096];
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read(&mut piece).unwrap() {
+                0 => break,
+                count => head.extend_from_slice(&piece[..count]),
+            }
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    (port, server)
+}
+
+const NO_BUCKET: &str = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 42\r\n\r\n\
+    <Error><Code>NoSuchBucket</Code></Error>\r\n";
+
+/// `check` of a bucket at an endpoint, through what the environment says.
+fn check(place: &Place, endpoint: &str, environment: &[(&str, String)]) -> Command {
+    let url = ["check", "s3://b", "--endpoint-url", endpoint];
+    let mut command = place.command(&url);
+    for (name, _) in std::env::vars_os() {
+        let lower = name.to_string_lossy().to_lowercase();
+        if lower.ends_with("_proxy") || lower.starts_with("aws_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["--force-path-style", "--retries", "0"])
+        .env("AWS_ACCESS_KEY_ID", "AKID")
+        .env("AWS_SECRET_ACCESS_KEY", "hush")
+        .envs(environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+fn a_proxy_passes_requests_on() {
+    let place = Place::new();
+    let (port, proxy) = serve(NO_BUCKET);
+    let environment = [(
+        "http_proxy",
+        format!("http://me:pass%20word@127.0.0.1:{port}"),
+    )];
+    let said = finish(check(
+        &place,
+        "http://s3.nowhere.invalid:9000",
+        &environment,
+    ));
+    assert!(said.stderr.contains("does not exist"), "{said:?}");
+    let head = proxy.join().unwrap();
+    assert!(
+        head.starts_with("GET http://s3.nowhere.invalid:9000/b/?"),
+        "{head}"
+    );
+    assert!(
+        head.to_lowercase()
+            .contains("\r\nproxy-authorization: basic ")
+    );
+    assert!(!said.stderr.contains("pass"), "{said:?}");
+}
+
+fn a_proxy_that_refuses_is_named() {
+    let place = Place::new();
+    let (port, proxy) = serve("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    let environment = [("HTTPS_PROXY", format!("http://me:word@127.0.0.1:{port}"))];
+    let said = finish(check(&place, "https://s3.nowhere.invalid", &environment));
+    let named = format!("the proxy 127.0.0.1:{port} of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY");
+    assert!(said.stderr.contains(&named), "{said:?}");
+    assert!(said.stderr.contains("NO_PROXY"), "{said:?}");
+    assert!(!said.stderr.contains("word"), "{said:?}");
+    let head = proxy.join().unwrap();
+    assert!(
+        head.starts_with("CONNECT s3.nowhere.invalid:443 "),
+        "{head}"
+    );
+}
+
+fn no_proxy_goes_directly() {
+    let place = Place::new();
+    let (port, server) = serve(NO_BUCKET);
+    let environment = [
+        ("http_proxy", "http://127.0.0.1:9".to_owned()),
+        ("no_proxy", "127.0.0.1".to_owned()),
+    ];
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let said = finish(check(&place, &endpoint, &environment));
+    assert!(said.stderr.contains("does not exist"), "{said:?}");
+    assert!(server.join().unwrap().starts_with("GET /b/?"));
+}
+
+/// Credentials of a process that end after seconds are asked for again, and nobody notices.
+fn credentials_are_renewed_under_a_mount() {
+    let place = Place::new();
+    let (script, asked) = (place.path("credentials"), place.path("asked"));
+    let key = |name| std::env::var(name).unwrap();
+    let text = format!(
+        "#!/bin/sh\necho >>{}\ncat <<END\n{{\"Version\": 1, \"AccessKeyId\": \"{}\", \
+         \"SecretAccessKey\": \"{}\", \"Expiration\": \"$(date -u -d '+12 seconds' +%Y-%m-%dT%H:%M:%SZ)\"}}\nEND\n",
+        asked.display(),
+        key("AWS_ACCESS_KEY_ID"),
+        key("AWS_SECRET_ACCESS_KEY"),
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let config = format!(
+        "[profile ending]\nregion = us-east-1\ncredential_process = {}\n",
+        script.display()
+    );
+    std::fs::write(place.path("config"), config).unwrap();
+    let count = || std::fs::read(&asked).map_or(0, |lines| lines.len());
+
+    let mnt = place.text("mnt");
+    let (bucket, endpoint) = (
+        format!("s3://bucketfs-cli/{:016x}", bucketfs::clock::random()),
+        key(ENDPOINT),
+    );
+    make_bucket("bucketfs-cli", &endpoint);
+    let mut mount = place.command(&[
+        "mount",
+        &bucket,
+        &mnt,
+        "--endpoint-url",
+        &endpoint,
+        "--profile",
+        "ending",
+    ]);
+    mount
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_CONFIG_FILE", place.path("config"));
+    let said = finish(mount);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let before = count();
+    assert!(before >= 1, "the process was asked");
+    for i in 0..5 {
+        let file = place.mnt().join(format!("file-{i}"));
+        std::fs::write(&file, "text").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"text");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(count() > before, "the process was asked again");
+    let said = place.run(&["umount", &mnt]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+fn make_bucket(name: &str, endpoint: &str) {
+    let options = bucketfs::driver::OpenOptions {
+        endpoint_url: Some(endpoint.to_owned()),
+        region: Some("us-east-1".to_owned()),
+        ..Default::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let made = runtime.block_on(async {
+        let account = bucketfs::driver::s3::Account::configure(&options, None).await?;
+        account.create_bucket(name).await
+    });
+    match made {
+        Err(error) if error.kind() != bucketfs::driver::ErrorKind::Exists => panic!("{error}"),
+        _ => {}
+    }
+}
