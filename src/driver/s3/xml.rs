@@ -321,7 +321,12 @@ pub(super) fn completed(xml: &[u8]) -> Result<std::result::Result<ETag, Complain
         return Ok(Err(complaint));
     }
     let mut tag = None;
-    read(xml, &["CompleteMultipartUploadResult"], |node| {
+    // moto calls it a response.
+    let roots = [
+        "CompleteMultipartUploadResult",
+        "CompleteMultipartUploadResponse",
+    ];
+    read(xml, &roots, |node| {
         if let Node::Leaf(_, b"ETag", text) = node {
             tag = etag(text);
         }

@@ -18,10 +18,11 @@ pub(super) struct Uploads {
     pub part_copy: bool,
 }
 
-/// A refusal for good as an answer: who may put need not be allowed all of this.
+/// A refusal for good as an answer, and an answer that makes no sense: who may put need not be
+/// allowed all of this, and a server that takes puts need not know parts.
 fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
     match result {
-        Err(error) if error.retryable() => Err(error),
+        Err(error) if error.retryable() && error.kind() != ErrorKind::Corrupt => Err(error),
         other => Ok(other),
     }
 }
