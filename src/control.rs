@@ -1,15 +1,17 @@
 //! The control socket of a mount: one request in one line of JSON, answers in lines of JSON.
 
+use crate::clock;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, FsStatus};
 use crate::layer::StatsSnapshot;
+use crate::task;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -143,7 +145,7 @@ pub async fn serve(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (status, unmounts) = (status.clone(), unmounts.clone());
-                tokio::spawn(async move {
+                task::spawn(async move {
                     if let Err(error) = client(stream, status, unmounts).await {
                         log::debug!("control socket: {error}");
                     }
@@ -249,10 +251,10 @@ fn read_line(
     reader: &mut BufReader<UnixStream>,
     patience: Duration,
 ) -> io::Result<Option<Vec<u8>>> {
-    let end = Instant::now() + patience;
+    let end = clock::now() + patience;
     let mut line = Vec::new();
     loop {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = end.saturating_duration_since(clock::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -376,7 +378,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control");
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let began = Instant::now();
+        let began = clock::now();
         let failure = ask(&path, &Request::Status, Duration::from_millis(50), |_| {
             false
         });

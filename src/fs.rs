@@ -52,11 +52,12 @@ use crate::cache::listing::ListingCache;
 use crate::clock::{self, Instant};
 use crate::driver::{Capabilities, Driver, ObjectInfo, Space};
 use crate::key::Key;
+use crate::task;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
 use inode::{Inode, Table};
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -164,9 +165,9 @@ pub struct Fs {
     /// Shared by everything that changes the store under a key; taken alone by renames of
     /// directories, which change many keys.
     names: tokio::sync::RwLock<()>,
-    dirty: Mutex<HashMap<u64, Arc<Inode>>>,
-    unsent: Mutex<HashMap<u64, lost::Waiting>>,
-    may_be_empty: Mutex<HashMap<u64, remove::MayBeEmpty>>,
+    dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
+    unsent: Mutex<BTreeMap<u64, lost::Waiting>>,
+    may_be_empty: Mutex<BTreeMap<u64, remove::MayBeEmpty>>,
     /// When an exclusive create was last won on the server.
     acquired: Mutex<Option<Instant>>,
     records: Mutex<Records>,
@@ -235,9 +236,9 @@ impl Fs {
             options,
             notify,
         });
-        tokio::spawn(Fs::tick(Arc::downgrade(&fs)));
+        task::spawn(Fs::tick(Arc::downgrade(&fs)));
         if fs.capabilities.watch {
-            tokio::spawn(watch::follow(Arc::downgrade(&fs)));
+            task::spawn(watch::follow(Arc::downgrade(&fs)));
         }
         Ok(fs)
     }

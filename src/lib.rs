@@ -7,6 +7,9 @@
 //! Each stage imports only what stands to its right. [`driver`] is the contract every store
 //! implements; [`key`] and [`clock`] are the vocabulary all stages share.
 
+// Unit tests wait, race and make up what they like.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod cache;
 pub mod check;
 pub mod cli;
@@ -23,4 +26,5 @@ pub mod logging;
 pub mod mount;
 pub mod name;
 pub mod sys;
+pub mod task;
 pub mod writeback;

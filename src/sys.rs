@@ -1,9 +1,10 @@
 //! System calls without a safe wrapper: the only file with `unsafe`.
 
+use crate::clock;
 use rustix::process::Pid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a thread that has been joined may yet be seen.
 const LAST_BREATH: Duration = Duration::from_millis(500);
@@ -20,11 +21,11 @@ pub enum Forked {
 /// Makes a copy of this process. Refused once there is a second thread: its locks would stay
 /// taken in the copy for ever.
 pub fn fork() -> io::Result<Forked> {
-    let end = Instant::now() + LAST_BREATH;
+    let end = clock::now() + LAST_BREATH;
     loop {
         match std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) {
             0 | 1 => break,
-            _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            _ if clock::now() < end => std::thread::sleep(Duration::from_millis(1)),
             threads => {
                 return Err(io::Error::other(format!(
                     "cannot fork a process of {threads} threads"

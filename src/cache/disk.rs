@@ -2,6 +2,7 @@
 //! failure here is an error of a read.
 
 use super::content::Version;
+use crate::task;
 use bytes::{Buf, BufMut, Bytes};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -114,7 +115,7 @@ impl DiskCache {
     /// Reads a block. What is damaged or another's is removed.
     pub async fn load(&self, version: &Arc<Version>, index: u64) -> Option<Bytes> {
         let (shared, version) = (self.shared.clone(), version.clone());
-        tokio::task::spawn_blocking(move || shared.load(&version, index))
+        task::blocking(move || shared.load(&version, index))
             .await
             .ok()?
     }

@@ -1,6 +1,7 @@
 //! Bytes on their way: bodies that can be sent again, and streams of what a store sends.
 
 use super::{Error, ErrorKind, ObjectInfo, Result};
+use crate::task;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -70,7 +71,7 @@ impl Body {
                         let source = source.clone();
                         async move {
                             let range = start..(start + PIECE).min(len);
-                            tokio::task::spawn_blocking(move || source.read(range))
+                            task::blocking(move || source.read(range))
                                 .await
                                 .map_err(std::io::Error::other)?
                         }
@@ -102,6 +103,21 @@ impl Body {
                 source: source.clone(),
                 range,
             })),
+        }
+    }
+
+    /// Passes the bytes on from the start, in pieces as [`Body::stream`] has them. It may block on
+    /// a local disk.
+    pub fn read(&self, mut take: impl FnMut(Bytes) -> std::io::Result<()>) -> std::io::Result<()> {
+        match self {
+            Body::Memory(pieces) => pieces.iter().cloned().try_for_each(take),
+            Body::Source(source) => {
+                let len = source.len();
+                for start in (0..len).step_by(PIECE as usize) {
+                    take(source.read(start..(start + PIECE).min(len))?)?;
+                }
+                Ok(())
+            }
         }
     }
 

@@ -36,6 +36,7 @@ use super::{
     OpenOptions, Opened, Page, Precondition, PutOptions, Result, Space, Strength,
 };
 use crate::key::Key;
+use crate::task;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use list::Listings;
@@ -179,7 +180,7 @@ async fn blocking<T: Send + 'static>(
     key: &Key,
     run: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = match tokio::task::spawn_blocking(run).await {
+    let done = match task::blocking(run).await {
         Ok(done) => done,
         Err(cause) => Err(Error::new(ErrorKind::Io, "the operation was cut off").because(cause)),
     };

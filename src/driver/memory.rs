@@ -12,6 +12,7 @@ use super::{
 };
 use crate::clock;
 use crate::key::Key;
+use crate::task;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -64,7 +65,7 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     };
     if let Some(folder) = parameters.get("seed") {
         let (folder, store) = (folder.into(), memory.clone());
-        tokio::task::spawn_blocking(move || seed::seed(&store, folder))
+        task::blocking(move || seed::seed(&store, folder))
             .await
             .map_err(|cause| Error::new(ErrorKind::Io, "seeding broke off").because(cause))??;
     }

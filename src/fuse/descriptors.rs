@@ -4,6 +4,7 @@
 //! shell's `> file` opens, duplicates and closes before anything is written: a commit by that close
 //! would publish the file empty, and pay for it.
 
+use crate::task;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(super) async fn write_elsewhere(pid: u32, mount: u64, ino: u64) -> bool {
     let Ok(permit) = LOOKS.try_acquire() else {
         return false;
     };
-    let look = tokio::task::spawn_blocking(move || {
+    let look = task::blocking(move || {
         let found = writes(pid, mount, ino);
         drop(permit);
         found

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::{self, Instant};
+use crate::task;
 
 /// How long a request may wait before its requester is looked after.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -130,7 +131,7 @@ impl Pending {
             let (number, pid, flushing) = (*number, waiting.pid, waiting.flushing);
             let killed = waiting.killed.clone();
             let pending = self.clone();
-            tokio::task::spawn_blocking(move || {
+            task::spawn(task::blocking(move || {
                 if is_killed(pid) || flushing && is_exiting_by_signal(pid) {
                     killed.notify_one();
                 }
@@ -138,7 +139,7 @@ impl Pending {
                 if let Some(waiting) = pending.waiting.lock().get_mut(&number) {
                     waiting.looking = false;
                 }
-            });
+            }));
         }
     }
 }

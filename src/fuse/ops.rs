@@ -2,6 +2,7 @@
 
 use super::{Edge, What, decode, descriptors, reply, told};
 use crate::fs::{Caller, Entry, Fs, Lookup, Opened, SetAttr};
+use crate::task;
 use decode::set_time;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags,
@@ -29,7 +30,7 @@ fn let_entry_go(fs: &Arc<Fs>, entry: Entry) {
 /// Takes back what an open makes the kernel hold: a handle.
 fn let_handle_go(fs: &Arc<Fs>, opened: Opened) {
     let fs = fs.clone();
-    tokio::spawn(async move {
+    task::spawn(async move {
         // Its failure is recorded by the commit.
         let _ = fs.release(opened.handle).await;
     });

@@ -4,12 +4,13 @@
 //! removed by whoever looks next.
 
 use super::dirs::{self, Lock};
+use crate::clock;
 use crate::exit::Failure;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Another process that reads the register holds a lock no longer than this.
 const READERS: Duration = Duration::from_millis(500);
@@ -37,9 +38,9 @@ impl Record {
 
     /// Waits until the daemon's process is gone; `false` when it is still there after `patience`.
     pub fn wait_gone(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
+        let end = clock::now() + patience;
         while self.is_running() {
-            if Instant::now() >= end {
+            if clock::now() >= end {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -75,11 +76,11 @@ impl Registration {
             ))
         };
         dirs::private(root).map_err(unusable)?;
-        let end = Instant::now() + READERS;
+        let end = clock::now() + READERS;
         let lock = loop {
             match Lock::take(&file(root, dir, "lock")).map_err(unusable)? {
                 Some(lock) => break lock,
-                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+                None if clock::now() < end => std::thread::sleep(Duration::from_millis(10)),
                 None => return Err(taken(root, dir)),
             }
         };

@@ -6,6 +6,7 @@ use crate::driver::Driver;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Fs, FsOptions};
 use crate::fuse::{Edge, NotifyQueue};
+use crate::task;
 use fuser::{MountOption, SessionACL};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -190,7 +191,7 @@ impl Session {
             Err(error) if is_busy(&error) && lazy => {
                 // Once it is detached nobody is below the path any more.
                 let dir = self.dir.clone();
-                let looking = tokio::task::spawn_blocking(move || point::users(&dir));
+                let looking = task::blocking(move || point::users(&dir));
                 let users = looking.await.unwrap_or_default().join(", ");
                 self.take_away(true).await?;
                 log::warn!("{} is detached; in use by: {users}", self.dir.display());
@@ -209,7 +210,7 @@ impl Session {
             return Ok(());
         }
         let dir = self.dir.clone();
-        let unmounting = tokio::task::spawn_blocking(move || point::unmount(&dir, lazy));
+        let unmounting = task::blocking(move || point::unmount(&dir, lazy));
         match tokio::time::timeout(UNMOUNTING, unmounting).await {
             Ok(done) => done.map_err(io::Error::other)?,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),

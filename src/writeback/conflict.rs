@@ -2,13 +2,14 @@
 //! or a file in the state directory.
 
 use crate::driver::Body;
+use crate::task;
 use bytes::Bytes;
-use futures::StreamExt;
 use serde::Serialize;
-use std::io::{self, SeekFrom};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 /// Longest file name.
 const NAME_MAX: usize = 255;
@@ -77,30 +78,37 @@ pub async fn keep(dir: &Path, path: &str, reason: &str, content: &Kept) -> io::R
         .take(80)
         .collect();
     let dir = dir.join("unsent");
-    tokio::fs::create_dir_all(&dir).await?;
     let kept = dir.join(format!(
         "{time}-{:08x}-{plain}",
         crate::clock::random() as u32
     ));
-    let mut file = tokio::fs::OpenOptions::new()
+    let note = serde_json::to_vec_pretty(&Note { path, reason, time })?;
+    let content = content.clone();
+    task::blocking(move || write(&dir, kept, &content, &note))
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn write(dir: &Path, kept: PathBuf, content: &Kept, note: &[u8]) -> io::Result<PathBuf> {
+    fs::create_dir_all(dir)?;
+    let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&kept)
-        .await?;
-    file.set_len(content.len).await?;
+        .open(&kept)?;
+    file.set_len(content.len)?;
     for (offset, body) in &content.pieces {
-        file.seek(SeekFrom::Start(*offset)).await?;
-        let mut stream = body.stream();
-        while let Some(piece) = stream.next().await {
-            file.write_all(&piece?).await?;
-        }
+        let mut at = *offset;
+        body.read(|piece| {
+            file.write_all_at(&piece, at)?;
+            at += piece.len() as u64;
+            Ok(())
+        })?;
     }
-    file.sync_all().await?;
-    let note = serde_json::to_vec_pretty(&Note { path, reason, time })?;
+    file.sync_all()?;
     let mut beside = kept.clone().into_os_string();
     beside.push(".json");
-    tokio::fs::write(PathBuf::from(beside), note).await?;
+    fs::write(PathBuf::from(beside), note)?;
     Ok(kept)
 }
 

@@ -114,7 +114,7 @@ async fn send(
 
 /// Gives the parts up, without waiting for it.
 pub fn throw_away(upload: Box<dyn Upload>) {
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         if let Err(error) = upload.abort().await {
             log::debug!("parts stay behind until `bucketfs check --clean`: {error}");
         }

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::driver::{Error, ErrorKind, Result};
+use crate::task;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
@@ -120,7 +121,7 @@ impl Credentials {
         let provider = self.provider.clone();
         let profile = self.profile.clone();
         let shared = self.state.clone();
-        let task = tokio::spawn(async move {
+        let task = task::spawn(async move {
             let result = provider.provide_credentials().await;
             let mut state = shared.lock();
             state.renewal = None;

@@ -6,6 +6,7 @@ use crate::layer::Stats;
 use crate::logging;
 use crate::mount::session::{Session, Unmounted};
 use crate::mount::{DRAIN_PATIENCE, notify, point};
+use crate::task;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ pub async fn until_the_end(
             requests: stats.snapshot(),
         }
     };
-    let server = tokio::spawn(control::serve(listener, Arc::new(status), sender));
+    let server = task::spawn(control::serve(listener, Arc::new(status), sender));
     let report = loop {
         tokio::select! {
             () = session.ended() => {
@@ -233,7 +234,7 @@ async fn asked(
 /// Processes that use the mount, looked for where it holds up nobody.
 async fn users_of(session: &Session) -> Vec<String> {
     let dir = session.path().to_owned();
-    let looking = tokio::task::spawn_blocking(move || point::users(&dir));
+    let looking = task::blocking(move || point::users(&dir));
     looking.await.unwrap_or_default()
 }
 
