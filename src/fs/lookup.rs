@@ -91,6 +91,11 @@ impl Fs {
         }
         let (known, since) = self.listing.get(prefix, &target.component)?;
         let ttl = if known.is_absent() {
+            // Who holds a lock sees what was made before it was released.
+            let acquired = *self.acquired.lock();
+            if acquired.is_some_and(|acquired| since < acquired) {
+                return None;
+            }
             self.negative_ttl(name)
         } else {
             self.ttl(name)

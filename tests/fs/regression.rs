@@ -143,3 +143,25 @@ async fn a_lookup_in_a_directory_that_is_renamed_meanwhile_finds_the_file_where_
     assert_eq!(found, mount.look(directory, b"f").await);
     assert!(found.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_absent_before_a_lock_was_won_is_asked_for_again() {
+    let world = World::memory();
+    let mount = world.mount_with(
+        |options| options.negative_ttl = Duration::from_secs(60),
+        false,
+    );
+    assert!(!mount.exists("counter").await);
+    world.put("counter", "1").await;
+    half_a_second().await;
+    let lock = mount.open("lock", EXCLUSIVE).await.unwrap();
+    let handle = mount
+        .open("counter", libc::O_RDWR | libc::O_CREAT)
+        .await
+        .unwrap();
+    assert_eq!(mount.read(handle, 0, 10).await.unwrap(), "1");
+    mount.write(handle, 0, "2").unwrap();
+    mount.close(handle).await.unwrap();
+    mount.close(lock).await.unwrap();
+    assert_eq!(world.get("counter").await.unwrap(), "2");
+}
