@@ -408,13 +408,17 @@ impl Fs {
     /// serves; without it there is nothing to write.
     async fn keep_copy(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
         self.keep_content(inode).await?;
-        let (place, untouched) = {
+        let (place, generation, untouched) = {
             let state = inode.state();
             let stage = state.file.stage.as_ref();
             if stage.is_none_or(|stage| stage.missing(0..stage.size()).is_empty()) {
                 return Ok(());
             }
-            (state.place.clone(), stage.is_some_and(Stage::is_origin))
+            (
+                state.place.clone(),
+                state.file.generation,
+                stage.is_some_and(Stage::is_origin),
+            )
         };
         if !untouched {
             return Err(self.lose(inode, libc::EIO, UNCOPIED).await);
@@ -425,9 +429,8 @@ impl Fs {
         );
         let error = FsError::new(libc::EIO, why);
         if let Some((parent, name)) = place {
-            self.unname(inode, &parent, &name);
-            let mut state = inode.state();
-            state.file.lost = Some((state.file.generation, error.clone()));
+            self.unname(inode, &parent, &name, generation);
+            inode.state().file.lost = Some((generation, error.clone()));
         }
         Err(error)
     }
@@ -513,7 +516,7 @@ impl Fs {
         let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
         match conflict::keep(&self.options.state_dir, &path, why, &body.into()).await {
             Ok(kept) => {
-                self.unname(inode, &parent, &name);
+                self.unname(inode, &parent, &name, generation);
                 let kept = kept.display().to_string();
                 self.record_conflict(ConflictRecord {
                     time: super::seconds(time),

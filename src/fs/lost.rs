@@ -141,9 +141,15 @@ impl Fs {
         self.table.reap(inode);
     }
 
-    /// Takes the name from an inode whose bytes are kept outside of the store. What is written to
-    /// it later loses again, and is kept again.
-    pub(super) fn unname(&self, inode: &Arc<Inode>, parent: &Arc<Inode>, name: &[u8]) {
+    /// Takes the name from an inode whose bytes of this generation are kept outside of the store,
+    /// or need not be. What was written since, or is written later, loses again, and is kept again.
+    pub(super) fn unname(
+        &self,
+        inode: &Arc<Inode>,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        generation: u64,
+    ) {
         {
             let mut children = parent.children();
             if children
@@ -155,8 +161,10 @@ impl Fs {
             let mut state = inode.state();
             state.superseded = true;
             state.away = true;
-            state.file.dirty = false;
-            self.dirty.lock().remove(&inode.ino);
+            if state.file.generation == generation {
+                state.file.dirty = false;
+                self.dirty.lock().remove(&inode.ino);
+            }
         }
         self.forget_entry(parent, name);
         self.table.reap(inode);

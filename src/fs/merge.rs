@@ -129,7 +129,7 @@ impl Fs {
         let Some((parent, name)) = place else {
             return false;
         };
-        self.unname(inode, &parent, &name);
+        self.unname(inode, &parent, &name, attempt.generation);
         true
     }
 

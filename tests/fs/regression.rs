@@ -165,3 +165,27 @@ async fn a_name_that_was_absent_before_a_lock_was_won_is_asked_for_again() {
     mount.close(lock).await.unwrap();
     assert_eq!(world.get("counter").await.unwrap(), "2");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_the_losers_bytes_are_put_away_is_not_dropped() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    mount
+        .fault
+        .set("put:delay=1s,put:error=denied:key~.conflict-")
+        .unwrap();
+    let handle = mount.open("f", WRITE).await.unwrap();
+    let second = mount.open("f", WRITE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("f", "theirs").await;
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        mount.write(second, 4, " and more").unwrap();
+    };
+    let (flushed, ()) = tokio::join!(mount.flush(handle), late);
+    assert_eq!(flushed, Err(libc::ESTALE));
+    assert_eq!(mount.close(second).await, Err(libc::ESTALE));
+    assert!(mount.kept().contains(&"mine and more".into()));
+    mount.close(handle).await.ok();
+}
