@@ -194,15 +194,11 @@ impl Fs {
                     };
                     return Err(self.lose(inode, errno, why).await);
                 }
-                // It may have been applied, or may be when the store answers again.
                 ErrorKind::Timeout
                 | ErrorKind::Unreachable
                 | ErrorKind::Unavailable
                 | ErrorKind::Corrupt => {
-                    let mut state = inode.state();
-                    state.file.attempts.push(plan.attempt());
-                    let excess = state.file.attempts.len().saturating_sub(64);
-                    state.file.attempts.drain(..excess);
+                    self.may_be_applied(inode, &plan);
                     return Err(error.into());
                 }
                 // Somebody may make room, log in or bring the bucket back: the bytes wait.

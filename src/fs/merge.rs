@@ -36,14 +36,15 @@ impl Fs {
         plan: &Plan,
         uncertain: bool,
     ) -> FsResult<Fate> {
-        let (mut attempts, base) = {
+        if uncertain {
+            // Also for the next commit, should this one not find out.
+            self.may_be_applied(inode, plan);
+        }
+        let (attempts, base) = {
             let state = inode.state();
             let base = state.file.commits.first().copied();
             (state.file.attempts.clone(), base)
         };
-        if uncertain {
-            attempts.push(plan.attempt());
-        }
         if attempts.is_empty() {
             return Ok(Fate::NotApplied);
         }
@@ -72,6 +73,14 @@ impl Fs {
         } else {
             Fate::Unknown
         })
+    }
+
+    /// Remembers a commit that may have been applied, or may be when the store answers again.
+    pub(super) fn may_be_applied(&self, inode: &Inode, plan: &Plan) {
+        let attempts = &mut inode.state().file.attempts;
+        attempts.push(plan.attempt());
+        let excess = attempts.len().saturating_sub(64);
+        attempts.drain(..excess);
     }
 
     /// Goes on from an own commit that was applied though its answer was lost. Whether nothing

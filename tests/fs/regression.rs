@@ -189,3 +189,25 @@ async fn what_is_written_while_the_losers_bytes_are_put_away_is_not_dropped() {
     assert!(mount.kept().contains(&"mine and more".into()));
     mount.close(handle).await.ok();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_fate_could_not_be_asked_for_is_not_appended_again() {
+    let world = World::memory();
+    let (mount, other) = (world.retrying(), world.mount());
+    other.append("log", "one\n").await.unwrap();
+    let handle = mount.open("log", APPEND).await.unwrap();
+    mount.write(handle, 0, "two\n").unwrap();
+    mount
+        .fault
+        .set("put:lost-reply@1,put:delay=1s@2,head:error=unavailable@2+")
+        .unwrap();
+    let append = async {
+        half_a_second().await;
+        other.append("log", "three\n").await
+    };
+    let (flushed, appended) = tokio::join!(mount.flush(handle), append);
+    assert_eq!((flushed, appended), (Err(libc::EIO), Ok(())));
+    mount.fault.clear();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "one\ntwo\nthree\n");
+}
