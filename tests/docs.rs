@@ -29,7 +29,7 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 11] = [
     "--all-targets",
     "--device",
     "--cap-add",
@@ -37,6 +37,8 @@ const FOREIGN: [&str; 9] = [
     "--chmod",
     "--size-only",
     "--lib",
+    "--long",
+    "--nocapture",
     "--test",
     "--now",
 ];
