@@ -350,7 +350,12 @@ impl Fs {
                 state.attr.atime = info.modified;
             }
             state.attributes = Some(plan.options.attributes.clone());
-            if let Some(stage) = &mut state.file.stage {
+            // What was copied here since is not the version that was sent, but the other object's.
+            let sent = |stage: &Stage| match &plan.content {
+                Content::Here(_) => stage.missing(0..stage.size()).is_empty(),
+                Content::There(origin) => stage.origin() == Some(origin),
+            };
+            if let Some(stage) = state.file.stage.as_mut().filter(|stage| sent(stage)) {
                 stage.rebase(Some(Origin {
                     key: plan.key.clone(),
                     etag: info.etag.clone(),

@@ -9,7 +9,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{Body, CommitId, ObjectInfo, Precondition, PutOptions, Strength};
 use crate::key::Key;
 use crate::writeback::conflict::{self, Kept};
-use crate::writeback::stage::Origin;
+use crate::writeback::stage::{Origin, Stage};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +120,9 @@ impl Fs {
                 etag: info.etag.clone(),
                 size,
             }));
-            if let Some(stage) = &mut state.file.stage {
+            // What is missing was copied here since, and is another object's.
+            let whole = |stage: &Stage| stage.missing(0..stage.size()).is_empty();
+            if let Some(stage) = state.file.stage.as_mut().filter(|stage| whole(stage)) {
                 stage.rebase(Some(Origin {
                     key,
                     etag: info.etag.clone(),

@@ -302,7 +302,7 @@ impl Fs {
                 size: version.size,
             }));
             if let Some(stage) = &mut state.file.stage {
-                stage.moved(key, now.etag.clone());
+                stage.moved((&version.key, &was.etag), &key, &now.etag);
             }
         }
     }

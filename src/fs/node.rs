@@ -235,7 +235,7 @@ impl Fs {
                 self.fetcher.insert(&moved, 0, bytes);
             }
             if let Some(stage) = &mut state.file.stage {
-                stage.moved(moved.key.clone(), moved.etag.clone());
+                stage.moved((&version.key, &version.etag), &moved.key, &moved.etag);
             }
             state.file.version = Some(moved);
             state.file.base = Some(info.etag.clone());

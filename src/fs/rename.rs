@@ -195,7 +195,7 @@ impl Fs {
             state.key = key.clone();
             state.check(clock::now());
             state.file.base = Some(info.etag.clone());
-            stage_moved(&mut state, &key, &info.etag);
+            stage_moved(&mut state, (&old_key, &version.etag), &key, &info.etag);
             let size = version.size;
             state.file.version = Some(Arc::new(Version {
                 key,
@@ -500,7 +500,9 @@ impl Fs {
             state.check(clock::now());
             state.attr.ctime = clock::wall();
             state.file.base = Some(info.etag.clone());
-            stage_moved(&mut state, &key, &info.etag);
+            if let Some(was) = state.file.version.clone() {
+                stage_moved(&mut state, (&was.key, &was.etag), &key, &info.etag);
+            }
             let size = info.size.unwrap_or(state.attr.size);
             state.file.version = Some(Arc::new(Version {
                 key,
@@ -516,12 +518,13 @@ impl Fs {
     }
 }
 
-/// Lets a stage follow its object. What was written while the object moved stays dirty in it.
-fn stage_moved(state: &mut State, key: &Key, etag: &ETag) {
+/// Lets a stage follow its object. What was written while the object moved stays dirty in it; what
+/// was copied from another object meanwhile stays that one's.
+fn stage_moved(state: &mut State, from: (&Key, &ETag), key: &Key, etag: &ETag) {
     if !state.file.dirty && state.handles == 0 {
         state.file.stage = None;
     } else if let Some(stage) = &mut state.file.stage {
-        stage.moved(key.clone(), etag.clone());
+        stage.moved(from, key, etag);
     }
 }
 

@@ -255,11 +255,14 @@ impl Stage {
         self.origin = origin;
     }
 
-    /// The stored version beneath is the same bytes under another key or etag.
-    pub fn moved(&mut self, key: Key, etag: ETag) {
-        if let Some(origin) = &mut self.origin {
-            origin.key = key;
-            origin.etag = etag;
+    /// Where the stored version beneath is that one, it is the same bytes under another key or
+    /// etag now.
+    pub fn moved(&mut self, from: (&Key, &ETag), key: &Key, etag: &ETag) {
+        if let Some(origin) = &mut self.origin
+            && (&origin.key, &origin.etag) == from
+        {
+            origin.key = key.clone();
+            origin.etag = etag.clone();
         }
     }
 

@@ -211,3 +211,53 @@ async fn a_commit_whose_fate_could_not_be_asked_for_is_not_appended_again() {
     mount.close(handle).await.unwrap();
     assert_eq!(world.get("log").await.unwrap(), "one\ntwo\nthree\n");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_copied_here_while_another_copy_is_committed_is_not_taken_for_that_one() {
+    let world = World::s3();
+    world.put("short", "0123456789").await;
+    world.put("long", "abcdefghijklmnop").await;
+    let mount = world.mount();
+    let short = mount.open("short", READ).await.unwrap();
+    let long = mount.open("long", READ).await.unwrap();
+    let first = mount.open("f", REPLACE).await.unwrap();
+    let copied = mount.fs.copy_file_range((short, 0), (first, 0), 100, 7);
+    assert_eq!(copied.await.unwrap(), 10);
+    mount.fault.set("copy:delay=1s").unwrap();
+    let again = async {
+        half_a_second().await;
+        let second = mount.open("f", REPLACE).await.unwrap();
+        let copied = mount.fs.copy_file_range((long, 0), (second, 0), 100, 7);
+        assert_eq!(copied.await.unwrap(), 16);
+        second
+    };
+    let (flushed, second) = tokio::join!(mount.flush(first), again);
+    flushed.unwrap();
+    mount.close(second).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "abcdefghijklmnop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_copied_here_while_the_name_moves_is_not_taken_for_what_was_there() {
+    let world = World::s3();
+    world.put("source", "abcdefghijklmnop").await;
+    world.put("old", "0123456789012345").await;
+    let mount = world.mount();
+    let source = mount.open("source", READ).await.unwrap();
+    mount.stat("old").await.unwrap();
+    mount.fault.set("copy:delay=1s@1").unwrap();
+    let copy = async {
+        half_a_second().await;
+        let handle = mount.open("old", REPLACE).await.unwrap();
+        let copied = mount
+            .fs
+            .copy_file_range((source, 0), (handle, 0), 100, 7)
+            .await;
+        assert_eq!(copied.unwrap(), 16);
+        handle
+    };
+    let (renamed, handle) = tokio::join!(mount.rename("old", "new"), copy);
+    renamed.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("new").await.unwrap(), "abcdefghijklmnop");
+}
