@@ -37,7 +37,7 @@ mod target;
 mod watch;
 
 pub use attr::{Attr, BLOCK_SIZE, Kind};
-pub use dir::DirEntry;
+pub use dir::{DirEntry, Listed};
 pub use errno::{FsError, FsResult};
 pub use handle::Opened;
 pub use inode::ROOT;

@@ -43,6 +43,17 @@ pub struct DirEntry {
     form: Form,
 }
 
+/// What `readdirplus` tells of an entry.
+#[derive(Debug)]
+pub enum Listed {
+    /// Its attributes.
+    Entry(Entry),
+    /// Nothing but the name: a dot, or one whose attributes could not be asked for.
+    Name,
+    /// That it is gone.
+    Gone,
+}
+
 /// How many entries a batch has, and how many of them ask for attributes at a time.
 const BATCH: usize = 128;
 const ASKING: usize = 16;
@@ -98,13 +109,13 @@ impl Fs {
     }
 
     /// The entries from an offset on with their attributes. The lookup count of each is raised;
-    /// what is not told to the kernel has to be taken back with [`Fs::forget`]. `.` and `..` have
-    /// no attributes. An entry that is gone has none either, and is among the others only.
+    /// what is not told to the kernel has to be taken back with [`Fs::forget`]. What is gone is
+    /// among the others only.
     pub async fn readdirplus(
         &self,
         handle: u64,
         mut offset: u64,
-    ) -> FsResult<Vec<(DirEntry, Option<Entry>)>> {
+    ) -> FsResult<Vec<(DirEntry, Listed)>> {
         loop {
             let entries = self.readdir(handle, offset).await?;
             let directory = self.dir_handle(handle)?.inode.clone();
@@ -119,21 +130,20 @@ impl Fs {
                 .buffered(ASKING)
                 .collect()
                 .await;
-            let is_gone = |(entry, told): &(DirEntry, Option<Entry>)| {
-                told.is_none() && entry.name != "." && entry.name != ".."
-            };
             match told.last() {
                 // A batch of which every entry is gone would say that this is the end.
-                Some((last, _)) if told.iter().all(is_gone) => offset = last.next,
+                Some((last, _)) if told.iter().all(|(_, told)| matches!(told, Listed::Gone)) => {
+                    offset = last.next;
+                }
                 _ => return Ok(told),
             }
         }
     }
 
-    /// The attributes of an entry that `readdirplus` tells.
-    async fn plus(&self, directory: &Arc<Inode>, entry: &DirEntry) -> Option<Entry> {
+    /// What `readdirplus` tells of an entry.
+    async fn plus(&self, directory: &Arc<Inode>, entry: &DirEntry) -> Listed {
         if entry.name == "." || entry.name == ".." {
-            return None;
+            return Listed::Name;
         }
         let from_listing = entry.known.clone().and_then(|told| {
             let target = Target {
@@ -162,9 +172,13 @@ impl Fs {
         });
         let inode = match from_listing {
             Some((target, seen)) => self.attach(directory, &entry.name, &target, seen, true),
-            None => self.find(directory, &entry.name, true).await.ok().flatten(),
+            None => match self.find(directory, &entry.name, true).await {
+                Ok(found) => found,
+                Err(error) if error.errno() == libc::ENOENT => None,
+                Err(_) => return Listed::Name,
+            },
         };
-        inode.map(|inode| self.entry(&inode))
+        inode.map_or(Listed::Gone, |inode| Listed::Entry(self.entry(&inode)))
     }
 
     /// Everything in a directory now: the listing, from the cache or page by page from the store,

@@ -1,7 +1,7 @@
 //! The kernel's operations: decode, call [`crate::fs`], reply.
 
 use super::{Edge, What, decode, descriptors, reply, told};
-use crate::fs::{Caller, Entry, Fs, Lookup, Opened, SetAttr};
+use crate::fs::{Caller, Entry, Fs, Listed, Lookup, Opened, SetAttr};
 use crate::task;
 use decode::set_time;
 use fuser::{
@@ -427,8 +427,10 @@ impl fuser::Filesystem for Edge {
             operation,
             reply::entries,
             |fs, (_, entries)| {
-                for entry in entries.into_iter().filter_map(|(_, entry)| entry) {
-                    let_entry_go(fs, entry);
+                for (_, told) in entries {
+                    if let Listed::Entry(entry) = told {
+                        let_entry_go(fs, entry);
+                    }
                 }
             },
         );

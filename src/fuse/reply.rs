@@ -2,7 +2,7 @@
 
 use super::decode::{self, attr, file_type, fopen};
 use crate::driver::Space;
-use crate::fs::{DirEntry, Entry, Fs, Lookup, Opened};
+use crate::fs::{DirEntry, Entry, Fs, Listed, Lookup, Opened};
 use fuser::{
     Errno, FileHandle, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
@@ -16,7 +16,7 @@ use std::time::Duration;
 const GENERATION: Generation = Generation(0);
 
 /// Entries of a directory with their attributes.
-pub(super) type Entries = Vec<(DirEntry, Option<Entry>)>;
+pub(super) type Entries = Vec<(DirEntry, Listed)>;
 
 pub(super) fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
@@ -115,9 +115,8 @@ pub(super) fn entries(mut reply: ReplyDirectoryPlus, result: Result<(Arc<Fs>, En
     let mut full = false;
     for (entry, told) in entries {
         let name = OsStr::from_bytes(&entry.name);
-        let dots = entry.name == "." || entry.name == "..";
         match told {
-            Some(told) => {
+            Listed::Entry(told) => {
                 let ino = INodeNo(told.attr.ino);
                 let facts = attr(&told.attr);
                 full = full || reply.add(ino, entry.next, name, &told.ttl, &facts, GENERATION);
@@ -125,12 +124,13 @@ pub(super) fn entries(mut reply: ReplyDirectoryPlus, result: Result<(Arc<Fs>, En
                     fs.forget(ino.0, 1);
                 }
             }
-            None if dots && !full => {
+            // Without an inode number the kernel takes the name alone.
+            Listed::Name if !full => {
                 let facts = decode::plain(entry.ino, entry.kind);
                 let ttl = Duration::ZERO;
                 full = reply.add(INodeNo(0), entry.next, name, &ttl, &facts, GENERATION);
             }
-            None => {}
+            Listed::Name | Listed::Gone => {}
         }
     }
     reply.ok();

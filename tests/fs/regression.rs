@@ -261,3 +261,16 @@ async fn a_file_copied_here_while_the_name_moves_is_not_taken_for_what_was_there
     mount.close(handle).await.unwrap();
     assert_eq!(world.get("new").await.unwrap(), "abcdefghijklmnop");
 }
+
+/// A look at the store that failed was taken for a name that is gone.
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_attributes_could_not_be_asked_for_is_listed() {
+    let world = World::memory();
+    world.put("d/f", "text").await;
+    world.put("f", "text").await;
+    let mount = world.mount();
+    mount.fault.set("head:error=unavailable").unwrap();
+    assert_eq!(mount.ls("").await.unwrap(), ["d", "f"]);
+    mount.fault.clear();
+    assert_eq!(mount.ls("").await.unwrap(), ["d", "f"]);
+}

@@ -6,7 +6,7 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{Driver, GetOptions, ListRequest, PutOptions};
 use bucketfs::fs::{
     Attr, Caller, Consistency, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify,
-    Lookup, Opened, ROOT, SetAttr,
+    Listed, Lookup, Opened, ROOT, SetAttr,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{FaultPlan, Layered, Retry, RetryOptions, Stats};
@@ -429,10 +429,12 @@ impl Mount {
             };
             offset = last.next;
             for (entry, told) in &batch {
-                if let Some(told) = told {
-                    self.count(told);
-                    names.push(entry.name.to_vec());
+                match told {
+                    Listed::Entry(told) => self.count(told),
+                    Listed::Name if entry.name != "." && entry.name != ".." => {}
+                    Listed::Name | Listed::Gone => continue,
                 }
+                names.push(entry.name.to_vec());
             }
         }
         errno(self.fs.releasedir(handle))?;

@@ -246,7 +246,7 @@ impl Mount {
             };
             offset = last.next;
             for (entry, told) in &batch {
-                if let Some(told) = told {
+                if let bucketfs::fs::Listed::Entry(told) = told {
                     self.count(told);
                     let name = String::from_utf8_lossy(&entry.name).into_owned();
                     names.push((name, told.attr.kind == Kind::Directory));
