@@ -6,7 +6,7 @@ use super::inode::{Inode, Place};
 use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, Unsent};
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
-use crate::driver::{Body, CommitId, ObjectInfo, Precondition, PutOptions, Strength};
+use crate::driver::{Body, CommitId, Error, ObjectInfo, Precondition, PutOptions, Strength};
 use crate::key::Key;
 use crate::writeback::conflict::{self, Kept};
 use crate::writeback::stage::{Origin, Stage};
@@ -178,6 +178,18 @@ impl Fs {
             self.listing.forget(&parent.key(), &component);
         }
         self.notify.invalidate_entry(parent.ino, name);
+    }
+
+    /// The failure of a change of a name. One that may have been carried out all the same makes
+    /// the name unknown: what is believed of it may be wrong now.
+    pub(super) fn unsure(&self, parent: &Arc<Inode>, name: &[u8], error: Error) -> FsError {
+        if error.retryable() || error.maybe_applied() {
+            self.forget_entry(parent, name);
+            if let Some(inode) = parent.child(name) {
+                self.expire(&inode);
+            }
+        }
+        error.into()
     }
 
     /// Remembers a failure for `bucketfs status` and `bucketfs why`, and logs it.

@@ -264,7 +264,7 @@ impl Fs {
                 self.forget_entry(directory, name);
                 return Err(FsError::plain(libc::EEXIST));
             }
-            Err(error) => return Err(FsError::from(error)),
+            Err(error) => return Err(self.unsure(directory, name, error)),
         };
         if self.capabilities.attributes != AttributeSupport::None {
             info.attributes = Some(attributes);

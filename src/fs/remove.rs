@@ -79,7 +79,7 @@ impl Fs {
             match self.driver.delete(&key, Default::default()).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.unsure(directory, name, error)),
             }
         }
         self.note_removed(directory, name, false);
@@ -147,7 +147,9 @@ impl Fs {
         }
         self.require_empty(&directory).await?;
         let prefix = directory.key();
-        self.driver.delete(&prefix, Default::default()).await?;
+        if let Err(error) = self.driver.delete(&prefix, Default::default()).await {
+            return Err(self.unsure(&parent, name, error));
+        }
         self.listing.forget_below(&prefix);
         self.may_be_empty.lock().remove(&directory.ino);
         self.note_removed(&parent, name, true);

@@ -194,7 +194,7 @@ impl Fs {
     }
 
     /// Makes an inode ask again.
-    fn expire(&self, inode: &Inode) {
+    pub(super) fn expire(&self, inode: &Inode) {
         {
             let mut state = inode.state();
             if state.is_local() {

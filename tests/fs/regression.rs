@@ -274,3 +274,36 @@ async fn a_name_whose_attributes_could_not_be_asked_for_is_listed() {
     mount.fault.clear();
     assert_eq!(mount.ls("").await.unwrap(), ["d", "f"]);
 }
+
+/// What was believed of a name outlived a change of it that failed without telling whether it
+/// happened.
+#[tokio::test(start_paused = true)]
+async fn a_name_is_looked_up_again_after_a_change_whose_answer_was_lost() {
+    let world = World::memory();
+    world.put("f", "text").await;
+    world.put("e/", "").await;
+    let mount = world.mount_with(
+        |options| {
+            options.metadata_ttl = Duration::from_secs(3600);
+            options.negative_ttl = options.metadata_ttl;
+        },
+        false,
+    );
+    assert!(!mount.exists("d").await);
+    assert!(mount.exists("f").await && mount.exists("e").await);
+    let told = |name: &str| Told::Entry(bucketfs::fs::ROOT, name.into());
+    for (fault, name) in [("put", "d"), ("delete", "f"), ("delete", "e")] {
+        mount.kernel.told();
+        mount.fault.set(&format!("{fault}:lost-reply@1")).unwrap();
+        let outcome = match name {
+            "d" => mount.mkdir(name).await.map(drop),
+            "f" => mount.unlink(name).await,
+            _ => mount.rmdir(name).await,
+        };
+        assert_eq!(outcome, Err(libc::EIO), "{name}");
+        mount.fault.clear();
+        assert!(mount.kernel.told().contains(&told(name)), "{name}");
+        assert_eq!(mount.exists(name).await, name == "d", "{name}");
+    }
+    assert_eq!(mount.ls("").await.unwrap(), ["d"]);
+}
