@@ -231,7 +231,9 @@ impl Fs {
             source: Some(etag.clone()),
             destination: destination.clone(),
             attributes: None,
-            commits: Vec::new(),
+            // The same as before: by them the version is known again at its new key when the
+            // answer was lost, for its etag may be another there.
+            commits: source.state().file.commits.clone(),
         };
         if self.capabilities.rename {
             return self

@@ -33,6 +33,11 @@ pub fn trials() -> Vec<Trial> {
             "regression::a_notification_kept_a_killed_daemon_alive",
             a_notification_kept_a_killed_daemon_alive,
         ),
+        trial(
+            &[],
+            "regression::a_rename_whose_answer_was_lost_is_known_again",
+            a_rename_whose_answer_was_lost_is_known_again,
+        ),
         trial_alone(
             &[Root, PYTHON],
             "regression::the_answers_to_killed_processes_were_never_let_go",
@@ -188,4 +193,17 @@ fn the_answers_to_killed_processes_were_never_let_go(place: &Place) {
         std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         m.number("handles") == 0 && m.number("inodes") == 1
     });
+}
+
+/// A renamed file has another etag on `file:`, so that only its commit ids tell it from others.
+fn a_rename_whose_answer_was_lost_is_known_again(place: &Place) {
+    let m = place.faulty("m", "rename:lost-reply@1", &[]);
+    std::fs::write(m.path("f"), "content").unwrap();
+    std::fs::write(m.path("over"), "other").unwrap();
+    for to in ["g", "over"] {
+        std::fs::rename(m.path("f"), m.path(to)).unwrap();
+        assert_eq!(std::fs::read(m.path(to)).unwrap(), b"content");
+        assert!(place.stored("f").is_err());
+        std::fs::rename(m.path(to), m.path("f")).unwrap();
+    }
 }
