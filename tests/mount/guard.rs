@@ -10,9 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// No test may take longer.
-const PATIENCE: Duration = Duration::from_secs(45);
-
 /// What one test has to clean up.
 #[derive(Debug)]
 pub struct Guard {
@@ -23,11 +20,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Guards what is mounted below a directory.
-    pub fn new(root: &Path) -> Arc<Guard> {
+    /// Guards what is mounted below a directory, for so long.
+    pub fn new(root: &Path, patience: Duration) -> Arc<Guard> {
         let guard = Arc::new(Guard {
             root: root.to_owned(),
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + patience,
             tripped: AtomicBool::new(false),
             processes: Mutex::default(),
         });

@@ -28,9 +28,12 @@ pub enum Need {
     Root,
     /// A program in the PATH.
     Program(&'static str),
+    /// A variable in the environment.
+    #[allow(dead_code, reason = "not each test that uses this file needs one")]
+    Variable(&'static str),
 }
 
-pub use Need::{Program, Root};
+pub use Need::{Program, Root, Variable};
 
 /// For what needs system calls that are unsafe here.
 pub const PYTHON: Need = Program("python3");
@@ -38,28 +41,64 @@ pub const PYTHON: Need = Program("python3");
 /// Most tests run beside each other; one that empties the kernel's caches runs alone.
 static ALONE: RwLock<()> = RwLock::new(());
 
+/// How a test runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Beside no other.
+    pub alone: bool,
+    /// On a `file:` store that tells what changes; most stores do not.
+    pub watched: bool,
+    /// It hangs if it takes longer.
+    pub patience: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner {
+            alone: false,
+            watched: true,
+            patience: Duration::from_secs(45),
+        }
+    }
+}
+
 /// A test in a place of its own.
 pub fn trial(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
-    runner(needs, name, test, false, true)
+    trial_as(Manner::default(), needs, name, test)
 }
 
 /// A test beside which no other runs.
 pub fn trial_alone(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
-    runner(needs, name, test, true, true)
+    let manner = Manner {
+        alone: true,
+        ..Manner::default()
+    };
+    trial_as(manner, needs, name, test)
 }
 
 /// A test of which the `file:` store tells nobody what changes, as most stores.
 pub fn trial_unwatched(needs: &[Need], name: &str, test: fn(&Place)) -> Trial {
-    runner(needs, name, test, false, false)
+    let manner = Manner {
+        watched: false,
+        ..Manner::default()
+    };
+    trial_as(manner, needs, name, test)
 }
 
-fn runner(needs: &[Need], name: &str, test: fn(&Place), alone: bool, watched: bool) -> Trial {
+/// A test in a manner of its own.
+pub fn trial_as(
+    manner: Manner,
+    needs: &[Need],
+    name: &str,
+    test: impl Fn(&Place) + Send + 'static,
+) -> Trial {
     let missing = no_fuse().or_else(|| needs.iter().find_map(lacks));
+    let alone = manner.alone;
     let named = name.to_owned();
     let trial = Trial::test(name, move || {
         let shared = (!alone).then(|| ALONE.read().unwrap_or_else(|e| e.into_inner()));
         let only = alone.then(|| ALONE.write().unwrap_or_else(|e| e.into_inner()));
-        let place = Place::new(&named, watched);
+        let place = Place::new(&named, manner);
         // The panic is caught, for the mounts have to end whatever happened.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             test(&place);
@@ -87,6 +126,9 @@ fn lacks(need: &Need) -> Option<String> {
     match need {
         Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
         Program(name) => (!has_program(name)).then(|| format!("needs {name}")),
+        Variable(name) => std::env::var_os(name)
+            .is_none()
+            .then(|| format!("needs {name}")),
     }
 }
 
@@ -135,7 +177,7 @@ pub struct Said {
 }
 
 impl Place {
-    fn new(name: &str, watched: bool) -> Place {
+    fn new(name: &str, manner: Manner) -> Place {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         // Short, for the path of a socket below it has about a hundred bytes.
@@ -145,9 +187,9 @@ impl Place {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o711)).unwrap();
         std::fs::create_dir(root.join("store")).unwrap();
         Place {
-            guard: Guard::new(&root),
+            guard: Guard::new(&root, manner.patience),
             root,
-            watched,
+            watched: manner.watched,
             mounts: Mutex::default(),
         }
     }
