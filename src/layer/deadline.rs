@@ -1,6 +1,6 @@
 //! Time without progress.
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::driver::{Body, Error, ErrorKind, GetOutcome, Result};
 use crate::key::Key;
 use crate::layer::{Call, Operation, Policy, progress};
@@ -37,6 +37,16 @@ impl Deadline {
     }
 }
 
+/// Later than this no timer rings in a process that runs.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Waits for a moment. Whether the process was awake then: one that was stopped (a laptop or a
+/// virtual machine asleep, SIGSTOP) could hear no answer, and its store is not to blame.
+async fn awake_at(due: Instant) -> bool {
+    tokio::time::sleep_until(due).await;
+    clock::now() < due + LATE
+}
+
 fn timeout(operation: Operation, key: Option<&Key>, after: Duration) -> Error {
     let error = Error::new(
         ErrorKind::Timeout,
@@ -58,10 +68,14 @@ impl Policy for Deadline {
         let deadline = self.of(call.operation);
         let mut last = clock::now();
         loop {
-            tokio::select! {
+            let awake = tokio::select! {
                 biased;
                 result = &mut request => return result,
-                () = tokio::time::sleep_until(last + deadline) => {}
+                awake = awake_at(last + deadline) => awake,
+            };
+            if !awake {
+                last = clock::now();
+                continue;
             }
             match &call.progress {
                 Some(progress) if progress.last() > last => last = progress.last(),
@@ -84,11 +98,15 @@ impl Policy for Deadline {
             let key = key.clone();
             async move {
                 let mut body = body?;
-                match tokio::time::timeout(deadline, body.next()).await {
-                    Ok(piece) => piece.map(|piece| (piece, Some(body))),
-                    Err(_) => {
+                loop {
+                    let awake = tokio::select! {
+                        biased;
+                        piece = body.next() => return piece.map(|piece| (piece, Some(body))),
+                        awake = awake_at(clock::now() + deadline) => awake,
+                    };
+                    if awake {
                         let error = timeout(Operation::Get, key.as_ref(), deadline);
-                        Some((Err(error), None))
+                        return Some((Err(error), None));
                     }
                 }
             }

@@ -87,6 +87,32 @@ async fn a_silent_store_is_given_up_after_the_deadline() {
     assert_eq!(begin.elapsed().as_secs(), 30);
 }
 
+/// A policy in whose requests the whole process is stopped for a minute.
+#[derive(Debug)]
+struct Asleep;
+
+impl crate::layer::Policy for Asleep {
+    async fn request<'a, T: Send + 'a>(
+        self: &'a Arc<Self>,
+        _: &'a crate::layer::Call<'_>,
+        request: futures::future::BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        request.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_is_not_blamed_for_a_sleep_of_this_process() {
+    let memory = Memory::new();
+    put(&memory, "k", "hello").await;
+    let driver = Layered::over(Arc::new(memory), Arc::new(Asleep));
+    let deadline = Arc::new(Deadline::new(Duration::from_secs(30)));
+    let driver = Layered::over(driver, deadline);
+    assert_eq!(driver.head(&key("k")).await.unwrap().size, Some(5));
+}
+
 /// In real time, because paused time stands still while a body is read.
 #[tokio::test]
 async fn a_large_body_that_moves_is_never_late() {
