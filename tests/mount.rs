@@ -10,6 +10,8 @@
 
 #[path = "mount/access.rs"]
 mod access;
+#[path = "mount/crashes.rs"]
+mod crashes;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/files.rs"]
@@ -40,6 +42,7 @@ fn main() {
     trials.extend(maps::trials());
     trials.extend(names::trials());
     trials.extend(faults::trials());
+    trials.extend(crashes::trials());
     trials.extend(life::trials());
     trials.extend(access::trials());
     trials.extend(regression::trials());

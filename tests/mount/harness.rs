@@ -41,6 +41,11 @@ pub const PYTHON: Need = Program("python3");
 /// Most tests run beside each other; one that empties the kernel's caches runs alone.
 static ALONE: RwLock<()> = RwLock::new(());
 
+/// Whether tests may take their time.
+pub fn long() -> bool {
+    std::env::var_os("BUCKETFS_TEST_LONG").is_some()
+}
+
 /// How a test runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
