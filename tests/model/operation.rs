@@ -81,8 +81,8 @@ pub enum Renaming {
 /// What may be drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
-    /// Every slot can be read from, links are not followed, and only empty directories are
-    /// renamed: then what became of an operation that failed half-way can be looked up.
+    /// Every slot can be read from, links are not followed, and only files and empty directories
+    /// are renamed: then what became of an operation that failed half-way can be looked up.
     pub traceable: bool,
     /// How many steps are between two remounts on average; `None` is never.
     pub remount: Option<usize>,
@@ -386,8 +386,14 @@ pub fn draw(rng: &mut Rng, root: &Path, open: &[usize], style: Style) -> Operati
                 _ if exchanging && !style.traceable => Renaming::Exchange,
                 _ => Renaming::Replace,
             };
-            let full = fs::read_dir(root.join(&from)).is_ok_and(|mut all| all.next().is_some());
-            match style.traceable && full {
+            let untraceable = match fs::symlink_metadata(root.join(&from)) {
+                Ok(metadata) if metadata.is_dir() => {
+                    fs::read_dir(root.join(&from)).is_ok_and(|mut all| all.next().is_some())
+                }
+                Ok(metadata) => !metadata.is_file(),
+                Err(_) => false,
+            };
+            match style.traceable && untraceable {
                 true => O::List { path: from },
                 false => O::Rename { from, to, how },
             }
@@ -472,17 +478,13 @@ impl Operation {
         }
     }
 
-    /// The new name of what has no place for a commit id, and is not known again when an answer
-    /// was lost: links and fifos.
-    pub fn anonymous(&self, root: &Path) -> bool {
-        match self {
-            Operation::SymbolicLink { .. } | Operation::MakeFifo { .. } => true,
-            Operation::Rename { from, .. } => {
-                let kind = fs::symlink_metadata(root.join(from));
-                kind.is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
-            }
-            _ => false,
-        }
+    /// Whether it makes what has no place for a commit id, and is not known again when an answer
+    /// was lost: a link or a fifo.
+    pub fn anonymous(&self) -> bool {
+        matches!(
+            self,
+            Operation::SymbolicLink { .. } | Operation::MakeFifo { .. }
+        )
     }
 
     /// The names that it works on.

@@ -126,7 +126,7 @@ impl Run<'_> {
         let got = self.mount.perform(&operation);
         self.done.push((operation.clone(), got.clone()));
         match &got {
-            Outcome::Failed(errno) if self.faulty && self.may_fail(&operation, *errno) => {
+            Outcome::Failed(errno) if self.faulty && may_fail(&operation, *errno) => {
                 self.failed += 1;
                 self.find_out(&operation)?;
                 self.take_time_over(&operation);
@@ -141,13 +141,6 @@ impl Run<'_> {
             compare::trees(self)?;
         }
         Ok(())
-    }
-
-    /// Whether an errno may be that of a fault.
-    fn may_fail(&self, operation: &Operation, errno: Errno) -> bool {
-        is_fault(errno)
-            || matches!(errno, Errno::EXIST | Errno::NOENT)
-                && operation.anonymous(&self.reference.root)
     }
 
     /// Performs the step on the reference, and compares what came of it.
@@ -316,6 +309,11 @@ impl Run<'_> {
 /// Whether an errno is what a fault gives.
 pub fn is_fault(errno: Errno) -> bool {
     matches!(errno, Errno::IO | Errno::TIMEDOUT | Errno::NOSPC)
+}
+
+/// Whether an errno of a step may be that of a fault.
+fn may_fail(operation: &Operation, errno: Errno) -> bool {
+    is_fault(errno) || errno == Errno::EXIST && operation.anonymous()
 }
 
 /// An outcome in a line.
