@@ -34,10 +34,13 @@ pub async fn open(settings: &StoreSettings) -> Result<Stack, Failure> {
     let opening = driver::open(&settings.location, &settings.open);
     let opened = match tokio::time::timeout(patience, opening).await {
         Ok(opened) => opened.map_err(|error| {
-            let failure = Failure::from(&error);
+            let why = match error.operation() {
+                "" | "open" => error.reason(),
+                _ => error.to_string(),
+            };
             Failure::new(
-                failure.exit,
-                format!("cannot open {}: {failure}", settings.location),
+                Failure::from(&error).exit,
+                format!("cannot open {}: {why}", settings.location),
             )
         })?,
         Err(_) => {

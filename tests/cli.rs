@@ -11,6 +11,8 @@ mod harness;
 mod input;
 #[path = "cli/life.rs"]
 mod life;
+#[path = "cli/refusals.rs"]
+mod refusals;
 #[path = "cli/s3.rs"]
 mod s3;
 
@@ -19,6 +21,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = input::trials();
+    trials.extend(refusals::trials());
     trials.extend(life::trials());
     trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -212,6 +212,22 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.message
     }
+
+    /// The sentence with its causes, and without the operation: for whoever names that already.
+    pub fn reason(&self) -> String {
+        let mut reason = match &self.key {
+            Some(key) if !key.is_empty() => format!("{key:?}: "),
+            _ => String::new(),
+        };
+        reason.push_str(&self.message);
+        let mut cause = self.source();
+        while let Some(inner) = cause {
+            reason.push_str(": ");
+            reason.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        reason
+    }
 }
 
 impl fmt::Display for Error {

@@ -227,6 +227,10 @@ impl Bucket {
             ErrorKind::Denied => {
                 format!("these credentials may not list the bucket {bucket:?} at {site}: {why}")
             }
+            ErrorKind::Corrupt => {
+                format!("{site} does not answer like S3 ({why}); is the endpoint right?")
+            }
+            ErrorKind::Unavailable => format!("{site} cannot answer now ({why}); try again later"),
             _ => why.to_owned(),
         };
         Err(Error::new(error.kind(), why).retry(error.retryable()))

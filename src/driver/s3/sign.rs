@@ -135,7 +135,10 @@ impl Credentials {
                 Err(error) => {
                     state.not_before = Some(clock::now() + PAUSE);
                     let failure = failure(&error, profile.as_deref());
-                    log::warn!("{}", failure.2);
+                    // As long as the old ones serve, nobody waits for this, and nobody is told.
+                    if state.current.is_some() {
+                        log::warn!("{}", failure.2);
+                    }
                     Err(failure)
                 }
             }
