@@ -98,12 +98,14 @@ impl Fs {
     /// Commits a file; the caller holds its turn and a share of `names`.
     pub(super) async fn commit_in_turn(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
         let under_way = UnderWay::begin(&self.uploads);
+        // A loser gets another name: its failure belongs to the one that the program wrote to.
+        let path = inode.path();
         let result = self.commit_rounds(inode).await;
         drop(under_way);
         match &result {
             Ok(()) => self.unsent.lock().remove(&inode.ino),
             Err(error) => {
-                self.record("commit", inode, error);
+                self.record_at("commit", inode, path, error);
                 self.retry_later(inode);
                 None
             }

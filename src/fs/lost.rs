@@ -194,10 +194,14 @@ impl Fs {
 
     /// Remembers a failure for `bucketfs status` and `bucketfs why`, and logs it.
     pub(super) fn record(&self, operation: &str, inode: &Inode, error: &FsError) {
+        self.record_at(operation, inode, inode.path(), error);
+    }
+
+    /// The same for an inode that may have another path by now.
+    pub(super) fn record_at(&self, operation: &str, inode: &Inode, path: String, error: &FsError) {
         let Some(message) = error.message() else {
             return;
         };
-        let path = inode.path();
         log::warn!(
             "{operation} inode {} {path:?}: {}: {message}",
             inode.ino,
