@@ -12,8 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Another process that reads the register holds a lock no longer than this.
-const READERS: Duration = Duration::from_millis(500);
+/// How long a mount waits for a daemon that has no mount any more, or none yet, on its directory.
+/// Another process that reads the register holds a lock for a moment only.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is known of a mount without asking its daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +68,13 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Takes the place of a mount point. Refused while another daemon has it.
+    /// Takes the place of a mount point. Refused while another daemon has it; one that ends just
+    /// now, as after umount(8), is waited for.
     pub fn take(root: &Path, dir: &Path) -> Result<Registration, Failure> {
+        Registration::take_within(root, dir, PATIENCE)
+    }
+
+    fn take_within(root: &Path, dir: &Path, patience: Duration) -> Result<Registration, Failure> {
         let unusable = |error: io::Error| {
             Failure::other(format!(
                 "cannot use the runtime directory {}: {error}; choose another one with BUCKETFS_RUNTIME_DIR",
@@ -76,11 +82,13 @@ impl Registration {
             ))
         };
         dirs::private(root).map_err(unusable)?;
-        let end = clock::now() + READERS;
+        let end = clock::now() + patience;
         let lock = loop {
             match Lock::take(&file(root, dir, "lock")).map_err(unusable)? {
                 Some(lock) => break lock,
-                None if clock::now() < end => std::thread::sleep(Duration::from_millis(10)),
+                None if clock::now() < end && !is_mounted(dir) => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 None => return Err(taken(root, dir)),
             }
         };
@@ -120,25 +128,30 @@ impl Drop for Registration {
     }
 }
 
-/// Refuses a mount point that a living daemon has.
+/// Refuses a mount point on which a living daemon has a mount.
 pub fn check_free(root: &Path, dir: &Path) -> Result<(), Failure> {
-    match Lock::is_held(&file(root, dir, "lock")) {
+    match Lock::is_held(&file(root, dir, "lock")) && is_mounted(dir) {
         true => Err(taken(root, dir)),
         false => Ok(()),
     }
+}
+
+fn is_mounted(dir: &Path) -> bool {
+    let line = super::point::mounted_at(dir);
+    line.is_ok_and(|line| line.is_some_and(|line| line.is_ours()))
 }
 
 /// The refusal of a mount point that another daemon has.
 fn taken(root: &Path, dir: &Path) -> Failure {
     let shown = dir.display();
     Failure::mount_point(match read(&file(root, dir, "json")) {
-        Some(record) if super::point::mounted_at(dir).is_ok_and(|line| line.is_some()) => format!(
+        Some(record) if is_mounted(dir) => format!(
             "{} is mounted on {shown} already by process {}; bucketfs umount {shown} ends that",
             record.url, record.pid
         ),
         Some(record) => format!(
-            "process {} still sends what was written to {} on {shown}; wait until it has ended",
-            record.pid, record.url
+            "process {} still sends what was written to {} on {shown}, or serves files that are open there; mount again when it has ended, or end it with: kill {}",
+            record.pid, record.url, record.pid
         ),
         None => format!("another bucketfs mounts on {shown} just now"),
     })
@@ -219,15 +232,22 @@ mod tests {
         assert!(list(root.path()).is_empty());
         registration.publish(&record(dir)).unwrap();
         assert_eq!(list(root.path())[0].record, record(dir));
-        let message = Registration::take(root.path(), dir).unwrap_err().message;
+        let failure = Registration::take_within(root.path(), dir, Duration::ZERO).unwrap_err();
+        let pid = std::process::id();
         assert_eq!(
-            message,
+            failure.message,
             format!(
-                "process {} still sends what was written to memory: on /mnt/none; wait until it has ended",
-                std::process::id()
+                "process {pid} still sends what was written to memory: on /mnt/none, or serves files that are open there; mount again when it has ended, or end it with: kill {pid}"
             )
         );
-        drop(registration);
+        check_free(root.path(), dir).expect("nothing is mounted there");
+        // Who ends meanwhile is waited for.
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(registration);
+        });
+        drop(Registration::take(root.path(), dir).unwrap());
+        ending.join().unwrap();
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
         Registration::take(root.path(), dir).unwrap();
     }
