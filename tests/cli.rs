@@ -15,6 +15,8 @@ mod life;
 mod refusals;
 #[path = "cli/s3.rs"]
 mod s3;
+#[path = "cli/sentences.rs"]
+mod sentences;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -22,6 +24,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = input::trials();
     trials.extend(refusals::trials());
+    trials.extend(sentences::trials());
     trials.extend(life::trials());
     trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 ///   - `delay=TIME`: the request begins later, by `10us`, `200ms`, `3s` or `1m`;
 ///   - `error=KIND`: it fails before it is sent, with an error such as `unavailable`;
 ///   - `lost-reply`: it is carried out, and fails with `unreachable`;
+///   - `panic`: the code that asked for it panics;
 ///   - `hang`: it is not answered until the plan changes, and then fails with `unreachable`;
 ///   - for gets only: `truncate=BYTES`, `break=BYTES` and `stall=BYTES`: the body ends, fails or
 ///     falls silent after so many bytes; `wrong-length`: the answer promises a byte more or less
@@ -96,6 +97,7 @@ impl FaultPlan {
                 let _ = changed.changed().await;
                 fail(ErrorKind::Unreachable, "there was no answer")
             }
+            Some(Fault::Panic) => panic!("injected fault: {}", call.operation.name()),
             Some(Fault::LostReply) => {
                 let _ = request.await;
                 fail(ErrorKind::Unreachable, "the reply was lost")
@@ -137,7 +139,7 @@ impl Policy for FaultPlan {
                 object.info.size = object.info.size.map(shift);
                 object.range.end = shift(object.range.end).max(object.range.start);
             }
-            Some(Fault::Error(_) | Fault::Hang | Fault::LostReply) | None => {}
+            Some(Fault::Error(_) | Fault::Hang | Fault::LostReply | Fault::Panic) | None => {}
         }
         Ok(GetOutcome::Found(object))
     }

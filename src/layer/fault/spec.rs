@@ -9,6 +9,7 @@ pub(super) enum Fault {
     Error(ErrorKind),
     LostReply,
     Hang,
+    Panic,
     Truncate(u64),
     Break(u64),
     Stall(u64),
@@ -21,7 +22,7 @@ impl Fault {
     fn of_body(&self) -> bool {
         match self {
             Fault::Truncate(_) | Fault::Break(_) | Fault::Stall(_) | Fault::WrongLength(_) => true,
-            Fault::Error(_) | Fault::LostReply | Fault::Hang => false,
+            Fault::Error(_) | Fault::LostReply | Fault::Hang | Fault::Panic => false,
         }
     }
 }
@@ -198,11 +199,12 @@ fn parse_effect(text: &str) -> Parsed<Effect> {
         ("stall", Some(bytes)) => Fault::Stall(number(bytes)?),
         ("lost-reply", None) => Fault::LostReply,
         ("hang", None) => Fault::Hang,
+        ("panic", None) => Fault::Panic,
         ("wrong-length", None) => Fault::WrongLength(false),
         _ => {
             return Err(format!(
                 "{text:?} is no fault; there are delay=TIME, error=KIND, lost-reply, hang, \
-                 truncate=BYTES, break=BYTES, stall=BYTES and wrong-length"
+                 panic, truncate=BYTES, break=BYTES, stall=BYTES and wrong-length"
             ));
         }
     };
