@@ -173,6 +173,9 @@ pub struct Fs {
     records: Mutex<Records>,
     space: Mutex<Option<(Space, Instant)>>,
     uploads: AtomicU64,
+    /// The size of the parts in which files go to the store while they are being written.
+    part_ahead: Option<u64>,
+    runtime: tokio::runtime::Handle,
     watching: AtomicBool,
 }
 
@@ -229,6 +232,8 @@ impl Fs {
             records: Mutex::default(),
             space: Mutex::default(),
             uploads: AtomicU64::new(0),
+            part_ahead: upload::part_ahead(&capabilities, options.staging_size),
+            runtime: tokio::runtime::Handle::current(),
             watching: AtomicBool::new(false),
             started,
             capabilities,

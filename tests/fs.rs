@@ -23,6 +23,8 @@ mod renames;
 mod store;
 #[path = "fs/stress.rs"]
 mod stress;
+#[path = "fs/uploads.rs"]
+mod uploads;
 #[path = "fs/watching.rs"]
 mod watching;
 #[path = "fs/world.rs"]

@@ -19,6 +19,7 @@ use crate::driver::{
 };
 use crate::key::Key;
 use crate::name;
+use crate::writeback::ahead::Ahead;
 use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
 use crate::writeback::upload;
@@ -53,6 +54,8 @@ pub(super) struct Plan {
 /// Where a commit's bytes are.
 enum Content {
     Here(Body),
+    /// Partly on the way to the store already; the rest, and the size of all.
+    Ahead(Option<Box<Ahead>>, Body, u64),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
 }
@@ -60,14 +63,18 @@ enum Content {
 impl Plan {
     /// This commit, should its answer be lost.
     pub fn attempt(&self) -> Attempt {
-        let size = match &self.content {
-            Content::Here(body) => body.len(),
-            Content::There(origin) => origin.size,
-        };
         Attempt {
             id: self.id,
             generation: self.generation,
-            size,
+            size: self.size(),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match &self.content {
+            Content::Here(body) => body.len(),
+            Content::Ahead(_, _, size) => *size,
+            Content::There(origin) => origin.size,
         }
     }
 }
@@ -147,7 +154,8 @@ impl Fs {
                 }
                 Step::Send(plan) => plan,
             };
-            let error = match self.send(&plan).await {
+            let mut plan = plan;
+            let error = match self.send(&mut plan).await {
                 Ok(info) => {
                     if self.settle(inode, &plan, &info).await {
                         return Ok(());
@@ -161,6 +169,10 @@ impl Fs {
                 && error.key() != Some(&plan.key)
             {
                 self.keep_copy(inode).await?;
+                continue;
+            }
+            if matches!(plan.content, Content::Ahead(..)) && !may_be_decided(error.kind()) {
+                log::debug!("sending all of {:?} again: {error}", plan.key);
                 continue;
             }
             match error.kind() {
@@ -230,6 +242,7 @@ impl Fs {
     fn next_step(&self, inode: &Arc<Inode>) -> FsResult<Step> {
         let mut guard = inode.state();
         let state = &mut *guard;
+        let ahead = state.file.ahead.take();
         if !state.file.dirty || state.removed {
             state.file.dirty = false;
             self.dirty.lock().remove(&inode.ino);
@@ -239,6 +252,8 @@ impl Fs {
             return Ok(Step::Head(state.key.clone(), base.clone()));
         }
         let mut content = Content::Here(Body::empty());
+        let mut commits = state.file.next_commits();
+        let attributes = self.stored_attributes(state);
         if let Some(stage) = &mut state.file.stage {
             let foreign = stage
                 .origin()
@@ -257,13 +272,24 @@ impl Fs {
                     };
                     return Ok(Step::Fetch(Arc::new(version), missing));
                 }
-                _ => content = Content::Here(stage.snapshot()?),
+                _ => {
+                    let ahead = ahead.filter(|ahead| {
+                        ahead.holds(stage)
+                            && ahead.serves(&state.key, &attributes, &state.file.commits)
+                    });
+                    let whole = stage.snapshot()?;
+                    content = match ahead {
+                        Some(ahead) => {
+                            commits = ahead.commits().to_vec();
+                            let rest = whole.slice(ahead.sent()..whole.len());
+                            Content::Ahead(Some(Box::new(ahead)), rest, whole.len())
+                        }
+                        None => Content::Here(whole),
+                    };
+                }
             }
         }
-        let id = CommitId(clock::random());
-        let mut commits = vec![id];
-        commits.extend(&state.file.commits);
-        commits.truncate(CommitId::KEPT);
+        let id = commits[0];
         let precondition = match &state.file.base {
             _ if self.capabilities.put_condition == Strength::None => Precondition::None,
             None => Precondition::IfAbsent,
@@ -274,7 +300,7 @@ impl Fs {
             content,
             options: PutOptions {
                 precondition,
-                attributes: self.stored_attributes(state),
+                attributes,
                 commits,
                 base: None,
             },
@@ -299,8 +325,12 @@ impl Fs {
         })
     }
 
-    async fn send(&self, plan: &Plan) -> Result<ObjectInfo> {
-        match &plan.content {
+    async fn send(&self, plan: &mut Plan) -> Result<ObjectInfo> {
+        match &mut plan.content {
+            Content::Ahead(ahead, rest, _) => match ahead.take() {
+                Some(ahead) => ahead.finish(rest, plan.options.precondition.clone()).await,
+                None => Err(Error::new(ErrorKind::NotFound, "nothing went ahead")),
+            },
             Content::Here(body) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
@@ -318,10 +348,7 @@ impl Fs {
 
     /// Makes the inode stand for the version that a commit made. Whether nothing more is dirty.
     pub(super) async fn settle(&self, inode: &Arc<Inode>, plan: &Plan, info: &ObjectInfo) -> bool {
-        let size = match &plan.content {
-            Content::Here(body) => body.len(),
-            Content::There(origin) => origin.size,
-        };
+        let size = plan.size();
         let version = Arc::new(Version {
             key: plan.key.clone(),
             etag: info.etag.clone(),
@@ -342,6 +369,7 @@ impl Fs {
             let mut state = inode.state();
             state.file.commits.clone_from(&plan.options.commits);
             state.file.attempts.clear();
+            state.file.aheads = 0;
             state.file.base = Some(info.etag.clone());
             state.file.version = Some(version);
             state.check(clock::now());
@@ -354,7 +382,7 @@ impl Fs {
             state.attributes = Some(plan.options.attributes.clone());
             // What was copied here since is not the version that was sent, but the other object's.
             let sent = |stage: &Stage| match &plan.content {
-                Content::Here(_) => stage.missing(0..stage.size()).is_empty(),
+                Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),
                 Content::There(origin) => stage.origin() == Some(origin),
             };
             if let Some(stage) = state.file.stage.as_mut().filter(|stage| sent(stage)) {
@@ -547,6 +575,20 @@ impl Fs {
 const LOST: &str = "somebody else changed or removed it since it was opened here";
 const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
+
+/// Whether a commit may have been applied, or lost, or cannot be sent now: sending its bytes in
+/// another way would not mend that.
+fn may_be_decided(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Exists
+            | ErrorKind::Changed
+            | ErrorKind::Timeout
+            | ErrorKind::Unreachable
+            | ErrorKind::Unavailable
+            | ErrorKind::Corrupt
+    )
+}
 
 /// Whether the server's copy holds a condition on its source and this one on its destination.
 pub(super) fn same_conditions(

@@ -2,12 +2,14 @@
 
 use super::Fs;
 use super::errno::{FsError, FsResult};
-use super::inode::{Inode, State};
+use super::inode::{FileState, Inode, State};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
-use crate::driver::ErrorKind;
+use crate::driver::{ErrorKind, PutOptions};
+use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::{Origin, Stage};
+use crate::writeback::upload;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -82,6 +84,9 @@ impl Fs {
         self.wrote(&mut state, uid, appends);
         handle.wrote(&state);
         state.attr.size = size;
+        if end == size && size > upload::LARGE {
+            self.go_ahead(inode, &mut state);
+        }
         drop(state);
         self.mark_dirty(inode);
         if at != offset {
@@ -89,6 +94,49 @@ impl Fs {
             self.notify.invalidate_inode(inode.ino, false);
         }
         Ok(data.len() as u32)
+    }
+
+    /// Sends what is written in order before its commit. Content that is changed again behind that
+    /// goes ahead once more, and then waits for the commit.
+    fn go_ahead(&self, inode: &Inode, state: &mut State) {
+        const TRIES: u32 = 2;
+        let Some(part) = self.part_ahead else {
+            return;
+        };
+        let Some(stage) = &state.file.stage else {
+            return;
+        };
+        match &state.file.ahead {
+            Some(ahead) if !ahead.holds(stage) => state.file.ahead = None,
+            Some(ahead) if ahead.sent() + part > stage.size() => return,
+            _ => {}
+        }
+        if state.file.ahead.is_none() {
+            // Attributes that are still to be asked for are told when an upload begins.
+            let told = state.attributes.is_some() || state.file.base.is_none();
+            let whole = stage.missing(0..stage.size()).is_empty();
+            // A commit under way makes another version what the next one is based on.
+            let committing = inode.turn.try_lock().is_err();
+            if state.file.aheads >= TRIES || state.removed || committing || !told || !whole {
+                return;
+            }
+            state.file.aheads += 1;
+            let options = PutOptions {
+                attributes: self.stored_attributes(state),
+                commits: state.file.next_commits(),
+                ..PutOptions::default()
+            };
+            let (key, mark) = (state.key.clone(), clock::random());
+            let ahead = Ahead::begin(&self.driver, &self.runtime, key, options, part, mark);
+            state.file.ahead = Some(ahead);
+        }
+        let FileState { stage, ahead, .. } = &mut state.file;
+        if let (Some(stage), Some(sending)) = (stage, ahead.as_mut())
+            && let Err(error) = sending.advance(stage)
+        {
+            log::debug!("nothing goes ahead: {error}");
+            *ahead = None;
+        }
     }
 
     pub(super) fn too_large(&self, inode: &Inode) -> FsError {

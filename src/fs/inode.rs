@@ -16,6 +16,7 @@ use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{Attributes, CommitId, ETag};
 use crate::key::Key;
+use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::Stage;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -92,6 +93,10 @@ pub struct FileState {
     pub commits: Vec<CommitId>,
     /// Bytes not (only) in the store.
     pub stage: Option<Stage>,
+    /// What of the stage is already on its way to the store.
+    pub ahead: Option<Ahead>,
+    /// How often something went ahead since the last commit.
+    pub aheads: u32,
     /// Whether a commit is due.
     pub dirty: bool,
     /// Counts changes, so that a commit knows whether more came while it ran.
@@ -124,6 +129,16 @@ pub struct Attempt {
     pub generation: u64,
     /// How many they were.
     pub size: u64,
+}
+
+impl FileState {
+    /// The commit ids of the next version: one of its own, and those before it.
+    pub fn next_commits(&self) -> Vec<CommitId> {
+        let mut commits = vec![CommitId(clock::random())];
+        commits.extend(&self.commits);
+        commits.truncate(CommitId::KEPT);
+        commits
+    }
 }
 
 impl State {

@@ -119,6 +119,7 @@ impl Fs {
             }
             let mut state = inode.state();
             state.removed = true;
+            state.file.ahead = None;
             state.file.dirty = false;
             state.attr.nlink = 0;
             state.attr.ctime = clock::wall();

@@ -43,6 +43,8 @@ pub struct Stage {
     /// Covers exactly `0..size`.
     extents: Extents,
     store: Store,
+    /// To whom bytes were handed over, and how many from the start, none of which has changed.
+    handed: Option<(u64, u64)>,
 }
 
 /// Where the data is. Everything that the extents do not call data reads as zeros.
@@ -74,6 +76,7 @@ impl Stage {
             size,
             extents,
             store: in_memory(area),
+            handed: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl Stage {
             return Ok(());
         }
         let end = self.bounded(offset.checked_add(data.len() as u64))?;
+        self.changes(offset);
         self.store(offset, data)?;
         if offset > self.size {
             let gap = self.size..offset;
@@ -146,6 +150,7 @@ impl Stage {
         if size == self.size {
             return Ok(());
         }
+        self.changes(size);
         if size > self.size {
             self.bounded(Some(size))?;
             let more = self.size..size;
@@ -170,6 +175,7 @@ impl Stage {
         if range.is_empty() {
             return Ok(());
         }
+        self.changes(range.start);
         match &mut self.store {
             Store::Memory(memory) => memory.clear(range.clone()),
             Store::Spill(spill) => spill.clear(&self.area, &self.extents, range.clone())?,
@@ -235,6 +241,37 @@ impl Stage {
             Store::Memory(memory) => memory.body(range),
             Store::Spill(spill) => spill.body(range),
         })
+    }
+
+    /// The next bytes from the start for somebody who sends them ahead of the commit, named by a
+    /// number of its own. Nothing of the range may be missing.
+    pub fn hand_over(&mut self, to: u64, range: Range<u64>) -> io::Result<Body> {
+        let before = match self.handed {
+            Some((other, upto)) if other == to => upto,
+            _ => 0,
+        };
+        if range.start != before {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let end = range.end;
+        let body = self.body(range)?;
+        self.handed = Some((to, end));
+        Ok(body)
+    }
+
+    /// How many bytes from the start were handed over to `to`, unless some of them were changed
+    /// since, or others handed over to somebody else.
+    pub fn handed_over(&self, to: u64) -> Option<u64> {
+        self.handed
+            .filter(|(other, _)| *other == to)
+            .map(|(_, upto)| upto)
+    }
+
+    /// Notes that bytes from here on change.
+    fn changes(&mut self, from: u64) {
+        if self.handed.is_some_and(|(_, upto)| from < upto) {
+            self.handed = None;
+        }
     }
 
     /// Marks the content as what the commit under way sends; [`Stage::snapshot`] does so too.

@@ -4,8 +4,8 @@
 //! is held in memory for being sent: bodies are read piece by piece.
 
 use crate::driver::{
-    Body, Capabilities, Driver, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result,
-    Strength, Upload,
+    AttributeSupport, Body, Capabilities, Driver, Error, ErrorKind, ObjectInfo, Precondition,
+    PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -18,7 +18,7 @@ const PART: u64 = 8 << 20;
 /// Sizes of parts are multiples of this.
 const STEP: u64 = 1 << 20;
 /// How many parts of one object are under way at once.
-const WIDTH: usize = 8;
+pub(super) const WIDTH: usize = 8;
 /// How often all parts are sent when the store has forgotten them.
 const ATTEMPTS: usize = 3;
 
@@ -73,25 +73,28 @@ pub async fn put(
             Err(error) => error,
         };
         throw_away(upload);
-        if error.kind() != ErrorKind::NotFound {
-            return Err(error);
-        }
-        if error.maybe_applied() {
-            // It is completed, or thrown away by others: that is a collision like that of a put.
-            return Err(Error::new(
-                ErrorKind::Changed,
-                "its parts are gone after an answer was lost",
-            )
-            .during("complete")
-            .on(key)
-            .after_lost_reply());
-        }
-        if attempt == ATTEMPTS {
+        let error = collision(error, key);
+        if error.kind() != ErrorKind::NotFound || attempt == ATTEMPTS {
             return Err(error);
         }
         attempt += 1;
         log::debug!("sending {key:?} again: {error}");
     }
+}
+
+/// What it means that the parts are gone: after a lost answer the object may be completed, or the
+/// parts thrown away by others, which is a collision like that of a put.
+pub(super) fn collision(error: Error, key: &Key) -> Error {
+    if error.kind() != ErrorKind::NotFound || !error.maybe_applied() {
+        return error;
+    }
+    Error::new(
+        ErrorKind::Changed,
+        "its parts are gone after an answer was lost",
+    )
+    .during("complete")
+    .on(key)
+    .after_lost_reply()
 }
 
 async fn send(
@@ -112,8 +115,24 @@ async fn send(
     upload.complete(precondition.clone()).await
 }
 
+/// The size of the parts in which files can go ahead of their commit; `None` where they cannot.
+/// What is told of an object beside its bytes is told when its upload begins, so attributes that
+/// change with every write must not be among it.
+pub fn part_ahead(claims: &Capabilities, largest_file: u64) -> Option<u64> {
+    let limits = claims.upload?;
+    if claims.attributes != AttributeSupport::None || limits.condition < claims.put_condition {
+        return None;
+    }
+    // Of one size for whatever the file's may become.
+    let largest = largest_file.min(largest(claims));
+    let least = largest
+        .div_ceil(limits.max_parts.into())
+        .next_multiple_of(STEP);
+    Some(PART.max(least).max(limits.min_part)).filter(|part| *part <= limits.max_part)
+}
+
 /// Gives the parts up, without waiting for it.
-pub fn throw_away(upload: Box<dyn Upload>) {
+fn throw_away(upload: Box<dyn Upload>) {
     crate::task::spawn(async move {
         if let Err(error) = upload.abort().await {
             log::debug!("parts stay behind until `bucketfs check --clean`: {error}");

@@ -5,13 +5,14 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
     AttributeChange, AttributeSupport, Body, Capabilities, Change, CopyCapability, CopyOptions,
     Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page,
-    Precondition, PutOptions, Result, Strength,
+    Precondition, PutOptions, Result, Strength, Upload,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{Call, Operation, Policy};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -273,8 +274,54 @@ impl Driver for Plain {
         self.told(key, info).await
     }
 
+    async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
+        self.claims(self.capabilities.upload.is_some(), "upload")?;
+        Ok(Box::new(PlainUpload {
+            inner: self.memory.upload(key, options).await?,
+            store: self.clone(),
+            key: key.clone(),
+        }))
+    }
+
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
         self.claims(self.capabilities.watch, "watch")?;
         self.memory.watch(prefix).await
+    }
+}
+
+/// An upload whose condition and answer are in the etags that are shown.
+#[derive(Debug)]
+struct PlainUpload {
+    inner: Box<dyn Upload>,
+    store: Plain,
+    key: Key,
+}
+
+#[async_trait]
+impl Upload for PlainUpload {
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
+        self.inner.part(number, body).await
+    }
+
+    async fn copy_part(
+        &self,
+        number: u32,
+        from: &Key,
+        range: Range<u64>,
+        if_match: ETag,
+    ) -> Result<()> {
+        let own = self.store.own(from, if_match).await?;
+        self.inner.copy_part(number, from, range, own).await
+    }
+
+    async fn complete(&self, precondition: Precondition) -> Result<ObjectInfo> {
+        let _step = self.store.step.lock().await;
+        let precondition = self.store.condition(&self.key, precondition).await?;
+        let info = self.inner.complete(precondition).await?;
+        self.store.told(&self.key, info).await
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
     }
 }

@@ -359,3 +359,31 @@ fn the_directory_is_private_and_swept() {
     assert_eq!(names.len(), 1);
     assert_eq!(names[0].file_name(), "other");
 }
+
+#[test]
+fn what_was_handed_over_counts_until_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let area = StagingArea::new(StagingOptions::new(dir.path())).unwrap();
+    type Change = fn(&mut Stage);
+    let changes: [(Change, bool); 7] = [
+        (|stage| stage.write(8, b"behind").unwrap(), true),
+        (|stage| stage.write(7, b"x").unwrap(), false),
+        (|stage| stage.set_size(8).unwrap(), true),
+        (|stage| stage.set_size(7).unwrap(), false),
+        (|stage| stage.set_size(100).unwrap(), true),
+        (|stage| stage.zero(8..9).unwrap(), true),
+        (|stage| stage.zero(0..1).unwrap(), false),
+    ];
+    for (change, holds) in changes {
+        let mut stage = Stage::new(&area, None);
+        stage.write(0, b"0123456789").unwrap();
+        assert!(stage.hand_over(7, 4..8).is_err(), "not from the start");
+        stage.hand_over(7, 0..4).unwrap();
+        stage.hand_over(7, 4..8).unwrap();
+        assert!(stage.hand_over(7, 4..8).is_err(), "twice");
+        assert_eq!(stage.handed_over(7), Some(8));
+        assert_eq!(stage.handed_over(8), None);
+        change(&mut stage);
+        assert_eq!(stage.handed_over(7), holds.then_some(8));
+    }
+}
