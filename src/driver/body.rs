@@ -22,6 +22,13 @@ pub trait Source: Send + Sync + 'static {
     /// Reads exactly `range`, which lies within `0..len`. It may block on a local disk (never on
     /// a network), so callers read it off the async threads.
     fn read(&self, range: Range<u64>) -> std::io::Result<Bytes>;
+
+    /// Some bytes of `range`, from its start and at least one, where they lie in memory and need
+    /// no copy; `None` where they have to be read.
+    fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
+        let _ = range;
+        None
+    }
 }
 
 /// The body of a put: it can be sent again, and cloning it copies no bytes.
@@ -66,17 +73,25 @@ impl Body {
             Body::Source(source) => {
                 let source = source.clone();
                 let len = source.len();
-                futures::stream::iter((0..len).step_by(PIECE as usize))
-                    .then(move |start| {
-                        let source = source.clone();
-                        async move {
-                            let range = start..(start + PIECE).min(len);
-                            task::blocking(move || source.read(range))
-                                .await
-                                .map_err(std::io::Error::other)?
+                futures::stream::try_unfold(0, move |start| {
+                    let source = source.clone();
+                    async move {
+                        let range = start..(start + PIECE).min(len);
+                        if range.is_empty() {
+                            return Ok(None);
                         }
-                    })
-                    .boxed()
+                        if let Some(bytes) = source.at_hand(range.clone()) {
+                            let next = start + bytes.len() as u64;
+                            return Ok(Some((bytes, next)));
+                        }
+                        let next = range.end;
+                        let bytes = task::blocking(move || source.read(range))
+                            .await
+                            .map_err(std::io::Error::other)??;
+                        Ok(Some((bytes, next)))
+                    }
+                })
+                .boxed()
             }
         }
     }
@@ -151,6 +166,11 @@ impl Source for Slice {
     fn read(&self, range: Range<u64>) -> std::io::Result<Bytes> {
         let start = self.range.start;
         self.source.read(start + range.start..start + range.end)
+    }
+
+    fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
+        let start = self.range.start;
+        self.source.at_hand(start + range.start..start + range.end)
     }
 }
 

@@ -59,6 +59,12 @@ impl Source for Followed {
         self.progress.touch();
         bytes
     }
+
+    fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
+        let bytes = self.source.at_hand(range)?;
+        self.progress.touch();
+        Some(bytes)
+    }
 }
 
 /// Pieces in memory as a source. What lies within one piece is read without a copy.
@@ -85,6 +91,14 @@ impl Pieces {
 impl Source for Pieces {
     fn len(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
+        let index = self.ends.partition_point(|end| *end <= range.start);
+        let (piece, end) = (self.pieces.get(index)?, self.ends.get(index)?);
+        let begin = end - piece.len() as u64;
+        let (from, to) = (range.start - begin, range.end.min(*end) - begin);
+        Some(piece.slice(from as usize..to as usize))
     }
 
     fn read(&self, range: Range<u64>) -> std::io::Result<Bytes> {
