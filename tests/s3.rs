@@ -606,6 +606,8 @@ async fn uploads() -> Outcome {
             (limits.condition, limits.part_copy),
             (Strength::Atomic, true)
         );
+        let found = format!("{bucket:?}");
+        assert!(found.contains(" checksum: true"), "{found}");
     }
     let (key, part) = (Key::from("a b/k+\u{e4}"), Bytes::from(vec![7; 5 << 20]));
     let begin = async |last: &'static str| -> Result<_, Error> {

@@ -6,10 +6,11 @@
 
 use super::xml;
 use crate::clock;
-use crate::driver::{Attributes, CommitId, Error, ErrorKind, ObjectInfo, Result};
+use crate::driver::{Attributes, Body, CommitId, Error, ErrorKind, ObjectInfo, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::SystemTime;
@@ -160,6 +161,19 @@ pub(super) fn describe(
     Ok(())
 }
 
+/// The checksum of a body.
+pub(super) const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-crc32");
+
+/// The CRC-32 of a body as requests and documents tell it. The body is read once more for that.
+pub(super) async fn checksum(body: &Body) -> Result<String> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut stream = body.stream();
+    while let Some(piece) = stream.next().await {
+        hasher.update(&piece?);
+    }
+    Ok(BASE64.encode(hasher.finalize().to_be_bytes()))
+}
+
 /// A header's value from text that is known to be plain.
 pub(super) fn ascii(text: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text)
@@ -278,6 +292,18 @@ mod tests {
         assert_eq!(got.attributes, Some(attributes));
         assert_eq!(got.commits, commits);
         assert_eq!(got.etag.as_str(), "abc");
+    }
+
+    #[tokio::test]
+    async fn checksums_are_those_of_the_field() {
+        // The check value of CRC-32/ISO-HDLC is cbf43926.
+        let pieces = [Bytes::from_static(b"1234"), Bytes::from_static(b"56789")];
+        let body = Body::Memory(pieces.into());
+        assert_eq!(checksum(&body).await.expect("readable"), "y/Q5Jg==");
+        assert_eq!(
+            checksum(&Body::empty()).await.expect("readable"),
+            "AAAAAA=="
+        );
     }
 
     #[test]

@@ -248,6 +248,10 @@ impl Bucket {
             let mut call = Call::new(Method::PUT, key.as_bytes());
             call.body = Outgoing::Object(body);
             self.describe(&mut call.headers, options)?;
+            if self.findings.checksum {
+                let checksum = meta::checksum(body).await?;
+                call.headers.insert(meta::CHECKSUM, meta::ascii(&checksum)?);
+            }
             self.add_precondition(&mut call.headers, &options.precondition)?;
             self.store.ask(&self.target, &call).await
         };
@@ -285,6 +289,17 @@ impl Bucket {
         for (name, value) in &self.store.written {
             headers.insert(name, value.clone());
         }
+    }
+
+    /// Puts an object with a checksum that is not its own.
+    pub(super) async fn put_wrong(&self, key: &Key, body: &Body) -> Result<()> {
+        let purpose = Purpose::of("put", Some(key));
+        let mut call = Call::new(Method::PUT, key.as_bytes());
+        call.body = Outgoing::Object(body);
+        let wrong = HeaderValue::from_static("AAAAAA==");
+        call.headers.insert(meta::CHECKSUM, wrong);
+        let sent = self.store.ask(&self.target, &call).await;
+        sent.map(|_| ()).map_err(|failed| purpose.error(failed))
     }
 
     /// Deletes an object under a condition, whatever is known of the server's conditions.

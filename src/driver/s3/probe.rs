@@ -39,6 +39,9 @@ pub(super) struct Findings {
     pub complete: Strength,
     /// Whether parts can be copied from objects of a known version.
     pub part_copy: bool,
+    /// Whether it looks at the checksum of a put. Parts go without: MinIO copies no parts into an
+    /// upload that has checksums.
+    pub checksum: bool,
     /// Whether conditions of writes want etags without quotes.
     pub bare_etags: bool,
     /// Forms of keys that the server takes for other keys, or not at all.
@@ -66,6 +69,7 @@ impl Findings {
         upload: false,
         complete: Strength::None,
         part_copy: false,
+        checksum: false,
         bare_etags: false,
         folded: Folded {
             leading_slash: false,
@@ -290,8 +294,15 @@ impl Probe<'_> {
     }
 
     async fn run(self) -> Result<Findings> {
-        let (findings, uploads) = tokio::join!(self.objects(), self.uploads());
+        let mut bucket = self.bucket.clone();
+        bucket.findings.checksum = self.checksum().await?;
+        let probe = Probe {
+            bucket: &bucket,
+            ..self
+        };
+        let (findings, uploads) = tokio::join!(probe.objects(), probe.uploads());
         let (mut findings, uploads) = (findings?, uploads?);
+        findings.checksum = bucket.findings.checksum;
         findings.upload = uploads.offered;
         findings.complete = match uploads.condition {
             Strength::Atomic => Strength::Atomic,
@@ -312,6 +323,22 @@ impl Probe<'_> {
             }
         }
         Ok(findings)
+    }
+
+    /// Whether a right checksum is taken and a wrong one refused.
+    async fn checksum(&self) -> Result<bool> {
+        let mut bucket = self.bucket.clone();
+        bucket.findings.checksum = true;
+        let (right, body) = (PutOptions::default(), Body::from("b"));
+        let (right, wrong) = tokio::join!(
+            bucket.put_raw(self.b, &body, &right),
+            self.bucket.put_wrong(self.b, &body),
+        );
+        let passing = |error: &Error| error.retryable() && error.kind() != ErrorKind::Corrupt;
+        match (right, wrong) {
+            (Err(error), _) | (_, Err(error)) if passing(&error) => Err(error),
+            (right, wrong) => Ok(right.is_ok() && wrong.is_err()),
+        }
     }
 
     /// Tries everything but uploads.

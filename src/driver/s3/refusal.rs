@@ -171,9 +171,14 @@ impl Refusal {
             ) => (K::InvalidKey, false),
             ("NotImplemented" | "MethodNotAllowed", _) => (K::Unsupported, false),
             ("RequestTimeout", _) => (K::Timeout, true),
-            ("BadDigest" | "IncompleteBody" | "InvalidDigest" | "XAmzContentSHA256Mismatch", _) => {
-                (K::Corrupt, true)
-            }
+            (
+                "BadDigest"
+                | "IncompleteBody"
+                | "InvalidDigest"
+                | "XAmzContentChecksumMismatch"
+                | "XAmzContentSHA256Mismatch",
+                _,
+            ) => (K::Corrupt, true),
             (
                 "SlowDown"
                 | "SlowDownRead"
