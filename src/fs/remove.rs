@@ -4,9 +4,12 @@ use super::Fs;
 use super::attr::Kind;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT};
+use super::locks::looks_like_lock;
 use super::target::Target;
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, Body, ErrorKind, ListRequest, PutOptions};
+use crate::driver::{
+    AttributeSupport, Body, ErrorKind, ListRequest, Precondition, PutOptions, Strength,
+};
 use crate::key::Key;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +51,10 @@ impl Fs {
         }
         let _names = self.names.read().await;
         let _turn = directory.turn.lock().await;
+        // A delete whose answer was lost is sent again: of a lock, it must not remove the next
+        // owner's.
+        let mut exact =
+            looks_like_lock(name) && self.capabilities.delete_condition == Strength::Atomic;
         loop {
             let Some(inode) = self.hold(&directory, name).await? else {
                 return Err(FsError::plain(libc::ENOENT));
@@ -55,19 +62,22 @@ impl Fs {
             if inode.kind == Kind::Directory {
                 return Err(FsError::plain(libc::EISDIR));
             }
-            if self.unlink_file(&directory, name, &inode).await? {
+            if self.unlink_file(&directory, name, &inode, exact).await? {
                 return Ok(());
             }
+            exact = false;
         }
     }
 
     /// Removes a file's name, if it is still its: a commit that lost its race, for one, leaves the
-    /// name to another file and has taken the inode to its conflict file meanwhile.
+    /// name to another file and has taken the inode to its conflict file meanwhile. With `exact`
+    /// only the version known here goes.
     async fn unlink_file(
         &self,
         directory: &Arc<Inode>,
         name: &[u8],
         inode: &Arc<Inode>,
+        exact: bool,
     ) -> FsResult<bool> {
         let _turn = inode.turn.lock().await;
         if !inode.is_at(directory, name) {
@@ -75,10 +85,21 @@ impl Fs {
         }
         self.before_replaced(inode).await?;
         if self.is_stored(inode) {
-            let key = inode.key();
-            match self.driver.delete(&key, Default::default()).await {
+            let (key, base) = {
+                let state = inode.state();
+                (state.key.clone(), state.file.base.clone())
+            };
+            let condition = base.filter(|_| exact).map(Precondition::IfMatch);
+            match self
+                .driver
+                .delete(&key, condition.unwrap_or_default())
+                .await
+            {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // It was removed, and the name is somebody else's now.
+                Err(error) if error.kind() == ErrorKind::Changed && error.maybe_applied() => {}
+                Err(error) if error.kind() == ErrorKind::Changed => return Ok(false),
                 Err(error) => return Err(self.unsure(directory, name, error)),
             }
         }

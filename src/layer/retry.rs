@@ -282,7 +282,7 @@ impl Driver for Retry {
                 match self.inner.head(key).await {
                     Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                     Err(error) if error.retryable() => Err(error),
-                    Ok(_) | Err(_) => Err(collision),
+                    Ok(_) | Err(_) => Err(collision.after_lost_reply()),
                 }
             }
         })

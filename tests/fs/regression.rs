@@ -307,3 +307,23 @@ async fn a_name_is_looked_up_again_after_a_change_whose_answer_was_lost() {
     }
     assert_eq!(mount.ls("").await.unwrap(), ["d"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_of_a_lock_that_is_sent_again_leaves_the_next_owners() {
+    let world = World::memory();
+    let (mount, other) = (world.retrying(), world.mount());
+    mount.put("lock", EXCLUSIVE, "mine").await.unwrap();
+    mount
+        .fault
+        .set("delete:lost-reply@1,delete:delay=1s@2")
+        .unwrap();
+    let next = async {
+        half_a_second().await;
+        other.put("lock", EXCLUSIVE, "theirs").await
+    };
+    let (removed, next) = tokio::join!(mount.unlink("lock"), next);
+    assert_eq!((removed, next), (Ok(()), Ok(())));
+    assert_eq!(world.get("lock").await.unwrap(), "theirs");
+    let again = mount.put("lock", EXCLUSIVE, "mine").await;
+    assert_eq!(again, Err(libc::EEXIST));
+}
