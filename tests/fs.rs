@@ -9,6 +9,8 @@ mod budget;
 mod conflicts;
 #[path = "fs/directories.rs"]
 mod directories;
+#[path = "fs/limits.rs"]
+mod limits;
 #[path = "fs/names.rs"]
 mod names;
 #[path = "fs/races.rs"]

@@ -22,6 +22,8 @@ mod guard;
 mod harness;
 #[path = "mount/life.rs"]
 mod life;
+#[path = "mount/limits.rs"]
+mod limits;
 #[path = "mount/maps.rs"]
 mod maps;
 #[path = "mount/names.rs"]
@@ -44,6 +46,7 @@ fn main() {
     trials.extend(faults::trials());
     trials.extend(crashes::trials());
     trials.extend(life::trials());
+    trials.extend(limits::trials());
     trials.extend(access::trials());
     trials.extend(regression::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);

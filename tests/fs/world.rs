@@ -34,6 +34,30 @@ fn errno<T>(result: FsResult<T>) -> Outcome<T> {
     result.map_err(|error| error.errno())
 }
 
+/// The options of a mount that keeps everything in `home`.
+pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
+    FsOptions {
+        name: "memory:".into(),
+        uid: 1,
+        gid: 2,
+        file_mode: 0o644,
+        dir_mode: 0o755,
+        read_only: false,
+        metadata_ttl: Duration::from_secs(1),
+        negative_ttl: Duration::from_secs(1),
+        exclusive_create: ExclusiveCreate::Locks,
+        consistency: Consistency::CloseToOpen,
+        staging_dir: home.join("staging"),
+        staging_size: 1 << 30,
+        state_dir: home.join("state"),
+        memory_cache: 64 << 20,
+        cache_dir: None,
+        max_cache_size: 0,
+        listing_entries: 10_000,
+        host: format!("host{number}"),
+    }
+}
+
 /// A store and the directories of its mounts.
 pub struct World {
     pub store: Plain,
@@ -81,26 +105,7 @@ impl World {
     pub fn mount_with(&self, change: impl FnOnce(&mut FsOptions), retry: bool) -> Mount {
         let number = self.mounts.fetch_add(1, Ordering::Relaxed) + 1;
         let home = self.dir.path().join(format!("{number}"));
-        let mut options = FsOptions {
-            name: "memory:".into(),
-            uid: 1,
-            gid: 2,
-            file_mode: 0o644,
-            dir_mode: 0o755,
-            read_only: false,
-            metadata_ttl: Duration::from_secs(1),
-            negative_ttl: Duration::from_secs(1),
-            exclusive_create: ExclusiveCreate::Locks,
-            consistency: Consistency::CloseToOpen,
-            staging_dir: home.join("staging"),
-            staging_size: 1 << 30,
-            state_dir: home.join("state"),
-            memory_cache: 64 << 20,
-            cache_dir: None,
-            max_cache_size: 0,
-            listing_entries: 10_000,
-            host: format!("host{number}"),
-        };
+        let mut options = default_options(&home, number);
         change(&mut options);
         let state = options.state_dir.clone();
         let fault = Arc::new(FaultPlan::none());
@@ -123,6 +128,13 @@ impl World {
             state,
             counted: Mutex::default(),
             paid: Mutex::default(),
+        }
+    }
+
+    /// Removes what mounts that have ended kept on disk.
+    pub fn forget_homes(&self) {
+        for home in std::fs::read_dir(self.dir.path()).unwrap() {
+            std::fs::remove_dir_all(home.unwrap().path()).unwrap();
         }
     }
 
