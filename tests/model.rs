@@ -91,6 +91,7 @@ fn drawn(place: &Place, url: &str, seed: u64, count: usize, faulty: bool) {
     let settings = SETTINGS[seed as usize % SETTINGS.len()];
     let style = Style {
         traceable: faulty,
+        renames: !faulty || url != "s3:" || seed % 2 == 1,
         remount: (url != "memory:").then_some(1_200),
         syncs: if url == "s3:" { 3 } else { 10 },
     };

@@ -84,6 +84,8 @@ pub struct Style {
     /// Every slot can be read from, links are not followed, and only files and empty directories
     /// are renamed: then what became of an operation that failed half-way can be looked up.
     pub traceable: bool,
+    /// Names are changed. A rename by copying that failed leaves two files of which one is open.
+    pub renames: bool,
     /// How many steps are between two remounts on average; `None` is never.
     pub remount: Option<usize>,
     /// How often a sync is drawn, in tenths of the usual.
@@ -393,7 +395,7 @@ pub fn draw(rng: &mut Rng, root: &Path, open: &[usize], style: Style) -> Operati
                 Ok(metadata) => !metadata.is_file(),
                 Err(_) => false,
             };
-            match style.traceable && untraceable {
+            match style.traceable && untraceable || !style.renames {
                 true => O::List { path: from },
                 false => O::Rename { from, to, how },
             }
