@@ -42,6 +42,11 @@ const TESTS: &[Test] = &[
         mappings_see_a_new_version_at_open,
     ),
     (
+        &[PYTHON],
+        "mappings_keep_the_version_that_they_are_of",
+        mappings_keep_the_version_that_they_are_of,
+    ),
+    (
         &[],
         "stat_follows_within_the_ttl",
         stat_follows_within_the_ttl,
@@ -243,6 +248,43 @@ for line in sys.stdin:
         stdin.write_all(b"\n").unwrap();
         let hex: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(mapper.line() == hex, "{turn}");
+    }
+    drop(stdin);
+    assert_eq!(mapper.end().code, Some(0));
+}
+
+/// Each version that was mapped is looked at again beside all later ones, without what the page
+/// cache may still hold.
+fn mappings_keep_the_version_that_they_are_of(place: &Place) {
+    let (a, b) = (place.file("a", &[]), place.file("b", &[]));
+    let mut mapper = place.start(
+        place
+            .python(
+                "
+maps = []
+for line in sys.stdin:
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    if size:
+        maps.append((fd, mmap.mmap(fd, size, prot=mmap.PROT_READ)))
+    for fd, m in maps:
+        m.madvise(mmap.MADV_DONTNEED)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.fstat(fd).st_size == len(m)
+    say(' '.join(m[:].hex() for fd, m in maps))
+",
+                &[&b.path("f")],
+            )
+            .stdin(std::process::Stdio::piped()),
+    );
+    let mut stdin = mapper.stdin();
+    let mut mapped = Vec::new();
+    for (turn, content) in contents().iter().enumerate() {
+        change(place, &a, turn, content);
+        stdin.write_all(b"\n").unwrap();
+        let hex: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
+        mapped.extend(Some(hex).filter(|hex| !hex.is_empty()));
+        assert!(mapper.line() == mapped.join(" "), "{turn}");
     }
     drop(stdin);
     assert_eq!(mapper.end().code, Some(0));
