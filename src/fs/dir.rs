@@ -206,9 +206,10 @@ impl Fs {
                     entry.kind = child.kind;
                     continue;
                 }
-                let dirty = state.file.dirty;
+                // What the store told later than the listing was begun may not be in it.
+                let younger = state.file.dirty || state.checked > since;
                 drop(state);
-                if dirty || self.is_kept(&child) {
+                if younger || self.is_kept(&child) {
                     let entry = DirEntry {
                         name: name.clone(),
                         ino: child.ino,

@@ -327,3 +327,28 @@ async fn a_removal_of_a_lock_that_is_sent_again_leaves_the_next_owners() {
     let again = mount.put("lock", EXCLUSIVE, "mine").await;
     assert_eq!(again, Err(libc::EEXIST));
 }
+
+/// What a listing under way had not told, and a change of somebody else made unknown, was left out
+/// although it had been committed here meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_file_committed_and_changed_elsewhere_during_a_listing_is_listed() {
+    let world = World::watched();
+    let mount = world.mount();
+    half_a_second().await;
+    let file = mount.open("f", CREATE).await.unwrap();
+    mount.write(file, 0, "ours").unwrap();
+    assert_eq!(mount.ls("").await.unwrap(), ["f"]);
+    world.put("other", "x").await;
+    half_a_second().await;
+    let held = mount.late.hold_lists();
+    let changes = async {
+        half_a_second().await;
+        mount.flush(file).await.unwrap();
+        half_a_second().await;
+        world.put("f", "theirs").await;
+        half_a_second().await;
+        drop(held);
+    };
+    let (listed, ()) = tokio::join!(mount.ls(""), changes);
+    assert_eq!(listed.unwrap(), ["f", "other"]);
+}

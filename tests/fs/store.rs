@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub struct Late {
     heads: Arc<Mutex<()>>,
     deletes: Arc<Mutex<()>>,
+    lists: Arc<Mutex<()>>,
 }
 
 impl Late {
@@ -32,6 +33,11 @@ impl Late {
     /// The same for deletes.
     pub fn hold_deletes(&self) -> OwnedMutexGuard<()> {
         self.deletes.clone().try_lock_owned().unwrap()
+    }
+
+    /// The same for listings.
+    pub fn hold_lists(&self) -> OwnedMutexGuard<()> {
+        self.lists.clone().try_lock_owned().unwrap()
     }
 }
 
@@ -45,6 +51,7 @@ impl Policy for Late {
         match call.operation {
             Operation::Head => drop(self.heads.lock().await),
             Operation::Delete => drop(self.deletes.lock().await),
+            Operation::List => drop(self.lists.lock().await),
             _ => {}
         }
         answer
