@@ -83,6 +83,9 @@ struct Directory {
     asked: Option<Instant>,
     /// When it was last seen to have more names than a page.
     large: Option<Instant>,
+    /// The last own change whose record has gone. What was asked for before it may not know it, and
+    /// is not remembered.
+    settled: u64,
 }
 
 impl Directory {
@@ -90,18 +93,38 @@ impl Directory {
     /// records. Own changes noted behind `keep` stay: they hold back pages that are on their way.
     fn prune(&mut self, capacity: usize, keep: u64) {
         if self.records.len() > (capacity / 2).max(2 * self.pruned) {
-            self.records
-                .retain(|_, record| !record.known.is_absent() || record.changed > keep);
+            self.retain(|record| !record.known.is_absent() || record.changed > keep);
             self.pruned = self.records.len();
         }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Record) -> bool) {
+        let mut settled = self.settled;
+        self.records.retain(|_, record| {
+            let kept = keep(record);
+            if !kept {
+                settled = settled.max(record.changed);
+            }
+            kept
+        });
+        self.settled = settled;
+    }
+
+    /// The last own change of all.
+    fn last_change(&self) -> u64 {
+        let changes = self.records.values().map(|record| record.changed);
+        changes.max().unwrap_or(0).max(self.settled)
     }
 }
 
 #[derive(Clone, Debug)]
 struct Window {
-    /// The last key told, relative to the directory; `None` when the listing reached the end.
+    /// The last key told, relative to the directory, empty when there was none yet; `None` when
+    /// the listing reached the end.
     upto: Option<Bytes>,
     since: Instant,
+    /// The listing's number.
+    listing: u64,
 }
 
 impl Window {
@@ -160,6 +183,20 @@ struct Forgotten {
     floor: u64,
 }
 
+impl Forgotten {
+    fn note(&mut self, prefix: &Key, at: u64) {
+        let at = self
+            .directories
+            .peek(prefix)
+            .map_or(at, |known| at.max(*known));
+        if let Some((gone, at)) = self.directories.push(prefix.clone(), at)
+            && gone != *prefix
+        {
+            self.floor = self.floor.max(at);
+        }
+    }
+}
+
 /// Of how many directories it is known exactly when something in them was forgotten.
 const FORGOTTEN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
 
@@ -205,9 +242,13 @@ impl ListingCache {
             .fetch_add(after.wrapping_sub(before), Ordering::Relaxed)
             .wrapping_add(after.wrapping_sub(before));
         while total > self.capacity as u64 && directories.len() > 1 {
-            let Some((_, gone)) = directories.pop_lru() else {
+            let Some((gone_prefix, gone)) = directories.pop_lru() else {
                 break;
             };
+            let settled = gone.last_change();
+            if settled > 0 {
+                self.forgotten.lock().note(&gone_prefix, settled);
+            }
             let weight = gone.records.len() as u64 + DIRECTORY_WEIGHT;
             total = self.entries.fetch_sub(weight, Ordering::Relaxed) - weight;
         }
@@ -259,44 +300,40 @@ impl ListingCache {
                 all.marker.clone_from(&known.marker);
             }
         }
-        let upto = page.next.as_ref().and(last.clone());
+        // A page may be empty although others follow.
+        let more = page.next.is_some();
+        let upto = more.then(|| last.clone().unwrap_or_default());
         ticket.last = last;
         let first = std::mem::replace(&mut ticket.first, false);
-        if self.is_outdated(prefix, ticket) {
-            return;
-        }
         self.change(prefix, |directory| {
-            // What lies between the pages' ends and was not told is gone.
-            let window = Window {
-                upto: upto.clone(),
-                since: ticket.since,
-            };
-            let continues = !first
-                && directory
-                    .window
-                    .as_ref()
-                    .is_some_and(|window| window.since == ticket.since);
+            if self.is_outdated(prefix, ticket) || directory.settled > ticket.sequence {
+                return;
+            }
             let sequence = ticket.sequence;
+            let goes_on = match &directory.window {
+                // Another listing, which began later, knows better.
+                Some(window) if first => window.listing <= sequence,
+                Some(window) => window.listing == sequence,
+                None => first,
+            };
+            if !goes_on {
+                return;
+            }
             if first {
                 // A new listing starts from nothing but what is younger than itself.
-                directory.records.retain(|_, record| {
+                directory.retain(|record| {
                     record.changed > sequence || record.at.is_some_and(|at| at > ticket.since)
                 });
             }
-            for (name, known) in told {
+            for name in told.into_keys() {
+                // A name's object and its directory may stand in different pages.
+                let Some(known) = ticket.told.get(&name).cloned() else {
+                    continue;
+                };
                 match directory.records.get_mut(&name) {
                     Some(record) if record.changed > sequence => {}
                     Some(record) => {
-                        // A name's object and its directory may stand in different pages.
-                        let earlier = continues && record.at.is_none();
-                        let merged = Known {
-                            object: known
-                                .object
-                                .or_else(|| earlier.then(|| record.known.object.clone()).flatten()),
-                            directory: known.directory || (earlier && record.known.directory),
-                            marker: known.marker,
-                        };
-                        record.known = merged;
+                        record.known = known;
                         record.at = None;
                     }
                     None => {
@@ -311,9 +348,12 @@ impl ListingCache {
                     }
                 }
             }
-            if first || continues {
-                directory.window = Some(window);
-            }
+            // What lies between the pages' ends and was not told is gone.
+            directory.window = Some(Window {
+                upto,
+                since: ticket.since,
+                listing: sequence,
+            });
         });
     }
 
@@ -426,15 +466,19 @@ impl ListingCache {
 
     /// Notes what a request of its own told of one name, asked at `since` with a ticket of then.
     pub fn learned(&self, prefix: &Key, name: &[u8], known: Known, ticket: &Ticket) {
-        if self.is_outdated(prefix, ticket) {
-            return;
-        }
         self.change(prefix, |directory| {
+            let outdated = self.is_outdated(prefix, ticket) || directory.settled > ticket.sequence;
+            // A listing that began later knows better, or soon will.
+            let listed = directory.window.as_ref();
+            if outdated || listed.is_some_and(|window| window.listing > ticket.sequence) {
+                return;
+            }
             match directory.records.get_mut(name) {
                 Some(record) if record.changed > ticket.sequence => {}
+                Some(record) if record.at.is_some_and(|at| at > ticket.since) => {}
                 Some(record) => {
                     record.known = known;
-                    record.at = record.at.max(Some(ticket.since));
+                    record.at = Some(ticket.since);
                 }
                 None => {
                     directory.records.insert(
@@ -472,12 +516,7 @@ impl ListingCache {
     pub fn forget(&self, prefix: &Key, name: &[u8]) {
         {
             let now = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-            let mut forgotten = self.forgotten.lock();
-            if let Some((gone, at)) = forgotten.directories.push(prefix.clone(), now)
-                && gone != *prefix
-            {
-                forgotten.floor = forgotten.floor.max(at);
-            }
+            self.forgotten.lock().note(prefix, now);
         }
         let mut directories = self.directories.lock();
         if let Some(directory) = directories.get_mut(prefix) {
@@ -517,102 +556,4 @@ impl ListingCache {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock;
-    use crate::driver::{ETag, ListEntry};
-    use std::time::SystemTime;
-
-    fn info(etag: &str) -> ObjectInfo {
-        ObjectInfo {
-            size: Some(1),
-            etag: ETag::new(etag),
-            modified: SystemTime::UNIX_EPOCH,
-            attributes: None,
-            commits: Vec::new(),
-            version: None,
-        }
-    }
-
-    fn page(entries: &[&str], more: bool) -> Page {
-        Page {
-            entries: entries
-                .iter()
-                .map(|key| ListEntry {
-                    key: Key::from(*key),
-                    object: (!key.ends_with('/')).then(|| info(key)),
-                })
-                .collect(),
-            next: more.then(|| "more".into()),
-        }
-    }
-
-    #[test]
-    fn a_miss_inside_the_window_is_an_answer() {
-        let cache = ListingCache::new(100);
-        let dir = Key::from("d/");
-        let mut ticket = cache.begin(clock::now());
-        cache.page(&dir, &page(&["d/a", "d/c", "d/e/"], true), &mut ticket);
-        assert!(cache.get(&dir, b"b").expect("known").0.is_absent());
-        assert!(cache.get(&dir, b"c").expect("known").0.object.is_some());
-        assert!(cache.get(&dir, b"e").expect("known").0.directory);
-        assert!(cache.get(&dir, b"f").is_none());
-        assert!(cache.all(&dir).is_none());
-        cache.page(&dir, &page(&["d/f"], false), &mut ticket);
-        assert_eq!(cache.all(&dir).expect("complete").0.len(), 4);
-    }
-
-    #[test]
-    fn a_name_is_unknown_until_its_directory_form_is_passed() {
-        let cache = ListingCache::new(100);
-        let dir = Key::empty();
-        let mut ticket = cache.begin(clock::now());
-        // `a/` sorts behind `a-b`: whether `a` is a directory is not known yet.
-        cache.page(&dir, &page(&["a", "a-b"], true), &mut ticket);
-        assert!(cache.get(&dir, b"a").is_none());
-        cache.page(&dir, &page(&["a/", "b"], false), &mut ticket);
-        let known = cache.get(&dir, b"a").expect("known").0;
-        assert!(known.object.is_some() && known.directory);
-    }
-
-    #[test]
-    fn a_page_asked_before_an_own_change_does_not_undo_it() {
-        let cache = ListingCache::new(100);
-        let dir = Key::empty();
-        let mut ticket = cache.begin(clock::now());
-        cache.changed(&dir, b"new", clock::now(), |known| {
-            known.object = Some(Arc::new(info("n")));
-        });
-        cache.changed(&dir, b"gone", clock::now(), |known| known.object = None);
-        cache.page(&dir, &page(&["gone"], false), &mut ticket);
-        assert!(cache.get(&dir, b"new").expect("known").0.object.is_some());
-        assert!(cache.get(&dir, b"gone").expect("known").0.is_absent());
-        let names = cache.all(&dir).expect("complete").0;
-        assert_eq!(names.len(), 1);
-    }
-
-    #[test]
-    fn a_new_listing_drops_what_others_removed() {
-        let cache = ListingCache::new(100);
-        let dir = Key::empty();
-        let mut ticket = cache.begin(clock::now());
-        cache.page(&dir, &page(&["a", "b"], false), &mut ticket);
-        let mut ticket = cache.begin(clock::now());
-        cache.page(&dir, &page(&["b"], false), &mut ticket);
-        assert!(cache.get(&dir, b"a").expect("known").0.is_absent());
-    }
-
-    #[test]
-    fn it_stays_within_its_capacity() {
-        let cache = ListingCache::new(10);
-        for i in 0..20 {
-            let dir = Key::from(format!("{i}/"));
-            let mut ticket = cache.begin(clock::now());
-            let keys: Vec<String> = (0..4).map(|j| format!("{i}/{j}")).collect();
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            cache.page(&dir, &page(&keys, false), &mut ticket);
-        }
-        assert!(cache.entries() <= 10, "{}", cache.entries());
-        assert!(cache.all(&Key::from("19/")).is_some());
-    }
-}
+mod tests;
