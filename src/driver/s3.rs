@@ -10,6 +10,9 @@
 mod bucket;
 mod connect;
 mod copy;
+#[cfg(test)]
+#[path = "../../tests/fuzz/corpus.rs"]
+mod corpus;
 mod http;
 mod meta;
 mod object;

@@ -32,7 +32,7 @@ pub fn files(dir: &str, ending: &str) -> Vec<(PathBuf, String)> {
 /// The source of the program: without unit tests, and without comments.
 pub fn sources() -> Vec<(PathBuf, String)> {
     let mut sources = files("src", ".rs");
-    sources.retain(|(path, _)| !path.ends_with("tests.rs"));
+    sources.retain(|(path, _)| !path.ends_with("tests.rs") && !path.ends_with("fuzz.rs"));
     for (_, source) in &mut sources {
         if let Some(tests) = source.find("#[cfg(test)]\nmod tests {") {
             source.truncate(tests);

@@ -254,6 +254,9 @@ fn decode_word(word: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

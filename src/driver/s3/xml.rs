@@ -187,27 +187,54 @@ fn unescape(text: &str) -> Bytes {
 pub(super) fn page(xml: &[u8]) -> Result<Page> {
     // Whether names are escaped may be told behind them.
     let mut escaped = false;
-    let mut truncated = false;
+    let mut truncated = None;
     let mut next = None;
+    let mut common = false;
     let mut entries: Vec<(String, Option<ObjectInfo>)> = Vec::new();
     let (mut key, mut tag, mut size, mut modified) = (None, None, None, None);
     read(xml, &["ListBucketResult"], |node| {
         match node {
             Node::Leaf(b"ListBucketResult", name, text) => match name {
-                b"EncodingType" => escaped = text == "url",
-                b"IsTruncated" => truncated = text == "true",
-                b"NextContinuationToken" => next = Some(std::mem::take(text)),
+                b"EncodingType" => match text.trim() {
+                    "" => {}
+                    "url" => escaped = true,
+                    other => {
+                        return Err(corrupt(format!("names are in an unknown form {other:?}")));
+                    }
+                },
+                b"IsTruncated" => match text.trim() {
+                    "true" => truncated = Some(true),
+                    "false" => truncated = Some(false),
+                    other => {
+                        return Err(corrupt(format!(
+                            "{other:?} does not say whether a page is the last"
+                        )));
+                    }
+                },
+                b"NextContinuationToken" => {
+                    next = Some(std::mem::take(text)).filter(|token| !token.is_empty());
+                }
+                b"Contents" | b"CommonPrefixes" => return Err(corrupt("an entry is empty")),
                 _ => {}
             },
             Node::Leaf(b"Contents", name, text) => match name {
-                b"Key" => key = Some(std::mem::take(text)),
+                b"Key" => key = Some(std::mem::take(text)).filter(|key| !key.is_empty()),
                 b"ETag" => tag = etag(text),
                 b"Size" => size = text.trim().parse::<u64>().ok(),
                 b"LastModified" => modified = time(text.trim()),
                 _ => {}
             },
             Node::Leaf(b"CommonPrefixes", b"Prefix", text) => {
+                if text.is_empty() {
+                    return Err(corrupt("a common prefix is empty"));
+                }
+                common = true;
                 entries.push((std::mem::take(text), None));
+            }
+            Node::End(b"CommonPrefixes") => {
+                if !std::mem::take(&mut common) {
+                    return Err(corrupt("an entry lacks its prefix"));
+                }
             }
             Node::End(b"Contents") => {
                 let (Some(key), Some(etag), Some(size), Some(modified)) =
@@ -240,6 +267,8 @@ pub(super) fn page(xml: &[u8]) -> Result<Page> {
         .collect();
     // Objects and common prefixes come apart, and some servers order neither by bytes.
     entries.sort_by(|a, b| a.key.cmp(&b.key));
+    // A token without that word is believed: what follows must not be missed.
+    let truncated = truncated.unwrap_or(next.is_some());
     let next = next.filter(|_| truncated);
     if truncated && next.is_none() {
         return Err(corrupt(
@@ -414,6 +443,10 @@ pub(super) fn undeleted(xml: &[u8]) -> Result<Vec<(String, Complaint)>> {
             Node::Leaf(b"Error", b"Key", text) => key = std::mem::take(text),
             Node::Leaf(b"Error", b"Code", text) => complaint.code = std::mem::take(text),
             Node::Leaf(b"Error", b"Message", text) => complaint.message = std::mem::take(text),
+            Node::Leaf(b"DeleteResult", b"Error", _) => return Err(corrupt("a failure is empty")),
+            Node::End(b"Error") if key.is_empty() => {
+                return Err(corrupt("a failure does not tell its key"));
+            }
             Node::End(b"Error") => {
                 failed.push((std::mem::take(&mut key), std::mem::take(&mut complaint)));
             }
@@ -491,5 +524,7 @@ pub(super) fn delete<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
     xml
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;
