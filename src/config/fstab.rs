@@ -100,6 +100,11 @@ fn one(option: &str, found: &mut MountOptions) -> Result<(), Failure> {
         ("async", None) => kernel.sync = false,
         ("dirsync", None) => kernel.dirsync = true,
         ("comment" | "user", Some(_)) => {}
+        ("remount", None) => {
+            return Err(Failure::usage(
+                "a mount keeps its options: to change them, bucketfs umount it and mount it again",
+            ));
+        }
         _ if name.starts_with("x-") || name.starts_with("X-") => {}
         (_, None) if IGNORED.contains(&name) => {}
         (_, Some(_)) if IGNORED.contains(&name) || KERNEL.contains(&name) => {
@@ -211,6 +216,10 @@ mod tests {
                 "unknown mount option \"noexce\"; did you mean \"noexec\"?",
             ),
             ("prefix", "-o prefix needs a value: -o prefix=PREFIX"),
+            (
+                "remount,ro",
+                "a mount keeps its options: to change them, bucketfs umount it and mount it again",
+            ),
             ("ro=1", "the mount option ro takes no value"),
         ] {
             assert_eq!(parse([list]).unwrap_err().message, message);
