@@ -27,6 +27,15 @@ pub fn run(dir: &Path, timeout: Duration, lazy: bool) -> Result<Exit, Failure> {
                 Err(failure) if is_silent(&failure) && !listed.record.is_running() => {
                     without_daemon(&dir)
                 }
+                // Somebody else was quicker, and it was on its way out when it was asked.
+                Err(failure)
+                    if is_silent(&failure)
+                        && point::mounted_at(&dir).is_ok_and(|line| line.is_none())
+                        && listed.record.wait_gone(ENDING) =>
+                {
+                    say(format!("{}: unmounted by somebody else", dir.display()));
+                    Ok(Exit::Ok)
+                }
                 outcome => outcome,
             }
         }
