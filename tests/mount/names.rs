@@ -1,7 +1,7 @@
 //! Names: unlinked and replaced while open, renames with flags, directories that change under a
 //! reader, and what hangs on an inode beside its bytes.
 
-use crate::harness::{PYTHON, Place, eventually, fails, pattern, trial};
+use crate::harness::{PYTHON, Place, Root, eventually, fails, pattern, trial};
 use libtest_mimic::Trial;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, RenameFlags, XattrFlags};
 use rustix::io::Errno;
@@ -14,6 +14,11 @@ use std::path::Path;
 
 pub fn trials() -> Vec<Trial> {
     vec![
+        trial(
+            &[Root, PYTHON],
+            "names::only_user_attributes_can_be_set",
+            only_user_attributes_can_be_set,
+        ),
         trial(
             &[],
             "names::an_unlinked_file_lives_while_open",
@@ -372,4 +377,35 @@ fn links_lead_on(place: &Place) {
     eventually("the link leads elsewhere", || {
         std::fs::read(m.path("link")).is_ok_and(|bytes| bytes == b"made")
     });
+}
+
+fn only_user_attributes_can_be_set(place: &Place) {
+    let m = place.memory("m", &[]);
+    let said = place.script(
+        "
+path = sys.argv[1]
+open(path, 'w').write('x')
+for name, value in (('user.a', b'1'), ('user.large', b'x' * 65536), ('user.larger', b'x' * 65537),
+        ('trusted.a', b'1'), ('security.a', b'1'), ('user.bucketfs.key', b'1'), ('user.bucketfs.x', b'1')):
+    say(name, attempt(os.setxattr, path, name, value))
+say(sorted(os.listxattr(path)))
+say(os.getxattr(path, 'user.bucketfs.key'), len(os.getxattr(path, 'user.bucketfs.etag')) > 0)
+say(attempt(os.getxattr, path, 'user.bucketfs.error'))
+",
+        &[&m.path("f")],
+    );
+    assert_eq!(
+        said,
+        "\
+user.a OK
+user.large OK
+user.larger E2BIG
+trusted.a ENOTSUP
+security.a ENOTSUP
+user.bucketfs.key EPERM
+user.bucketfs.x EPERM
+['user.a', 'user.large']
+b'f' True
+ENODATA"
+    );
 }
