@@ -374,6 +374,50 @@ fn missing_tests(markdown: &str, tests: &BTreeSet<String>) -> Vec<String> {
         .collect()
 }
 
+/// What begins these items of a list explains, and promises nothing that a test could hold.
+const EXPLAINED: [&str; 3] = [
+    "- The shell ignores what close says",
+    "- With `--unsafe-writes` on a store without conditions",
+    "- Access times change only when a program sets them",
+];
+
+/// Items of lists that name no test.
+fn unheld(markdown: &str) -> Vec<String> {
+    let mut items: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in markdown.lines() {
+        if line.starts_with("- ") {
+            items.push(line.to_owned());
+            inside = true;
+        } else if inside && line.starts_with("  ") {
+            let item = items.last_mut().unwrap();
+            item.push('\n');
+            item.push_str(line);
+        } else {
+            inside = false;
+        }
+    }
+    items.retain(|item| {
+        !item.contains('→') && !EXPLAINED.iter().any(|begin| item.starts_with(begin))
+    });
+    let first = |item: &String| item.lines().next().unwrap_or_default().to_owned();
+    items
+        .iter()
+        .map(|item| format!("no test holds: {}", first(item)))
+        .collect()
+}
+
+#[test]
+fn each_promise_names_the_tests_that_hold_it() {
+    let document = text(SEMANTICS);
+    complain(unheld(&document));
+    for begin in EXPLAINED {
+        assert!(document.contains(begin), "{begin} is explained no more");
+    }
+    let wrong = "- a promise\n  of two lines → `a::b`\n- another\n  one\n\ntext → `a::b`";
+    assert_eq!(unheld(wrong), ["no test holds: - another"]);
+}
+
 #[test]
 fn named_tests_exist() {
     let tests = tests();
