@@ -312,14 +312,29 @@ pub async fn remove_hidden(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
             .during("delete")
             .on(&first));
         }
-        for entry in &entries {
-            driver.delete(&entry.key, Precondition::None).await?;
-        }
-        removed += entries.len();
+        let keys: Vec<Key> = entries.into_iter().map(|entry| entry.key).collect();
+        remove(driver, &keys).await?;
+        removed += keys.len();
         last_first = Some(first);
     }
     say(format!("removed {removed} objects below {HIDDEN}"));
     Ok(Exit::Ok)
+}
+
+/// Removes objects, many with each request where the store can.
+async fn remove(driver: &dyn Driver, keys: &[Key]) -> Result<()> {
+    let Some(most) = driver.capabilities().delete_many else {
+        for key in keys {
+            driver.delete(key, Precondition::None).await?;
+        }
+        return Ok(());
+    };
+    for batch in keys.chunks(most.max(1)) {
+        for removed in driver.delete_many(batch).await? {
+            removed?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
