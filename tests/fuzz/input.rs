@@ -191,7 +191,7 @@ fn resolved(
                 .iter()
                 .map(|(option, value)| (option.name, value.into()));
             sources.flags = Flags(flags.collect());
-            names.push("--".to_owned());
+            names.push(("--".to_owned(), ""));
         }
         1 => {
             let escaped = |value: &str| value.replace('\\', "\\\\").replace(',', "\\,");
@@ -199,7 +199,7 @@ fn resolved(
                 .iter()
                 .map(|(option, value)| format!("{}={}", option.name, escaped(value)));
             sources.mount_options = list.collect();
-            names.push("-o ".into());
+            names.push(("-o ".into(), ""));
         }
         2 => {
             let variables = set.iter().map(|(option, value)| {
@@ -207,6 +207,10 @@ fn resolved(
                 (format!("BUCKETFS_{name}").into(), value.into())
             });
             sources.environment = variables.collect();
+            names.extend(set.iter().map(|(option, _)| {
+                let name = option.name.replace('-', "_").to_uppercase();
+                (format!("BUCKETFS_{name}"), option.name)
+            }));
         }
         _ => {
             let file = dir.path().join("config");
@@ -215,7 +219,7 @@ fn resolved(
                 .map(|(option, value)| (option.name, value))
                 .collect();
             std::fs::write(&file, serde_json::to_vec(&entries).unwrap()).unwrap();
-            names.push(format!("{}: ", file.display()));
+            names.push((format!("{}: ", file.display()), ""));
             sources.flags.0.insert("config", file.into());
         }
     }
@@ -224,12 +228,10 @@ fn resolved(
         Err(failure) => {
             assert!(is_usage(&failure), "{failure:?}");
             let mut message = failure.message;
-            for name in names {
-                message = message.replace(&name, "");
-            }
-            for (option, _) in set {
-                let name = option.name.replace('-', "_").to_uppercase();
-                message = message.replace(&format!("BUCKETFS_{name}"), option.name);
+            for (begin, name) in names {
+                if let Some(rest) = message.strip_prefix(&begin) {
+                    message = format!("{name}{rest}");
+                }
             }
             Err(message)
         }
