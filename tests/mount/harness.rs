@@ -267,7 +267,9 @@ impl Place {
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_CACHE_HOME", self.path("cache"))
-            .env("BUCKETFS_RUNTIME_DIR", self.path("run"));
+            .env("BUCKETFS_RUNTIME_DIR", self.path("run"))
+            // Root's would be the system's.
+            .env("BUCKETFS_STATE_DIR", self.path("state"));
     }
 
     /// Starts a daemon in the foreground and waits until it serves the directory `name`.
@@ -383,8 +385,13 @@ def say(*words):
 impl Drop for Place {
     fn drop(&mut self) {
         self.guard.clear();
-        for mount in self.mounts.lock().unwrap().drain(..) {
-            if let Some(mut child) = mount.child.lock().unwrap().take() {
+        for mount in self
+            .mounts
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .drain(..)
+        {
+            if let Some(mut child) = mount.child.lock().unwrap_or_else(|e| e.into_inner()).take() {
                 let _ = child.wait();
                 self.guard.release(mount.pid);
             }
