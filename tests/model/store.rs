@@ -1,7 +1,7 @@
 //! The stores that are mounted, and what each of them refuses.
 
 use crate::guard::kill;
-use crate::harness::{Mount, Place};
+use crate::harness::{Mount, Place, eventually};
 use crate::operation::Operation;
 use crate::perform::{Facts, Outcome, Side};
 use crate::run::exchanges;
@@ -62,8 +62,12 @@ impl<'a> Store<'a> {
         self.place.mount(&self.name, &self.url, &args, false)
     }
 
-    /// Unmounts, which sends what is dirty.
+    /// Unmounts, which sends what is dirty. Under faults that may be too much to ask of one try:
+    /// then it is sent before, in the background.
     pub fn unmount(&self, mount: &Mount) {
+        if !self.faults.is_empty() {
+            eventually("all is sent", || mount.number("dirty_files") == 0);
+        }
         kill(mount.pid(), Signal::TERM);
         mount.ends(0);
     }
