@@ -157,9 +157,11 @@ os.close(os.open('truncated', os.O_WRONLY | os.O_TRUNC))
 }
 
 fn a_user_mounts_through_fusermount(place: &Place) {
-    // The command may lie where only root comes.
+    // The command may lie where only root comes. A process copies it that forks no others: they
+    // would have it open for writing, and it could not be executed (ETXTBSY).
     let binary = place.path("bucketfs");
-    std::fs::copy(BINARY, &binary).unwrap();
+    let copied = place.run(Command::new("cp").arg(BINARY).arg(&binary));
+    assert_eq!(copied.code, Some(0), "{copied:?}");
     chmod(&binary, 0o755);
     for name in ["m", "run", "state", "cache"] {
         let _ = std::fs::create_dir(place.path(name));
