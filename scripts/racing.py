@@ -119,8 +119,9 @@ def begin(job, *arguments):
         random.seed(os.getpid())
         try:
             theirs.send((None, job(*arguments)))
-        except BaseException:
-            theirs.send((traceback.format_exc(), None))
+        except BaseException as error:
+            where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(traceback.extract_tb(error.__traceback__)))
+            theirs.send((f"{type(error).__name__}: {error} ({where})", None))
 
     process = FORK.Process(target=child, daemon=True)
     process.start()

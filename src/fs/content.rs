@@ -2,6 +2,7 @@
 
 use super::Fs;
 use super::errno::{FsError, FsResult};
+use super::handle::Handle;
 use super::inode::{FileState, Inode, State};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
@@ -83,6 +84,7 @@ impl Fs {
         let size = stage.size();
         self.wrote(&mut state, uid, appends);
         handle.wrote(&state);
+        state.file.mapped |= paged;
         state.attr.size = size;
         if end == size && size > upload::LARGE {
             self.go_ahead(inode, &mut state);
@@ -313,8 +315,14 @@ impl Fs {
         }
     }
 
-    /// Cuts or extends a file.
-    pub(super) fn resize(&self, inode: &Arc<Inode>, size: u64, uid: u32) -> FsResult<()> {
+    /// Cuts or extends a file, through a handle or by its path.
+    pub(super) fn resize(
+        &self,
+        inode: &Arc<Inode>,
+        size: u64,
+        uid: u32,
+        handle: Option<&Handle>,
+    ) -> FsResult<()> {
         if size > self.max_file_size() {
             return Err(self.too_large(inode));
         }
@@ -322,6 +330,9 @@ impl Fs {
         let stage = self.stage(&mut state);
         stage.set_size(size)?;
         self.wrote(&mut state, uid, false);
+        if let Some(handle) = handle {
+            handle.wrote(&state);
+        }
         state.attr.size = size;
         drop(state);
         self.mark_dirty(inode);
@@ -353,9 +364,7 @@ impl Fs {
                 if end <= inode.state().attr.size {
                     return Ok(());
                 }
-                self.resize(inode, end, uid)?;
-                handle.wrote(&inode.state());
-                return Ok(());
+                return self.resize(inode, end, uid, Some(&handle));
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => {}
             libc::FALLOC_FL_ZERO_RANGE => {}

@@ -23,8 +23,8 @@ pub struct Handle {
     pub writable: bool,
     /// Opened with `O_APPEND`.
     pub append: bool,
-    /// The generation of the last change made through it that it has not been told the loss of.
-    written: AtomicU64,
+    /// The generation of the first change made through it whose fate it has not been told, or 0.
+    untold: AtomicU64,
     /// Its close commits: it was opened for writing, or its open made or emptied the file.
     commits: bool,
     /// Opened by `execve`.
@@ -38,21 +38,26 @@ pub struct Handle {
 impl Handle {
     /// Notes that the file was changed through this handle.
     pub fn wrote(&self, state: &State) {
-        self.written.store(state.file.generation, Ordering::Relaxed);
+        if self.untold.load(Ordering::Relaxed) == 0 {
+            self.untold.store(state.file.generation, Ordering::Relaxed);
+        }
     }
 
     /// The answer to a flush: also of a loss that another handle, or a later try in the
-    /// background, has met. Each handle that wrote what was lost is told once.
+    /// background, has met. Each handle that wrote a part of what was lost is told once, also
+    /// where it wrote the rest later: that follows the lost bytes.
     fn told(&self, result: FsResult<()>) -> FsResult<()> {
         let state = self.inode.state();
-        let written = self.written.load(Ordering::Relaxed);
+        let untold = self.untold.load(Ordering::Relaxed);
         match &state.file.lost {
-            Some((upto, error)) if (1..=*upto).contains(&written) => {
-                self.written.store(0, Ordering::Relaxed);
-                result.and(Err(error.clone()))
+            Some((upto, error)) if (1..=*upto).contains(&untold) => {
+                self.untold.store(0, Ordering::Relaxed);
+                return result.and(Err(error.clone()));
             }
-            _ => result,
+            _ if result.is_ok() && !state.file.dirty => self.untold.store(0, Ordering::Relaxed),
+            _ => {}
         }
+        result
     }
 }
 
@@ -114,8 +119,9 @@ impl Fs {
             state.handles += 1;
             state.executing += u32::from(executes);
             let changed = flags & (libc::O_CREAT | libc::O_TRUNC) != 0 && state.file.dirty;
-            let file = &state.file;
             let commits = writable || changed;
+            state.committing += u32::from(commits);
+            let file = &state.file;
             (commits, file.pages_valid, file.generation, file.pages_lost)
         };
         let truncated = flags & libc::O_TRUNC != 0;
@@ -125,7 +131,7 @@ impl Fs {
                 inode: inode.clone(),
                 writable,
                 append: flags & libc::O_APPEND != 0,
-                written: AtomicU64::new(if truncated { generation } else { 0 }),
+                untold: AtomicU64::new(if truncated { generation } else { 0 }),
                 commits,
                 executes,
                 pages,
@@ -321,14 +327,20 @@ impl Fs {
     }
 
     /// The last close of a handle. What a mapping stored since the flush is committed now; its
-    /// failure can only be seen in the status. A reader's end commits nothing: what another
-    /// handle has half written is not its business.
+    /// failure can only be seen in the status. A handle whose changes are all acknowledged commits
+    /// nothing: what another one has half written is not its business. The kernel does not wait
+    /// for a release, so that the program that closed this one may be that other already.
     pub async fn release(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let Some(handle) = self.handles.lock().remove(&handle) else {
             return Err(FsError::plain(libc::EBADF));
         };
         let inode = &handle.inode;
-        let result = if handle.commits && inode.state().file.dirty {
+        let due = {
+            let state = inode.state();
+            let own = handle.untold.load(Ordering::Relaxed) != 0 || state.file.mapped;
+            handle.commits && state.file.dirty && (own || state.committing == 1)
+        };
+        let result = if due {
             self.commit(inode).await
         } else {
             Ok(())
@@ -337,6 +349,7 @@ impl Fs {
             let mut state = inode.state();
             state.handles -= 1;
             state.executing -= u32::from(handle.executes);
+            state.committing -= u32::from(handle.commits);
             if state.handles == 0 && (state.removed || !state.file.dirty) {
                 // Nobody reads through the stage any more; what is committed comes from the store.
                 state.file.stage = None;

@@ -49,6 +49,8 @@ pub struct State {
     pub lookups: u64,
     /// Open handles.
     pub handles: u32,
+    /// Those among them whose close commits.
+    pub committing: u32,
     /// How many of them are of running programs.
     pub executing: u32,
     /// Its directory and name; `None` for the root.
@@ -101,6 +103,8 @@ pub struct FileState {
     pub dirty: bool,
     /// Counts changes, so that a commit knows whether more came while it ran.
     pub generation: u64,
+    /// Whether anything was ever stored through a mapping: no handle can be told to be its writer.
+    pub mapped: bool,
     /// While dirty: everything written came through `O_APPEND`, at or past this offset.
     pub append_from: Option<u64>,
     /// Up to which generation the bytes went elsewhere than to the file's name, and why.
@@ -222,6 +226,7 @@ impl Inode {
             state: Mutex::new(State {
                 lookups: 0,
                 handles: 0,
+                committing: 0,
                 executing: 0,
                 place,
                 removed: false,

@@ -84,10 +84,8 @@ impl Fs {
                 return Err(FsError::plain(libc::EISDIR));
             }
             // Through a handle or a path: a new length equal to the old one changes only times.
-            self.resize(&inode, size, uid)?;
-            if let Some(Ok(handle)) = set.handle.map(|handle| self.handle(handle)) {
-                handle.wrote(&inode.state());
-            }
+            let handle = set.handle.and_then(|handle| self.handle(handle).ok());
+            self.resize(&inode, size, uid, handle.as_deref())?;
         }
         let now = clock::wall();
         let mut change = AttributeChange {

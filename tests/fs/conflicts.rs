@@ -403,3 +403,72 @@ async fn a_file_beside_a_directory_gets_its_conflict_file_beside_it() {
     assert_eq!(world.conflicts("a").await, ["mine"]);
     assert_eq!(mount.ls("").await.unwrap().len(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_is_told_the_loss_of_its_first_bytes_after_it_wrote_more() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    let two = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "mi").unwrap();
+    world.put("f", "other").await;
+    // The other handle's flush commits, and loses, what this one has written so far.
+    assert_eq!(mount.flush(two).await, Err(libc::ESTALE));
+    mount.write(one, 2, "ne").unwrap();
+    assert_eq!(mount.close(one).await, Err(libc::ESTALE));
+    mount.close(two).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "other");
+    assert_eq!(world.conflicts("f").await, ["mine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_is_not_told_the_loss_of_what_another_wrote_after_its_flush() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    let two = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "B").unwrap();
+    mount.flush(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "Base");
+    world.put("f", "other").await;
+    mount.write(two, 3, "E").unwrap();
+    assert_eq!(mount.close(two).await, Err(libc::ESTALE));
+    mount.close(one).await.unwrap();
+    assert_eq!(world.conflicts("f").await, ["BasE"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_release_does_not_commit_what_the_next_handle_has_half_written() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "1111").unwrap();
+    mount.flush(one).await.unwrap();
+    // The kernel answers close after the flush; its release may come when more is open.
+    let two = mount.open("f", WRITE).await.unwrap();
+    mount.write(two, 0, "22").unwrap();
+    mount.fs.release(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "1111");
+    mount.write(two, 2, "22").unwrap();
+    mount.close(two).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "2222");
+    assert_eq!(world.keys().await, ["f"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_mapping_stores_after_the_flush_is_committed_by_any_release() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", libc::O_RDWR).await.unwrap();
+    let two = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.flush(one).await.unwrap();
+    // The kernel writes pages back through whichever handle it finds.
+    mount.fs.write(two, 0, b"page", 0, true).unwrap();
+    mount.fs.release(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "page");
+    mount.close(two).await.unwrap();
+}
