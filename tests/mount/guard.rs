@@ -122,8 +122,9 @@ static REAPER: LazyLock<Mutex<Option<(Child, ChildStdin)>>> = LazyLock::new(|| {
         trap '' INT TERM HUP
         pids=" "
         while read -r pid; do
-            case $pid in
-            -*) pids=${pids%% ${pid#-} *}" "${pids#* ${pid#-} } ;;
+            case $pids:$pid in
+            *" ${pid#-} "*:-*) pids=${pids%% ${pid#-} *}" "${pids#* ${pid#-} } ;;
+            *:-*) ;;
             *) pids="$pids$pid " ;;
             esac
         done
