@@ -68,8 +68,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Takes the place of a mount point. Refused while another daemon has it; one that ends just
-    /// now, as after umount(8), is waited for.
+    /// Takes the place of a mount point. Refused while another daemon serves it; one that ends just
+    /// now, as after umount(8), or that has not told yet what it mounts, is waited for.
     pub fn take(root: &Path, dir: &Path) -> Result<Registration, Failure> {
         Registration::take_within(root, dir, PATIENCE)
     }
@@ -86,7 +86,7 @@ impl Registration {
         let lock = loop {
             match Lock::take(&file(root, dir, "lock")).map_err(unusable)? {
                 Some(lock) => break lock,
-                None if clock::now() < end && !is_mounted(dir) => {
+                None if clock::now() < end && !is_served(root, dir) => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 None => return Err(taken(root, dir)),
@@ -139,6 +139,12 @@ pub fn check_free(root: &Path, dir: &Path) -> Result<(), Failure> {
 fn is_mounted(dir: &Path) -> bool {
     let line = super::point::mounted_at(dir);
     line.is_ok_and(|line| line.is_some_and(|line| line.is_ours()))
+}
+
+/// Whether a living daemon has told that it mounts there, and does.
+fn is_served(root: &Path, dir: &Path) -> bool {
+    let record = read(&file(root, dir, "json"));
+    is_mounted(dir) && record.is_some_and(|record| record.is_running())
 }
 
 /// The refusal of a mount point that another daemon has.
