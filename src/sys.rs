@@ -45,6 +45,16 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Gives memory that is free again back to the system, where the C library can. It takes the
+/// allocator's locks for a while, so call it rarely, and not where somebody waits.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches nothing but free memory of the allocator, under its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Makes the descriptor number `number` mean the open file `to`.
 pub fn redirect(number: RawFd, to: impl AsFd) -> io::Result<()> {
     // SAFETY: both are plain descriptor numbers, and `to` stays open during the call. Only the

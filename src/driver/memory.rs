@@ -114,7 +114,7 @@ impl Stored {
             size: Some(self.size),
             etag: self.etag.clone(),
             modified: self.modified,
-            attributes: Some(Attributes::clone(&self.attributes)),
+            attributes: Some(self.attributes.clone()),
             commits: self.commits.to_vec(),
             version: None,
         }

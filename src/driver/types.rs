@@ -169,11 +169,18 @@ pub struct ObjectInfo {
     /// When the store took this version, or its attributes, by the store's clock.
     pub modified: SystemTime,
     /// Attributes; `None` when this answer does not tell them (an S3 listing).
-    pub attributes: Option<Attributes>,
+    pub attributes: Option<Arc<Attributes>>,
     /// Commit ids, newest first; empty when the answer does not tell or no bucketfs wrote it.
     pub commits: Vec<CommitId>,
     /// The version's id, where the store keeps versions.
     pub version: Option<String>,
+}
+
+impl ObjectInfo {
+    /// The attributes; none where this answer does not tell them.
+    pub fn told_attributes(&self) -> Attributes {
+        self.attributes.as_deref().cloned().unwrap_or_default()
+    }
 }
 
 /// Which bytes to get, and under which condition.

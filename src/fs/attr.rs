@@ -85,7 +85,7 @@ impl Attr {
     /// What a stored object is; fields that are not stored have the mount's defaults.
     pub fn of_object(ino: u64, info: &ObjectInfo, options: &FsOptions) -> Attr {
         let none = Attributes::default();
-        let stored = info.attributes.as_ref().unwrap_or(&none);
+        let stored = info.attributes.as_deref().unwrap_or(&none);
         let kind = stored.mode.map_or(Kind::File, Kind::of_mode);
         let mtime = stored.mtime.unwrap_or(info.modified);
         Attr {
@@ -112,7 +112,7 @@ impl Attr {
     ) -> Attr {
         let none = Attributes::default();
         let stored = marker
-            .and_then(|info| info.attributes.as_ref())
+            .and_then(|info| info.attributes.as_deref())
             .unwrap_or(&none);
         let ctime = marker.map_or(started, |info| info.modified);
         let mtime = stored.mtime.unwrap_or(ctime);

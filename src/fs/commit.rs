@@ -282,7 +282,7 @@ impl Fs {
                         Some(ahead) => {
                             commits = ahead.commits().to_vec();
                             let rest = whole.slice(ahead.sent()..whole.len());
-                            Content::Ahead(Some(Box::new(ahead)), rest, whole.len())
+                            Content::Ahead(Some(ahead), rest, whole.len())
                         }
                         None => Content::Here(whole),
                     };
@@ -311,7 +311,7 @@ impl Fs {
 
     /// The attributes that a commit of this inode writes.
     pub(super) fn stored_attributes(&self, state: &State) -> Attributes {
-        let mut attributes = state.attributes.clone().unwrap_or_default();
+        let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
         if self.capabilities.attributes != AttributeSupport::None {
             state.attr.store(&mut attributes);
         }
@@ -363,7 +363,7 @@ impl Fs {
         let mut told = info.clone();
         told.size = Some(size);
         if self.capabilities.attributes != AttributeSupport::None {
-            told.attributes = Some(plan.options.attributes.clone());
+            told.attributes = Some(Arc::new(plan.options.attributes.clone()));
         }
         let clean = {
             let mut state = inode.state();
@@ -379,7 +379,10 @@ impl Fs {
                 state.attr.mtime = info.modified;
                 state.attr.atime = info.modified;
             }
-            state.attributes = Some(plan.options.attributes.clone());
+            state.attributes = told
+                .attributes
+                .clone()
+                .or_else(|| Some(Arc::new(plan.options.attributes.clone())));
             // What was copied here since is not the version that was sent, but the other object's.
             let sent = |stage: &Stage| match &plan.content {
                 Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),
@@ -430,7 +433,7 @@ impl Fs {
                     state.file.commits = info.commits;
                 }
             }
-            None => state.attributes = Some(Attributes::default()),
+            None => state.attributes = Some(Arc::default()),
         }
         Ok(())
     }
@@ -448,7 +451,7 @@ impl Fs {
             (
                 state.place.clone(),
                 state.file.generation,
-                stage.is_some_and(Stage::is_origin),
+                stage.is_some_and(|stage| stage.is_origin()),
             )
         };
         if !untouched {
@@ -461,7 +464,7 @@ impl Fs {
         let error = FsError::new(libc::EIO, why);
         if let Some((parent, name)) = place {
             self.unname(inode, &parent, &name, generation);
-            inode.state().file.lost = Some((generation, error.clone()));
+            inode.state().file.lost = Some(Box::new((generation, error.clone())));
         }
         Err(error)
     }
@@ -483,7 +486,7 @@ impl Fs {
         let mut state = inode.state();
         // Where nothing took the bytes they are not lost yet, but dirty still.
         if !state.file.dirty || state.file.generation > generation {
-            state.file.lost = Some((generation, error.clone()));
+            state.file.lost = Some(Box::new((generation, error.clone())));
         }
         error
     }

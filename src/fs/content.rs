@@ -27,7 +27,7 @@ impl Fs {
     /// Empties a file that is opened with `O_TRUNC`.
     pub(super) fn truncate_open(&self, inode: &Arc<Inode>, uid: u32) -> FsResult<()> {
         let mut state = inode.state();
-        state.file.stage = Some(Stage::new(&self.area, None));
+        state.file.stage = Some(Box::new(Stage::new(&self.area, None)));
         self.wrote(&mut state, uid, false);
         state.attr.size = 0;
         drop(state);
@@ -52,7 +52,7 @@ impl Fs {
         state
             .file
             .stage
-            .get_or_insert_with(|| Stage::new(&self.area, version))
+            .get_or_insert_with(|| Box::new(Stage::new(&self.area, version)))
     }
 
     /// Writes through a handle. With `O_APPEND` the bytes go to the end, wherever the kernel
@@ -130,7 +130,7 @@ impl Fs {
             };
             let (key, mark) = (state.key.clone(), clock::random());
             let ahead = Ahead::begin(&self.driver, &self.runtime, key, options, part, mark);
-            state.file.ahead = Some(ahead);
+            state.file.ahead = Some(Box::new(ahead));
         }
         let FileState { stage, ahead, .. } = &mut state.file;
         if let (Some(stage), Some(sending)) = (stage, ahead.as_mut())
@@ -447,7 +447,8 @@ impl Fs {
                 let mut state = target.inode.state();
                 let empty = state.attr.size == 0;
                 if empty {
-                    state.file.stage = Some(Stage::new(&self.area, Some(origin(&version))));
+                    let stage = Stage::new(&self.area, Some(origin(&version)));
+                    state.file.stage = Some(Box::new(stage));
                     self.wrote(&mut state, uid, false);
                     target.wrote(&state);
                     state.attr.size = version.size;

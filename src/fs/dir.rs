@@ -14,6 +14,7 @@ use crate::cache::listing::{Known, Marker};
 use crate::clock::{self, Instant};
 use crate::driver::{AttributeSupport, ListRequest};
 use crate::name::{self, Encoded};
+use crate::{sys, task};
 use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -58,6 +59,9 @@ pub enum Listed {
 const BATCH: usize = 128;
 const ASKING: usize = 16;
 
+/// From how many entries on a directory's memory is worth giving back.
+const LARGE: usize = 20_000;
+
 impl Fs {
     /// Opens a directory.
     pub fn opendir(&self, ino: u64) -> FsResult<u64> {
@@ -80,6 +84,12 @@ impl Fs {
         let handle = handle.ok_or(FsError::plain(libc::EBADF))?;
         handle.inode.state().handles -= 1;
         self.table.reap(&handle.inode);
+        let read = handle.snapshot.lock().as_ref().map_or(0, |all| all.len());
+        drop(handle);
+        if read >= LARGE {
+            // Reading it took several times the memory that remains in use.
+            self.runtime.spawn(task::blocking(sys::give_memory_back));
+        }
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl Handle {
     fn told(&self, result: FsResult<()>) -> FsResult<()> {
         let state = self.inode.state();
         let untold = self.untold.load(Ordering::Relaxed);
-        match &state.file.lost {
+        match state.file.lost.as_deref() {
             Some((upto, error)) if (1..=*upto).contains(&untold) => {
                 self.untold.store(0, Ordering::Relaxed);
                 return result.and(Err(error.clone()));

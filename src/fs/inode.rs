@@ -73,7 +73,7 @@ pub struct State {
     /// When something was heard that makes it doubtful: what was asked for before does not count.
     pub expired: Option<Instant>,
     /// Stored attributes with media type and user attributes; `None` while unknown.
-    pub attributes: Option<Attributes>,
+    pub attributes: Option<Arc<Attributes>>,
     /// The file's content and its way to the store.
     pub file: FileState,
     /// The directory's marker: whether one is there, where that is known.
@@ -94,9 +94,9 @@ pub struct FileState {
     /// Commit ids of `version`, newest first.
     pub commits: Vec<CommitId>,
     /// Bytes not (only) in the store.
-    pub stage: Option<Stage>,
+    pub stage: Option<Box<Stage>>,
     /// What of the stage is already on its way to the store.
-    pub ahead: Option<Ahead>,
+    pub ahead: Option<Box<Ahead>>,
     /// How often something went ahead since the last commit.
     pub aheads: u32,
     /// Whether a commit is due.
@@ -108,7 +108,7 @@ pub struct FileState {
     /// While dirty: everything written came through `O_APPEND`, at or past this offset.
     pub append_from: Option<u64>,
     /// Up to which generation the bytes went elsewhere than to the file's name, and why.
-    pub lost: Option<(u64, FsError)>,
+    pub lost: Option<Box<(u64, FsError)>>,
     /// Commits whose answer was lost.
     pub attempts: Vec<Attempt>,
     /// Whether the kernel's pages belong to `version` or are our own writes. An open that lets the

@@ -267,7 +267,7 @@ impl Fs {
             Err(error) => return Err(self.unsure(directory, name, error)),
         };
         if self.capabilities.attributes != AttributeSupport::None {
-            info.attributes = Some(attributes);
+            info.attributes = Some(Arc::new(attributes));
         }
         let inode = self.new_inode(directory, name, key, kind, mode, caller);
         if kind == Kind::Directory {

@@ -198,7 +198,7 @@ impl Fs {
             );
             merged.write(version.size, &tail)?;
             state.attr.size = merged.size();
-            state.file.stage = Some(merged);
+            state.file.stage = Some(Box::new(merged));
             state.file.append_from = Some(version.size);
             state.file.base = Some(info.etag.clone());
             state.file.commits = info.commits;

@@ -262,7 +262,8 @@ impl Fs {
         let attributes = entry
             .object
             .as_ref()
-            .and_then(|info| info.attributes.clone());
+            .filter(|info| info.attributes.is_some())
+            .map(|info| info.told_attributes());
         let moved = match attributes {
             Some(attributes) if empty => {
                 let options = PutOptions {
@@ -328,7 +329,7 @@ impl Fs {
         let outcome = self.driver.get(from, Default::default()).await?;
         let (info, bytes) = outcome.found()?.collect().await?;
         let options = PutOptions {
-            attributes: info.attributes.unwrap_or_default(),
+            attributes: info.told_attributes(),
             ..Default::default()
         };
         self.driver.put(to, bytes.into(), options).await

@@ -256,7 +256,7 @@ impl Fs {
         commits.truncate(CommitId::KEPT);
         let options = CopyOptions {
             source: Some(version.etag.clone()),
-            attributes: Some(told.attributes.unwrap_or_default()),
+            attributes: Some(told.told_attributes()),
             commits,
             ..CopyOptions::default()
         };
@@ -483,5 +483,5 @@ fn apply(state: &mut State, change: &AttributeChange) {
     attr.mtime = change.mtime.unwrap_or(attr.mtime);
     attr.atime = change.atime.unwrap_or(attr.atime);
     attr.ctime = clock::wall();
-    change.apply(state.attributes.get_or_insert_default());
+    change.apply(Arc::make_mut(state.attributes.get_or_insert_default()));
 }

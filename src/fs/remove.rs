@@ -294,7 +294,7 @@ impl Fs {
     pub(super) async fn write_marker(&self, directory: &Arc<Inode>) -> FsResult<()> {
         let (key, attributes) = {
             let state = directory.state();
-            let mut attributes = state.attributes.clone().unwrap_or_default();
+            let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
             if self.capabilities.attributes != AttributeSupport::None {
                 state.attr.store(&mut attributes);
             }
@@ -312,7 +312,7 @@ impl Fs {
         }
         let mut state = directory.state();
         state.marker = Some(true);
-        state.attributes = Some(attributes);
+        state.attributes = Some(Arc::new(attributes));
         drop(state);
         self.note_directory(directory, true);
         Ok(())

@@ -308,7 +308,7 @@ impl Fs {
             }
             Err(error) => return Err(Moved::Failed(error)),
         };
-        let attributes = object.info.attributes.clone().unwrap_or_default();
+        let attributes = object.info.told_attributes();
         let mut commits = vec![CommitId(clock::random())];
         commits.extend(&object.info.commits);
         commits.truncate(CommitId::KEPT);

@@ -162,7 +162,7 @@ impl State {
             size: Some(stored.bytes.len() as u64),
             etag: stored.etag.clone(),
             modified: stored.modified,
-            attributes: kept.then(|| stored.attributes.clone()),
+            attributes: kept.then(|| Arc::new(stored.attributes.clone())),
             commits: if ids {
                 stored.commits.clone()
             } else {

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Stat, Timespec, Timestamps, 
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const CONTENT_TYPE: &str = "user.mime_type";
@@ -220,7 +221,7 @@ fn describe(stat: &Stat, xattrs: Xattrs) -> ObjectInfo {
         }),
         etag: etag(stat, xattrs.generation.as_deref()),
         modified: system_time(stat.st_ctime, stat.st_ctime_nsec),
-        attributes: Some(Attributes {
+        attributes: Some(Arc::new(Attributes {
             mode: Some(stat.st_mode),
             uid: Some(stat.st_uid),
             gid: Some(stat.st_gid),
@@ -230,7 +231,7 @@ fn describe(stat: &Stat, xattrs: Xattrs) -> ObjectInfo {
             content_type: xattrs.content_type,
             user: xattrs.user,
             headers: BTreeMap::new(),
-        }),
+        })),
         commits: xattrs.commits,
         version: None,
     }
@@ -334,7 +335,7 @@ pub(super) fn apply(
     check(change, kind(&stat), xattrs)?;
     let before = facts_of(fd, stat, xattrs)?;
     apply_from(fd, &stat, change, commits, xattrs).inspect_err(|_| {
-        let undo = undo(change, before.attributes.unwrap_or_default());
+        let undo = undo(change, before.told_attributes());
         let commits = commits.map(|_| &before.commits[..]);
         let untyped = change.content_type.is_some() && undo.content_type.is_none();
         let undone = apply_from(fd, &stat, &undo, commits, xattrs).and_then(|()| match untyped {

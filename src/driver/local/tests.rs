@@ -308,7 +308,7 @@ async fn attributes_are_the_file_s_own() {
         let fresh = driver.write("k", "y").await;
         let fresh = fresh.attributes.unwrap();
         assert_eq!(
-            (fresh.mode, fresh.content_type),
+            (fresh.mode, fresh.content_type.clone()),
             (Some(libc::S_IFREG | 0o644), None)
         );
         assert!(fresh.user.is_empty());

@@ -90,7 +90,11 @@ impl Store {
         let slot = self.root.slot(&dir, path.leaf)?;
         condition.check(self.current(path, &dir, &slot, condition)?.as_ref())?;
         let before = self.facts_of_dir(&dir)?;
-        let change = change_to(attributes, FileType::Directory, before.attributes.as_ref());
+        let change = change_to(
+            attributes,
+            FileType::Directory,
+            before.attributes.as_deref(),
+        );
         let applied = apply(&dir.fd, &change, Some(&options.commits), self.xattrs);
         if let Err(error) = applied {
             if claimed.is_some() {

@@ -101,7 +101,7 @@ impl Bucket {
             precondition: options.destination.clone(),
             attributes: match &options.attributes {
                 Some(attributes) => attributes.clone(),
-                None => info.attributes.unwrap_or_default(),
+                None => info.told_attributes(),
             },
             commits: match options.commits.is_empty() {
                 true => info.commits,
@@ -184,13 +184,13 @@ impl Bucket {
                 let (info, _) = looked
                     .map_err(|failed| source.error(failed))?
                     .ok_or_else(|| source.name(Error::new(ErrorKind::Corrupt, "no answer")))?;
+                if attributes.is_none() {
+                    attributes = Some(info.told_attributes());
+                }
                 size = info.size;
                 pin = Some(info.etag);
                 if commits.is_empty() {
                     commits = info.commits;
-                }
-                if attributes.is_none() {
-                    attributes = info.attributes;
                 }
             }
             let attributes = attributes.unwrap_or_default();

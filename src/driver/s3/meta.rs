@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What user metadata begins with.
@@ -83,7 +84,7 @@ pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo>
         size,
         etag,
         modified,
-        attributes: Some(attributes),
+        attributes: Some(Arc::new(attributes)),
         commits,
         version: None,
     })
@@ -292,7 +293,7 @@ mod tests {
         ]);
         describe(&mut sent, &attributes, &commits).expect("describable");
         let got = info(&sent, Some(5)).expect("good headers");
-        assert_eq!(got.attributes, Some(attributes));
+        assert_eq!(got.attributes, Some(Arc::new(attributes)));
         assert_eq!(got.commits, commits);
         assert_eq!(got.etag.as_str(), "abc");
     }

@@ -351,7 +351,7 @@ async fn a_rewrite_leaves_the_archive_and_keeps_other_classes() {
         let headers = format!("{GOOD}x-amz-storage-class: {class}\r\n");
         let (bucket, _server) = serve(vec![answer("200 OK", &headers, "")]).await;
         let info = bucket.head(&Key::from("k")).await.expect("there");
-        let headers = info.attributes.expect("attributes").headers;
+        let headers = info.told_attributes().headers;
         let found = headers.get("x-amz-storage-class").map(String::as_str);
         assert_eq!(found, kept);
     }

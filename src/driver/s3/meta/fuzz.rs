@@ -69,7 +69,7 @@ proptest! {
         sent.insert(ETAG, HeaderValue::from_static("\"e\""));
         sent.insert(LAST_MODIFIED, HeaderValue::from_static("Mon, 12 Oct 2009 17:50:00 GMT"));
         let told = info(&sent, None).unwrap();
-        prop_assert_eq!(told.attributes.unwrap().user, attributes.user);
+        prop_assert_eq!(told.told_attributes().user, attributes.user);
         prop_assert_eq!(told.commits, commits);
     }
 }
