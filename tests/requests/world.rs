@@ -1,0 +1,120 @@
+//! A mounted bucket, and the server behind it that counts.
+
+use crate::harness::{Manner, Mount, Need, Place, trial_as};
+use crate::http::{Counts, Server};
+use crate::store::{Conditions, Store};
+use libtest_mimic::Trial;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The bucket of every mount.
+pub const BUCKET: &str = "bucket";
+
+/// A mount of a bucket that was filled before.
+pub struct World<'a> {
+    pub place: &'a Place,
+    server: Server,
+    mount: Arc<Mount>,
+}
+
+impl<'a> World<'a> {
+    /// Mounts a bucket with these objects.
+    pub fn new(place: &'a Place, fill: impl FnOnce(&mut Objects<'_>)) -> World<'a> {
+        let server = Server::start(0).unwrap();
+        server.with(|store| {
+            store.create_bucket(BUCKET);
+            fill(&mut Objects(store));
+        });
+        let (dir, url) = (place.path("mnt"), server.url());
+        fs::create_dir(&dir).unwrap();
+        let bucket = format!("s3://{BUCKET}");
+        let mut command = place.command(&["mount", "-f", &bucket, dir.to_str().unwrap()]);
+        command.args(["--endpoint-url", &url, "--region", "us-east-1"]);
+        for (name, _) in std::env::vars_os() {
+            let lower = name.to_string_lossy().to_lowercase();
+            if lower.starts_with("aws_") || lower.ends_with("_proxy") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+            .env("AWS_SECRET_ACCESS_KEY", "secret");
+        let mount = place.started("mnt", command, true);
+        server.take();
+        World {
+            place,
+            server,
+            mount,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.mount.path(name)
+    }
+
+    /// What was asked for since the last call.
+    pub fn counts(&self) -> Counts {
+        self.server.take()
+    }
+
+    /// The same as words.
+    pub fn cost(&self) -> String {
+        self.counts().to_string()
+    }
+
+    /// The bytes of an object.
+    pub fn stored(&self, key: &str) -> Option<bytes::Bytes> {
+        let get = |store: &mut Store| store.get(BUCKET, key, &Conditions::default());
+        Some(self.server.with(get).ok()?.bytes)
+    }
+
+    /// Lists a directory as `ls -l` does.
+    pub fn ls(&self, name: &str) -> usize {
+        list(&self.path(name))
+    }
+
+    /// Runs a script in the mount, to its end, with success.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        let mut command = Command::new("bash");
+        command.args(["-euc", script]).current_dir(self.path(""));
+        command.env("HOME", self.place.path(""));
+        command.env("OUT", self.place.path(""));
+        let said = self.place.run(&mut command);
+        assert_eq!(said.code, Some(0), "{script}: {said:?}");
+        said.stdout
+    }
+}
+
+/// Names and attributes of all that is in a directory.
+pub fn list(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap();
+    entries
+        .inspect(|entry| assert!(entry.as_ref().unwrap().metadata().is_ok()))
+        .count()
+}
+
+/// Puts objects where no client sees it.
+pub struct Objects<'a>(&'a mut Store);
+
+impl Objects<'_> {
+    pub fn put(&mut self, key: &str, bytes: impl Into<bytes::Bytes>) {
+        let any = Conditions::default();
+        let kind = vec![("content-type".into(), "text/plain".into())];
+        let put = self.0.put((BUCKET, key), bytes.into(), kind, &any);
+        assert!(put.is_ok());
+    }
+}
+
+/// A test of one row.
+pub fn trial(needs: &[Need], name: &str, test: impl Fn(&Place) + Send + 'static) -> Trial {
+    let manner = Manner {
+        alone: true,
+        patience: Duration::from_secs(120),
+        ..Manner::default()
+    };
+    trial_as(manner, needs, name, test)
+}
