@@ -243,7 +243,11 @@ impl Fs {
 
     /// The object at `to` if it is a copy of the one at `from`: of an attempt before, whose answer
     /// was lost, or of a rename that was broken off.
-    async fn copied_before(&self, from: &Key, to: &Key) -> Result<Option<ObjectInfo>, Error> {
+    pub(super) async fn copied_before(
+        &self,
+        from: &Key,
+        to: &Key,
+    ) -> Result<Option<ObjectInfo>, Error> {
         let (source, copy) = futures::join!(self.driver.head(from), self.driver.head(to));
         let (source, copy) = (source?, copy?);
         let same = source.etag == copy.etag

@@ -230,12 +230,15 @@ impl Fs {
         let options = CopyOptions {
             source: Some(etag.clone()),
             destination: destination.clone(),
-            attributes: None,
-            // The same as before: by them the version is known again at its new key when the
-            // answer was lost, for its etag may be another there.
-            commits: source.state().file.commits.clone(),
+            ..CopyOptions::default()
         };
         if self.capabilities.rename {
+            let options = CopyOptions {
+                // The same as before: by them the version is known again at its new key when the
+                // answer was lost, for its etag may be another there.
+                commits: source.state().file.commits.clone(),
+                ..options
+            };
             return self
                 .driver
                 .rename(from, to, options)
@@ -243,15 +246,23 @@ impl Fs {
                 .map_err(|error| Moved::of(error, to));
         }
         let info = if same_conditions(&self.capabilities, &destination) {
-            let mut options = options;
-            let mut commits = vec![CommitId(clock::random())];
-            commits.extend(&source.state().file.commits);
-            commits.truncate(CommitId::KEPT);
-            options.commits = commits;
-            self.driver
-                .copy(from, to, options)
-                .await
-                .map_err(|error| Moved::of(error, to))?
+            // With everything that is stored beside the bytes, commit ids too: a store that was
+            // told some of it anew would have to be asked for the rest first.
+            match self.driver.copy(from, to, options).await {
+                Err(error)
+                    if error.maybe_applied()
+                        && matches!(error.kind(), ErrorKind::Exists | ErrorKind::Changed) =>
+                {
+                    match self.copied_before(from, to).await {
+                        Ok(Some(copied)) => copied,
+                        Err(unknown) if unknown.kind() != ErrorKind::NotFound => {
+                            return Err(Moved::Failed(unknown));
+                        }
+                        Ok(None) | Err(_) => return Err(Moved::of(error, to)),
+                    }
+                }
+                copied => copied.map_err(|error| Moved::of(error, to))?,
+            }
         } else {
             self.carry(from, to, etag, destination).await?
         };
