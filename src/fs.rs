@@ -34,6 +34,7 @@ mod remove;
 mod rename;
 mod status;
 mod target;
+mod walk;
 mod watch;
 
 pub use attr::{Attr, BLOCK_SIZE, Kind};
@@ -157,6 +158,7 @@ pub struct Fs {
     table: Table,
     listing: ListingCache,
     look_aheads: ask::LookAheads,
+    walk: Mutex<Option<walk::Walk>>,
     fetcher: Arc<Fetcher>,
     area: Arc<StagingArea>,
     handles: Mutex<HashMap<u64, Arc<handle::Handle>>>,
@@ -206,6 +208,7 @@ impl Fs {
             table: Table::new(root),
             listing: ListingCache::new(options.listing_entries),
             look_aheads: ask::LookAheads::new(),
+            walk: Mutex::default(),
             fetcher: Fetcher::new(
                 driver.clone(),
                 FetchOptions {

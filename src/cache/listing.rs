@@ -9,6 +9,10 @@
 //! does not undo it: each note takes a number from a sequence, and a page skips names whose note
 //! is younger than the page's request.
 
+mod flat;
+
+pub use flat::Flat;
+
 use crate::clock::Instant;
 use crate::driver::{ObjectInfo, Page};
 use crate::key::Key;
@@ -83,6 +87,8 @@ struct Directory {
     asked: Option<Instant>,
     /// When it was last seen to have more names than a page.
     large: Option<Instant>,
+    /// When it was last seen to have more keys below it than a page.
+    deep: Option<Instant>,
     /// The last own change whose record has gone. What was asked for before it may not know it, and
     /// is not remembered.
     settled: u64,
@@ -447,6 +453,27 @@ impl ListingCache {
             .map(|(name, record)| (name.clone(), record.known.clone()))
             .collect();
         Some((names, window.since))
+    }
+
+    /// Since when the whole listing of a directory is known.
+    pub fn complete_since(&self, prefix: &Key) -> Option<Instant> {
+        let directories = self.directories.lock();
+        let window = directories.peek(prefix)?.window.as_ref()?;
+        window.upto.is_none().then_some(window.since)
+    }
+
+    /// Notes that a directory has more keys below it than a page.
+    pub fn is_deep(&self, prefix: &Key, now: Instant) {
+        self.change(prefix, |directory| directory.deep = Some(now));
+    }
+
+    /// Whether that was seen less than `long` ago.
+    pub fn was_deep(&self, prefix: &Key, now: Instant, long: Duration) -> bool {
+        let directories = self.directories.lock();
+        let seen = directories
+            .peek(prefix)
+            .and_then(|directory| directory.deep);
+        seen.is_some_and(|seen| seen + long > now)
     }
 
     /// The known names of a directory that follow `after`: what is listed next to a file is

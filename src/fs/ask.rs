@@ -6,7 +6,7 @@ use super::errno::{FsError, FsResult};
 use super::locks::looks_like_lock;
 use super::target::{Form, Target};
 use crate::cache::content::Version;
-use crate::cache::listing::{Known, Marker, Ticket};
+use crate::cache::listing::{Flat, Known, Marker, Ticket};
 use crate::clock;
 use crate::driver::{AttributeSupport, ErrorKind, GetOptions, ListRequest, ObjectInfo, Result};
 use crate::key::Key;
@@ -19,7 +19,7 @@ use std::time::Duration;
 const SMALL: u64 = 64 << 10;
 
 /// How long the names of a directory are asked for one by one after its first page did not tell
-/// the one that was wanted.
+/// the one that was wanted, and only for its first key after a page did not tell all of them.
 const LARGE: Duration = Duration::from_secs(60);
 
 /// Whether lookups ask for the bytes as well: as long as enough of them are opened.
@@ -65,7 +65,7 @@ impl Fs {
                 return Ok(told);
             }
             let ticket = self.listing.begin(clock::now());
-            let known = self.ask_once(prefix, target, name).await?;
+            let known = self.ask_once(prefix, target, name, &ticket).await?;
             if again == 0 || !self.listing.is_outdated(prefix, &ticket) {
                 if target.form != Form::Chunk {
                     self.listing
@@ -156,8 +156,15 @@ impl Fs {
         Ok(info)
     }
 
-    /// Asks the store what a name is: its object and a listing of one key, side by side.
-    async fn ask_once(&self, prefix: &Key, target: &Target, name: &[u8]) -> FsResult<Known> {
+    /// Asks the store what a name is: its object, and a listing of what is below it, side by side.
+    /// A page tells all of a small subtree; of others only whether there is a key is asked for.
+    async fn ask_once(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+        ticket: &Ticket,
+    ) -> FsResult<Known> {
         let key = target.object_key(prefix);
         let below = target.directory_prefix(prefix);
         if key.len() > self.capabilities.max_key {
@@ -169,9 +176,17 @@ impl Fs {
             }
             self.ask_for_object(&key, name).await
         };
+        let whole = ListRequest::flat(&below);
+        let subtree =
+            target.form != Form::Chunk && !looks_like_lock(name) && self.lists_flat() && {
+                let (now, ttl) = (clock::now(), self.metadata_ttl());
+                let listed = self.listing.complete_since(&below);
+                listed.is_none_or(|since| since + ttl <= now)
+                    && !self.listing.was_deep(&below, now, LARGE)
+            };
         let list = self.driver.list(ListRequest {
-            limit: 1,
-            ..ListRequest::flat(&below)
+            limit: if subtree { whole.limit } else { 1 },
+            ..whole
         });
         let (head, list) = futures::join!(head, list);
         let object = head?;
@@ -184,6 +199,15 @@ impl Fs {
             Err(error) if error.kind() == ErrorKind::InvalidKey => Default::default(),
             Err(error) => return Err(error.into()),
         };
+        if subtree && !page.entries.is_empty() {
+            let mut flat = Flat::whole(&below, ticket);
+            let ttl = self.metadata_ttl();
+            self.listing
+                .flat_page(&below, &page, ticket, &mut flat, ttl);
+            if page.next.is_some() {
+                self.listing.is_deep(&below, clock::now());
+            }
+        }
         let first = page.entries.into_iter().next();
         let directory = first.is_some() || page.next.is_some();
         let marker = match first {

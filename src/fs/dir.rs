@@ -197,6 +197,7 @@ impl Fs {
         let mut entries = BTreeMap::new();
         if !directory.state().removed {
             let (names, since, mark) = self.list(directory).await?;
+            directory.state().listed = Some(clock::now());
             for (component, known) in names {
                 self.show(directory, &component, known, (since, mark), &mut entries);
             }
@@ -309,6 +310,9 @@ impl Fs {
         if let Some((names, since)) = self.listing.all(&prefix)
             && since + self.metadata_ttl() > clock::now()
         {
+            return Ok((names, since, mark));
+        }
+        if let Some((names, since)) = self.walk(directory).await {
             return Ok((names, since, mark));
         }
         let mut ticket = self.listing.begin(clock::now());

@@ -78,6 +78,8 @@ pub struct State {
     pub file: FileState,
     /// The directory's marker: whether one is there, where that is known.
     pub marker: Option<bool>,
+    /// When the directory was last read.
+    pub listed: Option<Instant>,
     /// Whether attributes of a directory were changed here only (times that move with entries).
     pub local_times: bool,
     /// The last failure, for `bucketfs why`.
@@ -240,6 +242,7 @@ impl Inode {
                 attributes: None,
                 file: FileState::default(),
                 marker: None,
+                listed: None,
                 local_times: false,
                 last_error: None,
             }),

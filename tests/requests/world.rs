@@ -33,6 +33,8 @@ impl<'a> World<'a> {
         let bucket = format!("s3://{BUCKET}");
         let mut command = place.command(&["mount", "-f", &bucket, dir.to_str().unwrap()]);
         command.args(["--endpoint-url", &url, "--region", "us-east-1"]);
+        // What is known must not grow old because the machine is slow.
+        command.args(["--metadata-ttl", "60"]);
         for (name, _) in std::env::vars_os() {
             let lower = name.to_string_lossy().to_lowercase();
             if lower.starts_with("aws_") || lower.ends_with("_proxy") {

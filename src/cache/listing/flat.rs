@@ -1,0 +1,175 @@
+//! Flat listings: pages of keys without delimiter, of which a whole subtree is learned.
+
+use super::{ListingCache, Ticket};
+use crate::driver::{ListEntry, Page};
+use crate::key::Key;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A flat listing under way: the directories that its last page has not told to their ends.
+#[derive(Debug, Default)]
+pub struct Flat {
+    open: BTreeMap<Key, Ticket>,
+}
+
+impl Flat {
+    /// A listing that begins at the first key of `top`.
+    pub fn whole(top: &Key, ticket: &Ticket) -> Flat {
+        Flat {
+            open: BTreeMap::from([(top.clone(), ticket.clone())]),
+        }
+    }
+}
+
+impl ListingCache {
+    /// Takes in the next page of a flat listing of `top`; `ticket` was made for this page. What it
+    /// tells is shared out among the directories that begin in this page, or in one before it.
+    /// Those that it does not tell to their ends lose nothing that was known of them for less than
+    /// `ttl`.
+    pub fn flat_page(
+        &self,
+        top: &Key,
+        page: &Page,
+        ticket: &Ticket,
+        flat: &mut Flat,
+        ttl: Duration,
+    ) {
+        let mut told: BTreeMap<Key, Vec<ListEntry>> = BTreeMap::new();
+        told.extend(flat.open.keys().map(|key| (key.clone(), Vec::new())));
+        for entry in &page.entries {
+            if !entry.key.starts_with(top) {
+                continue;
+            }
+            let bytes = entry.key.bytes();
+            let mut start = top.len();
+            loop {
+                let slash = bytes[start..].iter().position(|byte| *byte == b'/');
+                let end = slash.map_or(bytes.len(), |at| start + at + 1);
+                let directory = Key::new(bytes.slice(..start));
+                // One that began before this listing did is known in part only.
+                if start > top.len() || flat.open.contains_key(&directory) {
+                    let child = Key::new(bytes.slice(..end));
+                    let entries = told.entry(directory).or_default();
+                    if entries.last().is_none_or(|last| last.key != child) {
+                        let object = entry.object.clone().filter(|_| end == bytes.len());
+                        entries.push(ListEntry { key: child, object });
+                    }
+                }
+                if slash.is_none() {
+                    break;
+                }
+                start = end;
+            }
+        }
+        let last = page.entries.last().map(|entry| &entry.key);
+        for (directory, entries) in told {
+            let ended = match last {
+                _ if page.next.is_none() => true,
+                Some(last) => !last.starts_with(&directory),
+                None => false,
+            };
+            let begun = flat.open.remove(&directory);
+            let mut ticket = begun.unwrap_or_else(|| ticket.clone());
+            let known = self.complete_since(&directory);
+            if !ended && known.is_some_and(|since| since + ttl > ticket.since()) {
+                continue;
+            }
+            let part = Page {
+                entries,
+                next: page.next.clone().filter(|_| !ended),
+            };
+            self.page(&directory, &part, &mut ticket);
+            if !ended {
+                flat.open.insert(directory, ticket);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::driver::{ETag, ObjectInfo};
+
+    const TTL: Duration = Duration::from_secs(1);
+
+    fn page(keys: &[&str], next: bool) -> Page {
+        let entry = |key: &&str| ListEntry {
+            key: Key::from(*key),
+            object: Some(ObjectInfo {
+                size: Some(0),
+                etag: ETag::new("e"),
+                modified: clock::wall(),
+                attributes: None,
+                commits: Vec::new(),
+                version: None,
+            }),
+        };
+        Page {
+            entries: keys.iter().map(entry).collect(),
+            next: next.then(|| "more".into()),
+        }
+    }
+
+    fn names(cache: &ListingCache, directory: &str) -> Option<String> {
+        let (names, _) = cache.all(&Key::from(directory))?;
+        let names = names.into_iter().map(|(name, known)| {
+            let directory = if known.directory { "/" } else { "" };
+            format!("{}{directory}", String::from_utf8_lossy(&name))
+        });
+        Some(names.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn a_subtree_is_learned_from_one_page() {
+        let cache = ListingCache::new(1000);
+        let ticket = cache.begin(clock::now());
+        let top = Key::from("a/");
+        let all = ["a/", "a/b/", "a/b//h", "a/b/c/f", "a/b/g", "a/f", "a/z/f"];
+        let mut flat = Flat::whole(&top, &ticket);
+        cache.flat_page(&top, &page(&all, false), &ticket, &mut flat, TTL);
+        assert_eq!(names(&cache, "a/").as_deref(), Some(" b/ f z/"));
+        assert_eq!(names(&cache, "a/b/").as_deref(), Some("/ c/ g"));
+        assert_eq!(names(&cache, "a/b/c/").as_deref(), Some("f"));
+        assert_eq!(names(&cache, "a/z/").as_deref(), Some("f"));
+        assert_eq!(names(&cache, "a/none/"), None);
+        assert!(cache.get(&top, b"none").expect("known").0.is_absent());
+    }
+
+    #[test]
+    fn what_a_page_cuts_the_next_one_ends() {
+        let cache = ListingCache::new(1000);
+        let top = Key::from("t/");
+        let mut flat = Flat::default();
+        let first = page(&["t/b/1", "t/b/2", "t/c/1"], true);
+        cache.flat_page(&top, &first, &cache.begin(clock::now()), &mut flat, TTL);
+        assert_eq!(names(&cache, "t/"), None);
+        assert_eq!(names(&cache, "t/b/").as_deref(), Some("1 2"));
+        assert_eq!(names(&cache, "t/c/"), None);
+        let second = page(&["t/c/2", "t/d/e/1", "t/f"], true);
+        cache.flat_page(&top, &second, &cache.begin(clock::now()), &mut flat, TTL);
+        assert_eq!(names(&cache, "t/c/").as_deref(), Some("1 2"));
+        assert_eq!(names(&cache, "t/d/").as_deref(), Some("e/"));
+        assert_eq!(names(&cache, "t/d/e/").as_deref(), Some("1"));
+        assert_eq!(names(&cache, "t/"), None);
+        // A page that ends in the middle takes nothing away.
+        let again = page(&["t/c/1"], true);
+        let mut flat = Flat::default();
+        cache.flat_page(&top, &again, &cache.begin(clock::now()), &mut flat, TTL);
+        assert_eq!(names(&cache, "t/c/").as_deref(), Some("1 2"));
+    }
+
+    #[test]
+    fn own_changes_win_over_pages_that_were_asked_for_before() {
+        let cache = ListingCache::new(1000);
+        let top = Key::from("a/");
+        let ticket = cache.begin(clock::now());
+        let below = Key::from("a/b/");
+        cache.changed(&below, b"gone", clock::now(), |known| known.object = None);
+        let all = page(&["a/b/gone", "a/b/there"], false);
+        let mut flat = Flat::whole(&top, &ticket);
+        cache.flat_page(&top, &all, &ticket, &mut flat, TTL);
+        assert_eq!(names(&cache, "a/b/").as_deref(), Some("there"));
+    }
+}
