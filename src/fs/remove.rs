@@ -21,6 +21,14 @@ const MARKER_DELAY: Duration = Duration::from_secs(1);
 /// How long a marker waits that could not be written.
 const MARKER_RETRY: Duration = Duration::from_secs(10);
 
+/// What the store has below a directory's prefix.
+enum Contents {
+    Nothing,
+    /// Its marker alone.
+    Marker,
+    Keys,
+}
+
 /// A directory that may have lost its last file here.
 #[derive(Debug)]
 pub(super) struct MayBeEmpty {
@@ -167,9 +175,9 @@ impl Fs {
         if !directory.is_at(&parent, name) {
             return Err(FsError::plain(libc::ENOENT));
         }
-        self.require_empty(&directory).await?;
+        let marked = self.require_empty(&directory).await?;
         let prefix = directory.key();
-        if let Err(error) = self.driver.delete(&prefix, Default::default()).await {
+        if marked && let Err(error) = self.driver.delete(&prefix, Default::default()).await {
             return Err(self.unsure(&parent, name, error));
         }
         self.listing.forget_below(&prefix);
@@ -181,37 +189,40 @@ impl Fs {
         Ok(())
     }
 
-    /// Refuses a directory with anything in it, here or in the store.
-    pub(super) async fn require_empty(&self, directory: &Arc<Inode>) -> FsResult<()> {
+    /// Refuses a directory with anything in it, here or in the store. Whether it has a marker.
+    pub(super) async fn require_empty(&self, directory: &Arc<Inode>) -> FsResult<bool> {
         let not_empty = Err(FsError::plain(libc::ENOTEMPTY));
         if self.has_local(directory) {
             return not_empty;
         }
-        if self.has_entries(&directory.key()).await? {
-            return not_empty;
+        match self.contents(&directory.key()).await? {
+            Contents::Keys => not_empty,
+            Contents::Marker => Ok(true),
+            // Not every store lists the markers that it keeps.
+            Contents::Nothing => Ok(self.capabilities.directories_persist),
         }
-        Ok(())
     }
 
-    /// Whether keys other than its marker lie below a prefix.
-    async fn has_entries(&self, prefix: &Key) -> FsResult<bool> {
+    /// What lies below a prefix.
+    async fn contents(&self, prefix: &Key) -> FsResult<Contents> {
         let mut request = ListRequest {
             limit: 2,
             ..ListRequest::flat(prefix)
         };
+        let mut contents = Contents::Nothing;
         loop {
             let page = self.driver.list(request.clone()).await?;
-            let occupied = page.entries.iter().any(|entry| {
-                entry.key != *prefix
-                    || entry
-                        .object
-                        .as_ref()
-                        .is_some_and(|marker| marker.size != Some(0))
-            });
-            if occupied || page.next.is_none() {
-                return Ok(occupied);
+            for entry in page.entries {
+                let marker = entry.object.filter(|_| entry.key == *prefix);
+                if marker.is_none_or(|marker| marker.size != Some(0)) {
+                    return Ok(Contents::Keys);
+                }
+                contents = Contents::Marker;
             }
-            request.token = page.next;
+            match page.next {
+                None => return Ok(contents),
+                next => request.token = next,
+            }
         }
     }
 
@@ -274,9 +285,9 @@ impl Fs {
             let outcome = if directory.state().removed {
                 Ok(())
             } else {
-                match self.has_entries(&directory.key()).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => self.write_marker(&directory).await,
+                match self.contents(&directory.key()).await {
+                    Ok(Contents::Keys | Contents::Marker) => Ok(()),
+                    Ok(Contents::Nothing) => self.write_marker(&directory).await,
                     Err(error) => Err(error),
                 }
             };

@@ -131,7 +131,7 @@ async fn removing_a_tree_writes_no_markers() {
         mount.unlink(&format!("d/{name}")).await.unwrap();
     }
     mount.rmdir("d").await.unwrap();
-    assert_eq!(mount.cost(), "delete 21, list 1");
+    assert_eq!(mount.cost(), "delete 20, list 1");
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(world.keys().await.is_empty());
     assert_eq!(mount.cost(), "");

@@ -216,7 +216,7 @@ fn rm_r(place: &Place) {
     world.ls("tree");
     world.cost();
     world.sh("rm -r tree/d000");
-    assert_eq!(world.cost(), "delete 21, list 1");
+    assert_eq!(world.cost(), "delete 20, list 1");
 }
 
 fn find_20(place: &Place) {
