@@ -4,7 +4,7 @@ use crate::clock;
 use crate::config::StoreSettings;
 use crate::driver::{
     AttributeSupport, Attributes, Body, Capabilities, CopyOptions, Driver, ETag, Error, ErrorKind,
-    GetOptions, ListRequest, Precondition, PutOptions, Result, Strength,
+    GetOptions, ListRequest, Precondition, PutOptions, Removal, Result, Strength,
 };
 use crate::exit::{Exit, Failure};
 use crate::key::Key;
@@ -330,7 +330,8 @@ async fn remove(driver: &dyn Driver, keys: &[Key]) -> Result<()> {
         return Ok(());
     };
     for batch in keys.chunks(most.max(1)) {
-        for removed in driver.delete_many(batch).await? {
+        let batch: Vec<Removal> = batch.iter().cloned().map(Removal::from).collect();
+        for removed in driver.delete_many(&batch).await? {
             removed?;
         }
     }

@@ -118,9 +118,9 @@ pub trait Driver: Send + Sync + Debug + 'static {
         Err(Error::unsupported("set_attributes"))
     }
 
-    /// Removes many objects, unconditionally; one result for each key, in order.
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let _ = keys;
+    /// Removes many objects, each as `delete` does; one result for each, in order.
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        let _ = removals;
         Err(Error::unsupported("delete_many"))
     }
 

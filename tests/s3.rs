@@ -4,7 +4,7 @@
 use bucketfs::driver::s3::{Account, Bucket, StaticCredentials};
 use bucketfs::driver::{
     Attributes, Body, CommitId, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions,
-    GetOutcome, ListRequest, OpenOptions, Precondition, PutOptions, Strength,
+    GetOutcome, ListRequest, OpenOptions, Precondition, PutOptions, Removal, Strength,
 };
 use bucketfs::key::Key;
 use bytes::Bytes;
@@ -251,6 +251,7 @@ async fn awkward_keys() -> Outcome {
     let mut all: Vec<Key> = kept.into_iter().collect();
     all.push(Key::from("copy"));
     all.push(Key::from("never"));
+    let all: Vec<Removal> = all.into_iter().map(Removal::from).collect();
     for result in bucket.delete_many(&all).await? {
         result?;
     }
@@ -332,7 +333,8 @@ async fn paging() -> Outcome {
         assert_eq!(whole(request).await?, rest, "after {after}");
     }
     for part in keys.chunks(1000) {
-        for result in bucket.delete_many(part).await? {
+        let part: Vec<Removal> = part.iter().cloned().map(Removal::from).collect();
+        for result in bucket.delete_many(&part).await? {
             result?;
         }
     }

@@ -8,7 +8,7 @@ use super::{
     AttributeChange, AttributeSupport, Attributes, Body, Capabilities, Change, CommitId,
     CopyCapability, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
     ListRequest, Location, Object, ObjectInfo, OpenOptions, Opened, Page, Precondition, PutOptions,
-    Result, Space, Strength, Upload, UploadLimits,
+    Removal, Result, Space, Strength, Upload, UploadLimits,
 };
 use crate::clock;
 use crate::key::Key;
@@ -341,6 +341,7 @@ impl Driver for Memory {
             exchange: true,
             upload: Some(LIMITS),
             delete_many: Some(MAX_DELETE),
+            delete_many_condition: Strength::Atomic,
             watch: true,
             max_key: MAX_KEY,
             ..Capabilities::default()
@@ -551,25 +552,29 @@ impl Driver for Memory {
         Ok(info)
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        if keys.len() > MAX_DELETE {
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        if removals.len() > MAX_DELETE {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
                     "{} keys are more than the {MAX_DELETE} of one request",
-                    keys.len()
+                    removals.len()
                 ),
             )
             .during("delete_many"));
         }
         let mut state = self.0.state.write();
-        Ok(keys
-            .iter()
-            .map(|key| {
-                self.remove(&mut state, key);
-                Ok(())
-            })
-            .collect())
+        let remove = |Removal { key, if_match }: &Removal| {
+            let named = |error: Error| error.during("delete_many").on(key);
+            if let Some(etag) = if_match {
+                let there = state.objects.get(key).map(|stored| &stored.etag);
+                let condition = Precondition::IfMatch(etag.clone());
+                condition.check(there).map_err(named)?;
+            }
+            self.remove(&mut state, key);
+            Ok(())
+        };
+        Ok(removals.iter().map(remove).collect())
     }
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {

@@ -29,7 +29,7 @@ mod xml;
 use super::{
     AttributeSupport, Body, BucketInfo, Capabilities, CopyOptions, Driver, Error, ErrorKind,
     GetOptions, GetOutcome, ListRequest, Location, ObjectInfo, OpenOptions, Opened, Page,
-    Precondition, PutOptions, Result, Strength, Upload,
+    Precondition, PutOptions, Removal, Result, Strength, Upload,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -312,6 +312,7 @@ impl Driver for Bucket {
             commit_ids: true,
             copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
+            delete_many_condition: self.findings.delete_many_condition,
             upload: self
                 .findings
                 .upload
@@ -401,11 +402,12 @@ impl Driver for Bucket {
         self.copy_object(from, to, &options).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
         if !self.findings.delete_many {
             return Err(Error::unsupported("delete_many"));
         }
-        self.delete_objects(keys).await
+        self.delete_objects(removals, self.findings.delete_many_condition)
+            .await
     }
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {

@@ -209,6 +209,24 @@ pub struct PutOptions {
     pub base: Option<super::Body>,
 }
 
+/// An object to remove among others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Its key.
+    pub key: Key,
+    /// Only this version; another one, or none, is [`ErrorKind::Changed`].
+    pub if_match: Option<ETag>,
+}
+
+impl From<Key> for Removal {
+    fn from(key: Key) -> Self {
+        Removal {
+            key,
+            if_match: None,
+        }
+    }
+}
+
 /// How a copy or a rename is to happen.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CopyOptions {
@@ -358,6 +376,8 @@ pub struct Capabilities {
     pub upload: Option<UploadLimits>,
     /// `delete_many`, with the greatest number of keys of one request.
     pub delete_many: Option<usize>,
+    /// Strength of [`Removal::if_match`].
+    pub delete_many_condition: Strength,
     /// `versions`, and get by version id.
     pub versions: bool,
     /// `watch`.
@@ -394,6 +414,7 @@ impl Default for Capabilities {
             exchange: false,
             upload: None,
             delete_many: None,
+            delete_many_condition: Strength::None,
             versions: false,
             watch: false,
             find: false,

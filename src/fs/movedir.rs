@@ -11,8 +11,8 @@ use super::rename::Moved;
 use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
-    Body, CopyOptions, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Precondition,
-    PutOptions, Strength,
+    Body, CopyOptions, ETag, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Precondition,
+    PutOptions, Removal, Strength,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -21,6 +21,19 @@ use std::sync::Arc;
 
 /// Inodes by the keys of their objects.
 type KnownBelow = HashMap<Key, Arc<Inode>>;
+
+/// What has become of a key that is to be moved.
+enum Copied {
+    /// It is at its new place as well, with these facts where they are wanted.
+    There(Option<ObjectInfo>),
+    /// It is at its new place only.
+    Moved(ObjectInfo),
+}
+
+/// Whether somebody changed or removed what was to be moved.
+fn vanished(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed)
+}
 
 /// How many keys are moved at a time.
 const WIDTH: usize = 16;
@@ -103,8 +116,9 @@ impl Fs {
     /// Moves all keys below one prefix to another; the directory's own marker goes last.
     async fn move_keys(&self, old: &Key, new: &Key, known: &KnownBelow) -> FsResult<()> {
         for _ in 0..ROUNDS {
+            let began = clock::now();
             let mut markers = Vec::new();
-            let mut moved = 0u64;
+            let (mut whole, mut moved) = (true, 0);
             let mut request = ListRequest::flat(old);
             loop {
                 let page = self.driver.list(request.clone()).await?;
@@ -123,8 +137,8 @@ impl Fs {
                         files.push(entry);
                     }
                 }
-                moved += files.len() as u64;
-                self.move_entries(files, old, new, known).await?;
+                moved += files.len();
+                whole &= self.move_entries(files, old, new, known).await?;
                 request.token = page.next;
                 if request.token.is_none() {
                     break;
@@ -132,9 +146,13 @@ impl Fs {
             }
             // Deepest first, so that a directory is empty when its own marker goes.
             markers.sort_by(|a, b| b.key.cmp(&a.key));
-            moved += markers.len() as u64;
+            moved += markers.len();
             for marker in markers {
-                self.move_entries(vec![marker], old, new, known).await?;
+                whole &= self.move_entries(vec![marker], old, new, known).await?;
+            }
+            // What others put there within the time in which a name need not be seen is theirs.
+            if whole && clock::now() < began + self.metadata_ttl() {
+                return Ok(());
             }
             if moved == 0 {
                 return Ok(());
@@ -148,34 +166,66 @@ impl Fs {
         ))
     }
 
+    /// Moves keys: copies, and then deletes what they were copied from. Whether nothing was changed
+    /// or removed meanwhile, which the next listing would tell.
     async fn move_entries(
         &self,
         entries: Vec<ListEntry>,
         old: &Key,
         new: &Key,
         known: &KnownBelow,
-    ) -> FsResult<()> {
+    ) -> FsResult<bool> {
+        let count = entries.len();
+        let many = count > 1 && self.deletes_many();
         let mut results = futures::stream::iter(entries)
             .map(|entry| async move {
                 let Some(rest) = entry.key.strip_prefix(old) else {
-                    return Ok(());
+                    return Ok(None);
                 };
                 let to = new.join(rest.as_bytes());
-                let moved = self.move_key(&entry, &to).await?;
-                if let (Some(inode), Some(now)) = (known.get(&entry.key), moved) {
-                    self.follow(inode, entry.object.as_ref(), to, &now);
-                }
-                Ok(())
+                let copied = self.copy_key(&entry, &to).await?;
+                let removed = match &copied {
+                    Some(Copied::There(_)) if !many => self.remove_source(&entry).await?,
+                    Some(_) => true,
+                    None => false,
+                };
+                Ok(copied.filter(|_| removed).map(|copied| (entry, to, copied)))
             })
             .buffer_unordered(WIDTH);
         let mut failed: Option<Error> = None;
+        let mut moved = Vec::new();
         while let Some(result) = results.next().await {
-            if let Err(error) = result {
-                failed.get_or_insert(error);
+            match result {
+                Ok(one) => moved.extend(one),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        drop(results);
+        if many {
+            let gone = self.remove_sources(&moved).await;
+            let mut gone = gone.into_iter();
+            moved.retain(|_| match gone.next() {
+                Some(Ok(())) => true,
+                Some(Err(error)) if vanished(&error) => false,
+                Some(Err(error)) => {
+                    failed.get_or_insert(error);
+                    false
+                }
+                None => false,
+            });
+        }
+        let whole = moved.len() == count;
+        for (entry, to, copied) in moved {
+            if let (Some(inode), Copied::There(Some(now)) | Copied::Moved(now)) =
+                (known.get(&entry.key), &copied)
+            {
+                self.follow(inode, entry.object.as_ref(), to, now);
             }
         }
         match failed {
-            None => Ok(()),
+            None => Ok(whole),
             Some(error) => Err(FsError::new(
                 super::errno::errno(error.kind()),
                 format!("{error}; what could not be moved is still below {old:?}"),
@@ -183,15 +233,67 @@ impl Fs {
         }
     }
 
-    /// Moves one key. Gives the facts of the object at its new place; nothing if it was gone or
-    /// changed meanwhile, which the next listing tells.
-    async fn move_key(&self, entry: &ListEntry, to: &Key) -> Result<Option<ObjectInfo>, Error> {
-        let vanished =
-            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed);
+    /// Whether many keys can be deleted with each request, as safely as one.
+    fn deletes_many(&self) -> bool {
+        let claims = &self.capabilities;
+        claims.delete_many.is_some()
+            && claims.delete_many_condition >= claims.delete_condition
+            && !claims.rename
+    }
+
+    /// Deletes what was copied, many keys with each request; one result for each.
+    async fn remove_sources(&self, copied: &[(ListEntry, Key, Copied)]) -> Vec<Result<(), Error>> {
+        let most = self.capabilities.delete_many.unwrap_or(1).max(1);
+        let mut results = Vec::with_capacity(copied.len());
+        for batch in copied.chunks(most) {
+            let removals: Vec<Removal> = batch
+                .iter()
+                .map(|(entry, _, _)| Removal {
+                    if_match: self.source_version(entry),
+                    key: entry.key.clone(),
+                })
+                .collect();
+            match self.driver.delete_many(&removals).await {
+                Ok(gone) => results.extend(gone),
+                Err(error) => {
+                    results.push(Err(error));
+                    return results;
+                }
+            }
+        }
+        results
+    }
+
+    /// The version of a source that may be deleted, where the store holds that.
+    fn source_version(&self, entry: &ListEntry) -> Option<ETag> {
+        let marker = entry.key.as_bytes().ends_with(b"/");
+        let held = self.capabilities.delete_condition != Strength::None && !marker;
+        let info = entry.object.as_ref().filter(|_| held);
+        info.map(|info| info.etag.clone())
+    }
+
+    /// Deletes what was copied. Where it was written meanwhile both versions are kept, and the next
+    /// round meets the new one.
+    async fn remove_source(&self, entry: &ListEntry) -> Result<bool, Error> {
+        let precondition = self.source_version(entry).map(Precondition::IfMatch);
+        match self
+            .driver
+            .delete(&entry.key, precondition.unwrap_or_default())
+            .await
+        {
+            Ok(()) => Ok(true),
+            Err(error) if vanished(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies one key, or moves it where the store can. Nothing if it was gone or changed
+    /// meanwhile.
+    async fn copy_key(&self, entry: &ListEntry, to: &Key) -> Result<Option<Copied>, Error> {
         let info = entry.object.as_ref();
         let Some(info) = info.filter(|_| !entry.key.as_bytes().ends_with(b"/")) else {
-            self.move_marker(entry, to).await?;
-            return Ok(None);
+            let there = self.copy_marker(entry, to).await?;
+            return Ok(there.then_some(Copied::There(None)));
         };
         let destination = self.if_absent();
         let options = CopyOptions {
@@ -201,7 +303,7 @@ impl Fs {
         };
         if self.capabilities.rename {
             return match self.driver.rename(&entry.key, to, options).await {
-                Ok(moved) => Ok(Some(moved)),
+                Ok(moved) => Ok(Some(Copied::Moved(moved))),
                 Err(error) if vanished(&error) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -228,17 +330,7 @@ impl Fs {
                 }
             }
         };
-        let precondition = if self.capabilities.delete_condition == Strength::None {
-            Precondition::None
-        } else {
-            Precondition::IfMatch(info.etag.clone())
-        };
-        match self.driver.delete(&entry.key, precondition).await {
-            Ok(()) => Ok(Some(copied)),
-            // Written meanwhile: both versions are kept, the next round meets the new one.
-            Err(error) if vanished(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(Some(Copied::There(Some(copied))))
     }
 
     /// The object at `to` if it is a copy of the one at `from`: of an attempt before, whose answer
@@ -257,8 +349,8 @@ impl Fs {
         Ok(same.then_some(copy))
     }
 
-    /// Moves a marker. One that is there already is replaced.
-    async fn move_marker(&self, entry: &ListEntry, to: &Key) -> Result<(), Error> {
+    /// Copies a marker. One that is there already is replaced. Whether there was one to copy.
+    async fn copy_marker(&self, entry: &ListEntry, to: &Key) -> Result<bool, Error> {
         let empty = entry
             .object
             .as_ref()
@@ -282,10 +374,9 @@ impl Fs {
             _ => self.carry_marker(&entry.key, to).await,
         };
         match moved {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            moved => moved?,
-        };
-        self.driver.delete(&entry.key, Precondition::None).await
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            moved => moved.map(|_| true),
+        }
     }
 
     /// Lets a known inode follow its object to another key.

@@ -3,8 +3,8 @@
 
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, GetOptions,
-    GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions, Query, Result, Space,
-    Upload, VersionInfo,
+    GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions, Query, Removal, Result,
+    Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::layer::progress::Progress;
@@ -184,9 +184,10 @@ impl<P: Policy> Driver for Layered<P> {
         self.run(Operation::SetAttributes, Some(key), request).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let request = self.inner.delete_many(keys);
-        self.run(Operation::DeleteMany, keys.first(), request).await
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        let request = self.inner.delete_many(removals);
+        let first = removals.first().map(|removal| &removal.key);
+        self.run(Operation::DeleteMany, first, request).await
     }
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {

@@ -3,7 +3,7 @@
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Result, Space, Upload, VersionInfo,
+    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -154,11 +154,13 @@ impl Driver for Prefix {
         set.map_err(strip(&self.prefix))
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let full: Result<Vec<_>> = keys
-            .iter()
-            .map(|key| self.object("delete_many", key, ErrorKind::InvalidKey))
-            .collect();
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        let full = |removal: &Removal| {
+            let key = self.object("delete_many", &removal.key, ErrorKind::InvalidKey)?;
+            let if_match = removal.if_match.clone();
+            Ok(Removal { key, if_match })
+        };
+        let full: Result<Vec<_>> = removals.iter().map(full).collect();
         let strip = strip(&self.prefix);
         let results = self.inner.delete_many(&full?).await.map_err(&strip)?;
         let results = results.into_iter().map(|result| result.map_err(&strip));

@@ -3,7 +3,7 @@
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions,
-    Query, Result, Space, Strength, Upload, VersionInfo,
+    Query, Removal, Result, Space, Strength, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -43,6 +43,7 @@ impl Driver for ReadOnly {
             exchange: false,
             upload: None,
             delete_many: None,
+            delete_many_condition: Strength::None,
             create_bucket: false,
             ..self.0.capabilities()
         }
@@ -89,8 +90,8 @@ impl Driver for ReadOnly {
         refuse("set_attributes", Some(key))
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        refuse("delete_many", keys.first())
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        refuse("delete_many", removals.first().map(|removal| &removal.key))
     }
 
     async fn upload(&self, key: &Key, _: PutOptions) -> Result<Box<dyn Upload>> {

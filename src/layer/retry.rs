@@ -7,7 +7,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CommitId, CopyOptions, Driver, ETag,
     Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Result, Space, Upload, VersionInfo,
+    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::layer::progress::{self, Progress};
@@ -336,14 +336,15 @@ impl Driver for Retry {
         .await
     }
 
-    /// Only the keys that failed are sent again.
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
+    /// Only the keys that failed are sent again. A version that is gone by then has been removed.
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
         let mut attempts = Attempts::new(&self.shared);
         let mut results: Vec<Result<()>> = Vec::new();
-        let mut left: Vec<usize> = (0..keys.len()).collect();
+        let mut left: Vec<usize> = (0..removals.len()).collect();
         loop {
-            let batch: Vec<Key> = left.iter().map(|at| keys[*at].clone()).collect();
-            let answer = self.inner.delete_many(&batch).await.and_then(|answer| {
+            let again = attempts.failed > 0;
+            let batch: Vec<Removal> = left.iter().map(|at| removals[*at].clone()).collect();
+            let mut answer = self.inner.delete_many(&batch).await.and_then(|answer| {
                 if answer.len() == batch.len() {
                     return Ok(answer);
                 }
@@ -352,6 +353,16 @@ impl Driver for Retry {
                         .during("delete_many"),
                 )
             });
+            if let (true, Ok(results)) = (again, &mut answer) {
+                for (removal, result) in batch.iter().zip(results) {
+                    if matches!(result, Err(error) if error.kind() == ErrorKind::Changed) {
+                        let head = self.inner.head(&removal.key).await;
+                        if matches!(head, Err(error) if error.kind() == ErrorKind::NotFound) {
+                            *result = Ok(());
+                        }
+                    }
+                }
+            }
             match answer {
                 Err(error) if results.is_empty() => attempts.again(error, None).await?,
                 // The keys keep the errors that they had.
@@ -375,7 +386,7 @@ impl Driver for Retry {
             };
             let failed = Error::new(ErrorKind::Unavailable, "some keys were not deleted")
                 .during("delete_many")
-                .on(&keys[*first]);
+                .on(&removals[*first].key);
             if attempts.again(failed, None).await.is_err() {
                 return Ok(results);
             }

@@ -2,8 +2,8 @@
 
 use crate::fixture::{Fixture, cases, get, key, kind, list, names, pattern, put, read, text, when};
 use bucketfs::driver::{
-    Body, ErrorKind, GetOptions, GetOutcome, ListRequest, Precondition, PutOptions, Source,
-    Strength,
+    Body, ErrorKind, GetOptions, GetOutcome, ListRequest, Precondition, PutOptions, Removal,
+    Source, Strength,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,7 +16,8 @@ cases! {
     a_missing_key_is_not_found, what_is_put_is_read, etags_agree_everywhere,
     etags_change_with_the_bytes, ranges_are_exact, an_empty_object_is_an_object,
     get_honours_its_conditions, bodies_of_any_shape_arrive_whole, a_body_that_fails_changes_nothing,
-    delete_is_idempotent, delete_many_takes_missing_keys, a_reader_sees_one_version,
+    delete_is_idempotent, delete_many_takes_missing_keys,
+    delete_many_holds_a_condition_for_each_key, a_reader_sees_one_version,
     readers_and_writers_do_not_mix, a_dropped_put_leaves_nothing_half_written,
 }
 
@@ -254,12 +255,48 @@ async fn delete_many_takes_missing_keys(f: Fixture) {
         put(&f.a, name, "x").await;
     }
     let keys = [key("a"), key("missing"), key("b/c"), key("d/e/f")];
-    let results = f.a.delete_many(&keys).await.unwrap();
+    let removals = keys.clone().map(Removal::from);
+    let results = f.a.delete_many(&removals).await.unwrap();
     assert_eq!(results.len(), keys.len());
     for (key, result) in keys.iter().zip(results) {
         assert!(result.is_ok(), "{key:?}: {result:?}");
     }
     assert_eq!(names(&f.b, "").await, ["stays"]);
+}
+
+async fn delete_many_holds_a_condition_for_each_key(f: Fixture) {
+    let claims = f.capabilities();
+    if claims.delete_many.is_none() {
+        return f.skip("delete_many is not claimed");
+    }
+    let mut removals = Vec::new();
+    for (name, change) in [("a", false), ("b", true), ("c", false), ("none", true)] {
+        let etag = put(&f.a, name, "x").await.etag;
+        match (change, name) {
+            (true, "none") => f.b.delete(&key(name), Precondition::None).await.unwrap(),
+            (true, _) => drop(put(&f.b, name, "changed").await),
+            (false, _) => {}
+        }
+        let if_match = Some(etag);
+        removals.push(Removal {
+            key: key(name),
+            if_match,
+        });
+    }
+    let results = f.a.delete_many(&removals).await.unwrap();
+    let results = results.into_iter().map(|result| result.err());
+    let kinds: Vec<_> = results
+        .map(|error| error.map(|error| error.kind()))
+        .collect();
+    if claims.delete_many_condition == Strength::None {
+        assert_eq!(kinds, [Some(ErrorKind::Unsupported); 4]);
+        assert_eq!(names(&f.b, "").await, ["a", "b", "c"]);
+        return;
+    }
+    let lost = Some(ErrorKind::Changed);
+    assert_eq!(kinds, [None, lost, None, lost]);
+    assert_eq!(names(&f.b, "").await, ["b"]);
+    assert_eq!(text(&f.a, "b").await, "changed");
 }
 
 async fn a_reader_sees_one_version(f: Fixture) {

@@ -53,7 +53,7 @@ async fn unclaimed_capabilities_refuse(f: Fixture) {
         refusals.push(("set_attributes", kind(set)));
     }
     if capabilities.delete_many.is_none() {
-        let delete = f.a.delete_many(&[k.clone(), l.clone()]).await;
+        let delete = f.a.delete_many(&[k.clone().into(), l.clone().into()]).await;
         refusals.push(("delete_many", kind(delete)));
     }
     if capabilities.upload.is_none() {
@@ -197,7 +197,7 @@ async fn every_change_is_refused() {
         kind(driver.rename(&k, &new, CopyOptions::default()).await),
         kind(driver.exchange(&k, &l).await),
         kind(set.await),
-        kind(driver.delete_many(std::slice::from_ref(&k)).await),
+        kind(driver.delete_many(&[k.clone().into()]).await),
         kind(upload),
         kind(driver.create_bucket("b").await),
     ] {

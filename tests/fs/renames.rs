@@ -208,7 +208,7 @@ async fn a_directory_of_twenty_is_renamed_in_one_listing_and_its_copies() {
     mount.cost();
     mount.rename("d", "m").await.unwrap();
     let cost = mount.cost();
-    assert!(cost.starts_with("copy 20, delete 20"), "{cost}");
+    assert!(cost.starts_with("copy 20, delete_many 1"), "{cost}");
     assert_eq!(world.keys().await.len(), 20);
 }
 
@@ -269,7 +269,7 @@ async fn a_directorys_rename_survives_a_lost_reply() {
         mount.ls("d").await.unwrap();
         mount
             .fault
-            .set("copy:lost-reply@1,rename:lost-reply@1,delete:lost-reply@1")
+            .set("copy:lost-reply@1,rename:lost-reply@1,delete_many:lost-reply@1")
             .unwrap();
         mount.rename("d", "m").await.unwrap();
         assert_eq!(mount.ls("m").await.unwrap().len(), 5);

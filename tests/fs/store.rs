@@ -5,7 +5,7 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
     AttributeChange, AttributeSupport, Body, Capabilities, Change, CopyCapability, CopyOptions,
     Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page,
-    Precondition, PutOptions, Result, Strength, Upload,
+    Precondition, PutOptions, Removal, Result, Strength, Upload,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{Call, Operation, Policy};
@@ -50,7 +50,7 @@ impl Policy for Late {
         let answer = request.await;
         match call.operation {
             Operation::Head => drop(self.heads.lock().await),
-            Operation::Delete => drop(self.deletes.lock().await),
+            Operation::Delete | Operation::DeleteMany => drop(self.deletes.lock().await),
             Operation::List => drop(self.lists.lock().await),
             _ => {}
         }
@@ -107,6 +107,7 @@ impl Plain {
             set_attributes: false,
             special_files: false,
             delete_condition: Strength::None,
+            delete_many_condition: Strength::None,
             copy: None,
             ..store.capabilities
         };
@@ -223,6 +224,16 @@ impl Driver for Plain {
         precondition.require(self.capabilities.delete_condition, "delete")?;
         let precondition = self.condition(key, precondition).await?;
         self.memory.delete(key, precondition).await
+    }
+
+    async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        self.claims(self.capabilities.delete_many.is_some(), "delete_many")?;
+        let mut results = Vec::new();
+        for Removal { key, if_match } in removals {
+            let condition = if_match.clone().map(Precondition::IfMatch);
+            results.push(self.delete(key, condition.unwrap_or_default()).await);
+        }
+        Ok(results)
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {

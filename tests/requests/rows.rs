@@ -197,7 +197,7 @@ fn rename_directory(place: &Place) {
     world.ls("tree");
     world.cost();
     fs::rename(world.path("tree/d000"), world.path("tree/moved")).unwrap();
-    assert_eq!(world.cost(), "copy 20, delete 20, list 2");
+    assert_eq!(world.cost(), "batch 1, copy 20, list 1");
     assert_eq!(world.ls("tree/moved"), 20);
 }
 

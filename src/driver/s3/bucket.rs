@@ -4,8 +4,9 @@ use super::refusal::{Failed, Purpose, Refusal};
 use super::site::Query;
 use super::store::{Call, Outgoing, Store, Target};
 use super::{Bucket, meta, xml};
-use crate::driver::{BucketInfo, Error, ErrorKind, ListRequest, Page, Precondition, Result};
-use crate::key::Key;
+use crate::driver::{
+    BucketInfo, Error, ErrorKind, ListRequest, Page, Precondition, Removal, Result, Strength,
+};
 use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -62,27 +63,46 @@ impl Bucket {
         Ok(page)
     }
 
-    pub(super) async fn delete_objects(&self, keys: &[Key]) -> Result<Vec<Result<()>>> {
-        let mut results: Vec<Option<Result<()>>> = Vec::with_capacity(keys.len());
-        results.resize_with(keys.len(), || None);
-        let mut batch = Vec::with_capacity(keys.len().min(MOST));
-        for (at, key) in keys.iter().enumerate() {
+    /// Deletes keys, many with each request. The strength is that of conditions there.
+    pub(super) async fn delete_objects(
+        &self,
+        removals: &[Removal],
+        strength: Strength,
+    ) -> Result<Vec<Result<()>>> {
+        let mut results: Vec<Option<Result<()>>> = Vec::with_capacity(removals.len());
+        results.resize_with(removals.len(), || None);
+        let mut batch = Vec::with_capacity(removals.len().min(MOST));
+        for (at, Removal { key, if_match }) in removals.iter().enumerate() {
             let purpose = Purpose::of("delete_many", Some(key));
-            if let Err(error) = self.check_written_key(key, &purpose) {
+            let condition = if_match.clone().map(Precondition::IfMatch);
+            let condition = condition.unwrap_or_default();
+            let allowed = self.check_written_key(key, &purpose).and_then(|()| {
+                let held = condition.require(strength, "delete_many");
+                held.map_err(|error| purpose.name(error))
+            });
+            if let Err(error) = allowed {
                 results[at] = Some(Err(error));
             } else if xml::expressible(key) {
                 batch.push(at);
             } else {
-                results[at] = Some(self.delete_raw(key, &Precondition::None).await);
+                let held = condition.require(self.findings.delete, "delete_many");
+                results[at] = Some(match held {
+                    Ok(()) => self.delete_raw(key, &condition).await,
+                    Err(error) => Err(purpose.name(error)),
+                });
             }
         }
         for batch in batch.chunks(MOST) {
-            let mut failed = self.delete_batch(batch.iter().map(|at| &keys[*at])).await?;
+            let chosen = batch.iter().map(|at| &removals[*at]);
+            let mut failed = self.delete_batch(chosen).await?;
             for at in batch {
-                let key = &keys[*at];
+                let Removal { key, if_match } = &removals[*at];
                 let result = match key.to_str().and_then(|key| failed.remove(key)) {
-                    Some(refusal) if !refusal.object_missing() => {
-                        let purpose = Purpose::of("delete_many", Some(key));
+                    Some(refusal) if if_match.is_some() || !refusal.object_missing() => {
+                        let purpose = Purpose {
+                            missing: ErrorKind::Changed,
+                            ..Purpose::of("delete_many", Some(key))
+                        };
                         Err(purpose.error(Failed::Refused(refusal)))
                     }
                     _ => Ok(()),
@@ -99,10 +119,10 @@ impl Bucket {
     /// Deletes keys by one request; gives those that were refused.
     async fn delete_batch(
         &self,
-        keys: impl Iterator<Item = &Key>,
+        removals: impl Iterator<Item = &Removal>,
     ) -> Result<HashMap<String, Refusal>> {
         let purpose = Purpose::of("delete_many", None);
-        let document = Bytes::from(xml::delete(keys));
+        let document = Bytes::from(xml::delete(removals));
         let mut call = Call::new(Method::POST, b"");
         call.query = "delete=";
         // The request is refused without a digest of its body, and this one every server knows.

@@ -10,7 +10,7 @@ use super::Bucket;
 use crate::clock;
 use crate::driver::{
     Body, CopyCapability, CopyOptions, ETag, Error, ErrorKind, ObjectInfo, Precondition,
-    PutOptions, Result, Strength,
+    PutOptions, Removal, Result, Strength,
 };
 use crate::key::Key;
 use futures::future::join_all;
@@ -32,6 +32,8 @@ pub(super) struct Findings {
     pub copy: Option<CopyCapability>,
     /// Whether many keys can be deleted by one request.
     pub delete_many: bool,
+    /// Strength of the condition that each of those keys may have.
+    pub delete_many_condition: Strength,
     /// Whether objects can be sent in parts.
     pub upload: bool,
     /// Strength of the condition under which parts become an object; below atomic it is this
@@ -66,6 +68,7 @@ impl Findings {
         delete: Strength::None,
         copy: None,
         delete_many: false,
+        delete_many_condition: Strength::None,
         upload: false,
         complete: Strength::None,
         part_copy: false,
@@ -310,8 +313,14 @@ impl Probe<'_> {
             _ => findings.put.min(Strength::Checked),
         };
         findings.part_copy = uploads.part_copy;
-        let keys = [self.a.clone(), self.b.clone(), self.c.clone()];
-        findings.delete_many = match self.bucket.delete_objects(&keys).await {
+        // Where a single delete holds no condition, one of many does not either.
+        findings.delete_many_condition = match findings.delete {
+            Strength::None => Strength::None,
+            held => held.min(probe.batch().await?),
+        };
+        let keys = [self.a, self.b, self.c];
+        let all = keys.map(|key| Removal::from(key.clone()));
+        findings.delete_many = match self.bucket.delete_objects(&all, Strength::None).await {
             Ok(results) => results.iter().all(Result::is_ok),
             Err(_) => false,
         };
@@ -323,6 +332,31 @@ impl Probe<'_> {
             }
         }
         Ok(findings)
+    }
+
+    /// Tries the condition of a key among many: with a wrong etag the canary stays.
+    async fn batch(&self) -> Result<Strength> {
+        let etag = self.etag(self.a, None).await?;
+        for (etag, stays) in [
+            (ETag::new("0123456789abcdef0123456789abcdef"), true),
+            (etag, false),
+        ] {
+            let removal = Removal {
+                key: self.a.clone(),
+                if_match: Some(etag),
+            };
+            let removals = [removal];
+            let many = self.bucket.delete_objects(&removals, Strength::Atomic);
+            let lost = match many.await.as_deref() {
+                Ok([Ok(())]) => false,
+                Ok([Err(error)]) if error.kind() == ErrorKind::Changed => true,
+                Ok(_) | Err(_) => return Ok(Strength::None),
+            };
+            if lost != stays {
+                return Ok(Strength::None);
+            }
+        }
+        Ok(Strength::Atomic)
     }
 
     /// Whether a right checksum is taken and a wrong one refused.

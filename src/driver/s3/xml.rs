@@ -1,6 +1,8 @@
 //! The documents that the service sends, read event by event, and the one that it is sent.
 
-use crate::driver::{BucketInfo, ETag, Error, ErrorKind, ListEntry, ObjectInfo, Page, Result};
+use crate::driver::{
+    BucketInfo, ETag, Error, ErrorKind, ListEntry, ObjectInfo, Page, Removal, Result,
+};
 use crate::key::Key;
 use bytes::Bytes;
 use quick_xml::Reader;
@@ -511,14 +513,20 @@ fn escape(xml: &mut String, text: &str) {
 }
 
 /// The body of a DeleteObjects for keys that are [`expressible`].
-pub(super) fn delete<'a>(keys: impl Iterator<Item = &'a Key>) -> String {
+pub(super) fn delete<'a>(removals: impl Iterator<Item = &'a Removal>) -> String {
     let mut xml = String::from(
         "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>",
     );
-    for key in keys {
+    for removal in removals {
         xml.push_str("<Object><Key>");
-        escape(&mut xml, key.to_str().unwrap_or_default());
-        xml.push_str("</Key></Object>");
+        escape(&mut xml, removal.key.to_str().unwrap_or_default());
+        xml.push_str("</Key>");
+        if let Some(etag) = &removal.if_match {
+            xml.push_str("<ETag>");
+            escape(&mut xml, &format!("\"{}\"", etag.as_str()));
+            xml.push_str("</ETag>");
+        }
+        xml.push_str("</Object>");
     }
     xml.push_str("</Delete>");
     xml

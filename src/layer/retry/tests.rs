@@ -313,7 +313,11 @@ async fn only_the_keys_that_failed_are_deleted_again() {
         put(&f.memory, name, "x").await;
     }
     f.plan.set("delete_many:lost-reply@1").unwrap();
-    let results = f.driver.delete_many(&[key("a"), key("b")]).await.unwrap();
+    let results = f
+        .driver
+        .delete_many(&[key("a").into(), key("b").into()])
+        .await
+        .unwrap();
     assert!(results.iter().all(Result::is_ok));
     assert_eq!(f.stats.snapshot().count(Operation::DeleteMany), 2);
     assert!(f.memory.is_empty());

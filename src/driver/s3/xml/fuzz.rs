@@ -256,7 +256,8 @@ proptest! {
     fn keys_reach_a_document_unchanged(keys in proptest::collection::vec(keys(), 0..5)) {
         let keys: Vec<Key> = keys.into_iter().map(Key::from).filter(expressible).collect();
         let mut told = Vec::new();
-        read(delete(keys.iter()).as_bytes(), &["Delete"], |node| {
+        let removals: Vec<Removal> = keys.iter().cloned().map(Removal::from).collect();
+        read(delete(removals.iter()).as_bytes(), &["Delete"], |node| {
             if let Node::Leaf(b"Object", b"Key", text) = node {
                 told.push(Key::from(text.as_str()));
             }

@@ -155,7 +155,7 @@ fn uploads_are_read_and_parts_written() {
 #[test]
 fn keys_survive_the_way_into_a_document() {
     let key = Key::from("a<b>&\"'\r\n\t\u{85} ä");
-    let xml = delete([key.clone()].iter());
+    let xml = delete([Removal::from(key.clone())].iter());
     let mut got = None;
     read(xml.as_bytes(), &["Delete"], |node| {
         if let Node::Leaf(b"Object", b"Key", text) = node {
