@@ -58,6 +58,8 @@ enum Content {
     Ahead(Option<Box<Ahead>>, Body, u64),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
+    /// Behind a version of the same object, which is copied on the server.
+    Behind(Origin, Body),
 }
 
 impl Plan {
@@ -75,6 +77,7 @@ impl Plan {
             Content::Here(body) => body.len(),
             Content::Ahead(_, _, size) => *size,
             Content::There(origin) => origin.size,
+            Content::Behind(origin, rest) => origin.size + rest.len(),
         }
     }
 }
@@ -171,7 +174,9 @@ impl Fs {
                 self.keep_copy(inode).await?;
                 continue;
             }
-            if matches!(plan.content, Content::Ahead(..)) && !may_be_decided(error.kind()) {
+            let parts = matches!(plan.content, Content::Ahead(..) | Content::Behind(..));
+            if parts && !may_be_decided(error.kind()) {
+                inode.state().file.unjoined |= matches!(plan.content, Content::Behind(..));
                 log::debug!("sending all of {:?} again: {error}", plan.key);
                 continue;
             }
@@ -251,6 +256,11 @@ impl Fs {
         if let (None, Some(base)) = (&state.attributes, &state.file.base) {
             return Ok(Step::Head(state.key.clone(), base.clone()));
         }
+        let precondition = match &state.file.base {
+            _ if self.capabilities.put_condition == Strength::None => Precondition::None,
+            None => Precondition::IfAbsent,
+            Some(etag) => Precondition::IfMatch(etag.clone()),
+        };
         let mut content = Content::Here(Body::empty());
         let mut commits = state.file.next_commits();
         let attributes = self.stored_attributes(state);
@@ -263,6 +273,18 @@ impl Fs {
             match (foreign, stage.origin()) {
                 (Some(origin), _) if self.can_copy() && !missing.is_empty() => {
                     content = Content::There(origin);
+                }
+                (_, Some(origin))
+                    if !missing.is_empty()
+                        && origin.key == state.key
+                        && state.file.append_from == Some(origin.size)
+                        && !state.file.unjoined
+                        && upload::can_follow(&self.capabilities, origin.size, &precondition) =>
+                {
+                    let origin = origin.clone();
+                    let rest = stage.body(origin.size..stage.size())?;
+                    stage.mark();
+                    content = Content::Behind(origin, rest);
                 }
                 (_, Some(origin)) if !missing.is_empty() => {
                     let version = Version {
@@ -290,11 +312,6 @@ impl Fs {
             }
         }
         let id = commits[0];
-        let precondition = match &state.file.base {
-            _ if self.capabilities.put_condition == Strength::None => Precondition::None,
-            None => Precondition::IfAbsent,
-            Some(etag) => Precondition::IfMatch(etag.clone()),
-        };
         Ok(Step::Send(Box::new(Plan {
             key: state.key.clone(),
             content,
@@ -334,6 +351,10 @@ impl Fs {
             Content::Here(body) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
+            Content::Behind(origin, rest) => {
+                let before = (origin.etag.clone(), origin.size);
+                upload::follow(&self.driver, &plan.key, before, rest, plan.options.clone()).await
+            }
             Content::There(origin) => {
                 let options = CopyOptions {
                     source: Some(origin.etag.clone()),
@@ -370,6 +391,7 @@ impl Fs {
             state.file.commits.clone_from(&plan.options.commits);
             state.file.attempts.clear();
             state.file.aheads = 0;
+            state.file.unjoined = false;
             state.file.base = Some(info.etag.clone());
             state.file.version = Some(version);
             state.check(clock::now());
@@ -386,7 +408,9 @@ impl Fs {
             // What was copied here since is not the version that was sent, but the other object's.
             let sent = |stage: &Stage| match &plan.content {
                 Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),
-                Content::There(origin) => stage.origin() == Some(origin),
+                Content::There(origin) | Content::Behind(origin, _) => {
+                    stage.origin() == Some(origin)
+                }
             };
             if let Some(stage) = state.file.stage.as_mut().filter(|stage| sent(stage)) {
                 stage.rebase(Some(Origin {

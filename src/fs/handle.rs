@@ -10,6 +10,7 @@ use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{ErrorKind, GetOptions, GetOutcome};
+use crate::writeback::upload;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{MutexGuard, RwLockReadGuard};
@@ -102,7 +103,8 @@ impl Fs {
         if truncate && !writable && inode.state().executing > 0 {
             return Err(FsError::plain(libc::ETXTBSY));
         }
-        self.revalidate(&inode, truncate).await?;
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        self.revalidate(&inode, truncate, reads).await?;
         if truncate {
             self.truncate_open(&inode, uid)?;
         }
@@ -154,8 +156,9 @@ impl Fs {
     }
 
     /// Close-to-open: asks whether the inode's version is still the store's. An open that
-    /// truncates needs only to know a version to expect; everything else wants the first block.
-    async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool) -> FsResult<()> {
+    /// truncates needs only to know a version to expect; who only writes into a large file wants
+    /// its attributes, and everything else the first block.
+    async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool, reads: bool) -> FsResult<()> {
         let (version, cached, key) = {
             let state = inode.state();
             if state.superseded || state.away {
@@ -196,18 +199,34 @@ impl Fs {
                 .map(|version| version.etag.clone()),
             ..GetOptions::default()
         };
-        let object = match self.driver.get(&key, options).await {
-            Ok(GetOutcome::Unmodified) => {
+        let large = version
+            .as_ref()
+            .is_some_and(|version| !cached && version.size > upload::LARGE);
+        let asked = if large && !reads {
+            let info = self.driver.head(&key).await;
+            info.map(|info| Some((info, None)))
+        } else {
+            match self.driver.get(&key, options).await {
+                Ok(GetOutcome::Found(object)) => {
+                    let (info, data) = object.collect().await?;
+                    Ok(Some((info, Some(data))))
+                }
+                Ok(GetOutcome::Unmodified) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let (info, data) = match asked {
+            Ok(None) => {
                 inode.state().check(since);
                 return Ok(());
             }
-            Ok(GetOutcome::Found(object)) => object,
+            Ok(Some(told)) => told,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // A rename that is under way may have taken it elsewhere.
                 let ours = self.settled(inode).await;
                 if inode.key() != key {
                     drop(ours);
-                    return Box::pin(self.revalidate(inode, truncate)).await;
+                    return Box::pin(self.revalidate(inode, truncate, reads)).await;
                 }
                 if inode.state().checked > since {
                     return Ok(());
@@ -218,13 +237,15 @@ impl Fs {
             }
             Err(error) => return Err(error.into()),
         };
-        let (info, data) = object.collect().await?;
+        let held = data.as_ref().map_or(0, |data| data.len() as u64);
         let found = Arc::new(Version {
             key,
             etag: info.etag.clone(),
-            size: info.size.unwrap_or(data.len() as u64),
+            size: info.size.unwrap_or(held),
         });
-        self.fetcher.insert(&found, 0, data);
+        if let Some(data) = data {
+            self.fetcher.insert(&found, 0, data);
+        }
         let _ours = if inode.state().is_version(&info.etag) {
             None
         } else {

@@ -101,6 +101,8 @@ pub struct FileState {
     pub ahead: Option<Box<Ahead>>,
     /// How often something went ahead since the last commit.
     pub aheads: u32,
+    /// Whether the store has refused to join appended bytes to the version before them.
+    pub unjoined: bool,
     /// Whether a commit is due.
     pub dirty: bool,
     /// Counts changes, so that a commit knows whether more came while it ran.

@@ -4,7 +4,7 @@
 //! is held in memory for being sent: bodies are read piece by piece.
 
 use crate::driver::{
-    AttributeSupport, Body, Capabilities, Driver, Error, ErrorKind, ObjectInfo, Precondition,
+    AttributeSupport, Body, Capabilities, Driver, ETag, Error, ErrorKind, ObjectInfo, Precondition,
     PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
@@ -115,6 +115,64 @@ async fn send(
     upload.complete(precondition.clone()).await
 }
 
+/// Whether a version of this size can be followed by appended bytes without being sent again.
+pub fn can_follow(claims: &Capabilities, size: u64, precondition: &Precondition) -> bool {
+    let Some(limits) = claims.upload.filter(|limits| limits.part_copy) else {
+        return false;
+    };
+    let as_strong = *precondition == Precondition::None || limits.condition >= claims.put_condition;
+    as_strong && size >= PART.max(limits.min_part)
+}
+
+/// Puts bytes behind an unchanged version of the same object, which the store copies. A version
+/// that is gone is `Changed`.
+pub async fn follow(
+    driver: &Arc<dyn Driver>,
+    key: &Key,
+    before: (ETag, u64),
+    behind: &Body,
+    options: PutOptions,
+) -> Result<ObjectInfo> {
+    let (etag, size) = before;
+    let precondition = options.precondition.clone();
+    let upload = driver.upload(key, options).await?;
+    let limits = driver.capabilities().upload;
+    let most = limits.map_or(u64::MAX, |limits| limits.max_part);
+    // As equal as may be, so that none is too small.
+    let copies = size.div_ceil(most);
+    let part = size.div_ceil(copies);
+    let copy = stream::iter(0..copies)
+        .map(|index| {
+            let range = index * part..((index + 1) * part).min(size);
+            upload.copy_part(index as u32 + 1, key, range, etag.clone())
+        })
+        .buffer_unordered(WIDTH)
+        .try_collect::<()>();
+    let send = stream::iter(0..behind.len().div_ceil(PART))
+        .map(|index| {
+            let range = index * PART..(index + 1) * PART;
+            upload.part((copies + index) as u32 + 1, behind.slice(range))
+        })
+        .buffer_unordered(WIDTH)
+        .try_collect::<()>();
+    let copy = async {
+        copy.await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::Changed, error.message().to_owned())
+                .during("copy_part")
+                .on(key),
+            _ => error,
+        })
+    };
+    let sent = match futures::try_join!(copy, send) {
+        Ok(_) => upload.complete(precondition).await,
+        Err(error) => Err(error),
+    };
+    sent.map_err(|error| {
+        throw_away(upload);
+        collision(error, key)
+    })
+}
+
 /// The size of the parts in which files can go ahead of their commit; `None` where they cannot.
 /// What is told of an object beside its bytes is told when its upload begins, so attributes that
 /// change with every write must not be among it.
@@ -144,7 +202,7 @@ fn throw_away(upload: Box<dyn Upload>) {
 mod tests {
     use super::*;
     use crate::driver::memory::Memory;
-    use crate::driver::{ETag, GetOptions, UploadLimits};
+    use crate::driver::{GetOptions, UploadLimits};
     use crate::layer::{Layered, Operation, Stats};
     use bytes::Bytes;
 

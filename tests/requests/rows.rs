@@ -128,6 +128,7 @@ pub fn trials() -> Vec<Trial> {
         trial(&[], "stat_three_directories_deep", deep),
         trial(&[], "cat_again", cat_again),
         trial(&[], "append_to_32_mib", append_to_large),
+        trial(&[], "append_to_32_mib_behind_others", append_behind_others),
         trial(&[], "rename_a_directory_of_20", rename_directory),
         trial(&[], "rmdir", rmdir),
         trial(&[Program("rm")], "rm_r_of_20", rm_r),
@@ -188,8 +189,25 @@ fn append_to_large(place: &Place) {
     world.cost();
     append(&world.path("large"), b"tail");
     let counts = world.counts();
-    assert_eq!(counts.to_string(), "begin 1, complete 1, get 5, part 5");
+    assert_eq!(
+        counts.to_string(),
+        "begin 1, complete 1, head 1, part 1, part-copy 1"
+    );
+    assert_eq!((counts.received, counts.sent), (4, 0));
     assert!(world.stored("large").unwrap() == [&old[..], b"tail"].concat());
+}
+
+/// Who comes second appends behind the first.
+fn append_behind_others(place: &Place) {
+    let old = pattern(LARGE, 1);
+    let world = World::new(place, |objects| objects.put("large", old.clone()));
+    let path = world.path("large");
+    let mut file = fs::File::options().append(true).open(path).unwrap();
+    file.write_all(b"ours").unwrap();
+    let theirs = [&old[..], b"theirs"].concat();
+    world.put("large", theirs.clone());
+    file.sync_all().unwrap();
+    assert!(world.stored("large").unwrap() == [&theirs[..], b"ours"].concat());
 }
 
 fn rename_directory(place: &Place) {

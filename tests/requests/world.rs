@@ -67,6 +67,11 @@ impl<'a> World<'a> {
         self.counts().to_string()
     }
 
+    /// Puts an object behind the mount's back.
+    pub fn put(&self, key: &str, bytes: impl Into<bytes::Bytes>) {
+        self.server.with(|store| Objects(store).put(key, bytes));
+    }
+
     /// The bytes of an object.
     pub fn stored(&self, key: &str) -> Option<bytes::Bytes> {
         let get = |store: &mut Store| store.get(BUCKET, key, &Conditions::default());
