@@ -26,6 +26,8 @@ pub struct Handle {
     pub append: bool,
     /// The generation of the first change made through it whose fate it has not been told, or 0.
     untold: AtomicU64,
+    /// The last loss of the inode that it has been told, or that was before its open.
+    known: AtomicU64,
     /// Its close commits: it was opened for writing, or its open made or emptied the file.
     commits: bool,
     /// Opened by `execve`.
@@ -45,18 +47,21 @@ impl Handle {
     }
 
     /// The answer to a flush: also of a loss that another handle, or a later try in the
-    /// background, has met. Each handle that wrote a part of what was lost is told once, also
-    /// where it wrote the rest later: that follows the lost bytes.
+    /// background, has met. Each handle that wrote is told once, also where it wrote before and
+    /// after, or only after: that follows the lost bytes, and is not in the file that was opened.
     fn told(&self, result: FsResult<()>) -> FsResult<()> {
         let state = self.inode.state();
-        let untold = self.untold.load(Ordering::Relaxed);
-        match state.file.lost.as_deref() {
-            Some((upto, error)) if (1..=*upto).contains(&untold) => {
-                self.untold.store(0, Ordering::Relaxed);
-                return result.and(Err(error.clone()));
-            }
-            _ if result.is_ok() && !state.file.dirty => self.untold.store(0, Ordering::Relaxed),
-            _ => {}
+        let untold = self.untold.load(Ordering::Relaxed) != 0;
+        if let Some((upto, error)) = state.file.lost.as_deref()
+            && self.known.load(Ordering::Relaxed) < *upto
+            && (untold || result.is_err())
+        {
+            self.untold.store(0, Ordering::Relaxed);
+            self.known.store(*upto, Ordering::Relaxed);
+            return Err(error.clone());
+        }
+        if result.is_ok() && !state.file.dirty {
+            self.untold.store(0, Ordering::Relaxed);
         }
         result
     }
@@ -104,7 +109,12 @@ impl Fs {
             return Err(FsError::plain(libc::ETXTBSY));
         }
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let lost = inode.state().losses();
         self.revalidate(&inode, truncate, reads).await?;
+        // Meanwhile it may have become a conflict file: the name is another file's.
+        if inode.state().losses() != lost {
+            return Err(FsError::plain(libc::ESTALE));
+        }
         if truncate {
             self.truncate_open(&inode, uid)?;
         }
@@ -116,7 +126,7 @@ impl Fs {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let executes = flags & EXECUTES != 0;
         let number = self.next_handle();
-        let (commits, keep_cache, generation, pages) = {
+        let (commits, keep_cache, generation, known, pages) = {
             let mut state = inode.state();
             state.handles += 1;
             state.executing += u32::from(executes);
@@ -124,7 +134,14 @@ impl Fs {
             let commits = writable || changed;
             state.committing += u32::from(commits);
             let file = &state.file;
-            (commits, file.pages_valid, file.generation, file.pages_lost)
+            let known = state.losses();
+            (
+                commits,
+                file.pages_valid,
+                file.generation,
+                known,
+                file.pages_lost,
+            )
         };
         let truncated = flags & libc::O_TRUNC != 0;
         self.handles.lock().insert(
@@ -134,6 +151,7 @@ impl Fs {
                 writable,
                 append: flags & libc::O_APPEND != 0,
                 untold: AtomicU64::new(if truncated { generation } else { 0 }),
+                known: AtomicU64::new(known),
                 commits,
                 executes,
                 pages,

@@ -155,6 +155,11 @@ impl State {
         self.file.dirty || self.removed || self.superseded
     }
 
+    /// Up to which generation it has lost its bytes, or 0.
+    pub fn losses(&self) -> u64 {
+        self.file.lost.as_ref().map_or(0, |lost| lost.0)
+    }
+
     /// Whether what is known is the store's as of less than `ttl` ago.
     pub fn is_fresh(&self, ttl: Duration) -> bool {
         self.expired.is_none() && self.checked + ttl > clock::now()

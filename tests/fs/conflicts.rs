@@ -472,3 +472,43 @@ async fn what_a_mapping_stores_after_the_flush_is_committed_by_any_release() {
     assert_eq!(world.get("f").await.unwrap(), "page");
     mount.close(two).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_is_told_the_loss_of_what_it_wrote_after_another_handle_lost() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    let two = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "mi").unwrap();
+    world.put("f", "other").await;
+    assert_eq!(mount.flush(one).await, Err(libc::ESTALE));
+    // What this handle writes is in the conflict file, and not in the file that it opened.
+    mount.write(two, 2, "ne").unwrap();
+    assert_eq!(mount.close(two).await, Err(libc::ESTALE));
+    mount.close(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "other");
+    assert_eq!(world.conflicts("f").await, ["mine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_a_loss_overtakes_opens_what_has_the_name() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    world.put("f", "other").await;
+    mount.fault.set("get:delay=1s").unwrap();
+    let lose = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        mount.write(one, 0, "mine").unwrap();
+        assert_eq!(mount.flush(one).await, Err(libc::ESTALE));
+    };
+    let (two, ()) = tokio::join!(mount.open("f", WRITE), lose);
+    let two = two.unwrap();
+    mount.write(two, 0, "an").unwrap();
+    mount.close(two).await.unwrap();
+    mount.close(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "anher");
+    assert_eq!(world.conflicts("f").await, ["mine"]);
+}
