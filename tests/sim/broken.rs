@@ -1,6 +1,6 @@
-//! Drivers that are wrong in one way each: what shows that the checker can tell.
+//! Drivers, and mounts, that are wrong in one way each: what shows that the checker can tell.
 
-/// How a driver is broken.
+/// How a driver, or its mount, is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
     /// Puts and copies over a version that is expected are sent without the condition.
@@ -23,9 +23,13 @@ pub enum Break {
     TornRead,
     /// A page lacks its last entry.
     ShortListing,
+    /// The release of a handle commits whatever is dirty.
+    CommittingRelease,
+    /// A loss is told to nobody who has written since another handle was told one.
+    UntoldLoss,
 }
 
-/// Whether the checker finds a broken driver within a thousand seeds, and says why.
+/// Whether the checker finds what is broken within a thousand seeds, and says why.
 fn is_caught(broken: Break, why: &[&str]) {
     let caught = crate::search(0..1000, Some(broken), 1, |report| {
         let told = report.violations.iter();
@@ -89,4 +93,14 @@ fn a_mixture_of_versions_is_caught() {
 #[test]
 fn a_short_listing_is_caught() {
     is_caught(Break::ShortListing, &["in the end mount"]);
+}
+
+#[test]
+fn a_release_that_commits_is_caught() {
+    is_caught(Break::CommittingRelease, &["half written"]);
+}
+
+#[test]
+fn a_loss_that_is_not_told_is_caught() {
+    is_caught(Break::UntoldLoss, &["stood beside its name only"]);
 }

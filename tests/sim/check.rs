@@ -1,5 +1,6 @@
 //! Judges a history against what is promised.
 
+use crate::handles::is_name;
 use crate::history::{Line, Op, What, line_set, lines, show};
 use crate::mount::Mount;
 use crate::store::{Mutation, Store, Time};
@@ -62,14 +63,16 @@ struct Span {
     bytes: Option<Bytes>,
 }
 
-struct Checker<'a> {
-    report: &'a Report,
+pub struct Checker<'a> {
+    pub report: &'a Report,
     /// What each key has been, in order.
     spans: BTreeMap<String, Vec<Span>>,
     /// When each line first was in the store.
     applied: BTreeMap<Line, Time>,
+    /// When each line first was in a file that is no conflict file.
+    pub named: BTreeMap<Line, Time>,
     authors: BTreeMap<Line, usize>,
-    violations: Vec<String>,
+    pub violations: Vec<String>,
 }
 
 /// What is wrong with a history.
@@ -77,6 +80,8 @@ pub fn history(report: &Report) -> Vec<String> {
     let mut checker = Checker::new(report);
     checker.nothing_is_there_twice();
     checker.what_is_acknowledged_is_there();
+    checker.what_is_acknowledged_has_its_name();
+    checker.no_version_is_torn();
     checker.what_failed_is_kept();
     checker.nothing_is_destroyed_unseen();
     checker.what_is_read_was_there();
@@ -87,7 +92,7 @@ pub fn history(report: &Report) -> Vec<String> {
 impl<'a> Checker<'a> {
     fn new(report: &'a Report) -> Checker<'a> {
         let mut spans: BTreeMap<String, Vec<Span>> = BTreeMap::new();
-        let mut applied = BTreeMap::new();
+        let (mut applied, mut named) = (BTreeMap::new(), BTreeMap::new());
         for mutation in &report.log {
             let chain = spans.entry(mutation.key.to_string()).or_default();
             if chain.is_empty() {
@@ -107,6 +112,9 @@ impl<'a> Checker<'a> {
             });
             for line in mutation.after.iter().flat_map(|after| lines(after)) {
                 applied.entry(line).or_insert(mutation.at);
+                if is_name(&mutation.key.to_string()) {
+                    named.entry(line).or_insert(mutation.at);
+                }
             }
         }
         let mut authors = BTreeMap::new();
@@ -119,6 +127,7 @@ impl<'a> Checker<'a> {
             report,
             spans,
             applied,
+            named,
             authors,
             violations: Vec::new(),
         }
@@ -146,7 +155,7 @@ impl<'a> Checker<'a> {
 
     /// Whether something else of the same mount may have taken away what an operation wrote, from
     /// its beginning until a time.
-    fn taken_away_here(&self, number: usize, until: Time) -> bool {
+    pub fn taken_away_here(&self, number: usize, until: Time) -> bool {
         let op = &self.report.ops[number];
         self.report.ops.iter().enumerate().any(|(other, by)| {
             other != number
@@ -178,7 +187,9 @@ impl<'a> Checker<'a> {
     /// Every acknowledged line was in the store when it was acknowledged.
     fn what_is_acknowledged_is_there(&mut self) {
         for (number, op) in self.report.ops.iter().enumerate() {
-            for (count, at) in &op.acknowledged {
+            // What follows lost bytes may be kept outside of the store.
+            let owed = op.lost.unwrap_or(op.acknowledged.len());
+            for (count, at) in &op.acknowledged[..owed] {
                 for line in &op.wrote[..*count] {
                     let there = self.applied.get(line).is_some_and(|applied| applied <= at);
                     if there || (!self.alone() && self.taken_away_here(number, *at)) {
@@ -200,7 +211,8 @@ impl<'a> Checker<'a> {
             kept.extend(lines(file));
         }
         for (number, op) in self.report.ops.iter().enumerate() {
-            if self.report.died.contains_key(&op.mount) {
+            let gave_up = op.what == What::Lock && op.closing.is_some();
+            if gave_up || self.report.died.contains_key(&op.mount) {
                 continue;
             }
             for line in &op.wrote {
@@ -355,7 +367,8 @@ impl<'a> Checker<'a> {
                 return Err("nobody there was writing, or may replace it");
             }
         }
-        if self.alone() && writers.iter().all(|op| !op.what.destroys()) {
+        let adding = self.alone() && writers.iter().all(|op| !op.what.destroys());
+        if adding && !self.has_unsent(mutation.by, mutation.at, mutation.at) {
             return Err("they were only adding to it");
         }
         let knew = writers

@@ -44,6 +44,8 @@ pub enum What {
     Rewrite,
     /// Writes a line somewhere.
     Patch,
+    /// Writes lines where nobody else does, through one of several handles.
+    Share,
     /// Cuts by path.
     Truncate,
     Read,
@@ -71,6 +73,7 @@ impl What {
             What::Append
                 | What::Exclusive
                 | What::Rewrite
+                | What::Share
                 | What::Read
                 | What::Stat
                 | What::List
@@ -80,7 +83,7 @@ impl What {
 
     /// Whether it takes bytes away that others of its mount have staged.
     pub fn overwrites(self) -> bool {
-        self.destroys() || self == What::Rewrite
+        self.destroys() || matches!(self, What::Rewrite | What::Exclusive)
     }
 }
 
@@ -103,8 +106,12 @@ pub struct Op {
     pub outcome: Option<Result<(), i32>>,
     /// The lines whose writes succeeded.
     pub wrote: Vec<Line>,
+    /// How many of them there were at each flush.
+    pub flushed: Vec<usize>,
     /// How many of them were acknowledged, and when.
     pub acknowledged: Vec<(usize, Time)>,
+    /// How many acknowledgments there were when it was first told that it had lost a race.
+    pub lost: Option<usize>,
     pub read: Option<Vec<u8>>,
     pub size: Option<u64>,
     /// It runs while its process has a lock.
@@ -173,7 +180,9 @@ impl History {
             end: None,
             outcome: None,
             wrote: Vec::new(),
+            flushed: Vec::new(),
             acknowledged: Vec::new(),
+            lost: None,
             read: None,
             size: None,
             locked: false,

@@ -1,5 +1,5 @@
 //! A mount with its layers, as a kernel uses it: names are looked up, counted and forgotten, an
-//! ESTALE of open is tried again, close is flush and release.
+//! ESTALE of open is tried again, close is answered after the flush and released some time later.
 
 use crate::broken::Break;
 use crate::store::{Client, Store};
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 pub const CALLER: Caller = Caller { uid: 7, gid: 8 };
 
@@ -37,7 +38,21 @@ impl KernelNotify for Kernel {
 pub struct Mount {
     pub fs: Arc<Fs>,
     pub number: usize,
+    store: Store,
+    broken: Option<Break>,
     counted: Mutex<BTreeMap<u64, u64>>,
+    /// Nobody waits for these; they end with the mount.
+    releases: Mutex<JoinSet<()>>,
+    losses: Mutex<Losses>,
+}
+
+/// What a mount that tells too little remembers: how many writes there were at each handle's last
+/// one, and at the last loss that one of them was told.
+#[derive(Debug, Default)]
+struct Losses {
+    writes: u64,
+    last: BTreeMap<u64, u64>,
+    told: u64,
 }
 
 impl Mount {
@@ -90,7 +105,11 @@ impl Mount {
         Mount {
             fs: Fs::new(driver, options, Arc::new(Kernel)).unwrap(),
             number,
+            store: store.clone(),
+            broken,
             counted: Mutex::default(),
+            releases: Mutex::default(),
+            losses: Mutex::default(),
         }
     }
 
@@ -152,6 +171,11 @@ impl Mount {
     }
 
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Outcome<()> {
+        let mut losses = self.losses.lock();
+        losses.writes += 1;
+        let number = losses.writes;
+        losses.last.insert(handle, number);
+        drop(losses);
         errno(self.fs.write(handle, offset, data, CALLER.uid, false)).map(drop)
     }
 
@@ -160,11 +184,46 @@ impl Mount {
     }
 
     pub async fn flush(&self, handle: u64) -> Outcome<()> {
-        errno(self.fs.flush(handle).await)
+        let flushed = errno(self.fs.flush(handle).await);
+        self.tell(handle, flushed)
     }
 
-    pub async fn release(&self, handle: u64) {
-        let _ = self.fs.release(handle).await;
+    pub async fn fsync(&self, handle: u64) -> Outcome<()> {
+        let synced = errno(self.fs.fsync(handle).await);
+        self.tell(handle, synced)
+    }
+
+    fn tell(&self, handle: u64, result: Outcome<()>) -> Outcome<()> {
+        if !matches!(result, Err(libc::ESTALE | libc::EEXIST)) {
+            return result;
+        }
+        let mut losses = self.losses.lock();
+        let after = losses.last.get(&handle).copied() > Some(losses.told) && losses.told > 0;
+        losses.told = losses.writes;
+        match self.broken {
+            Some(Break::UntoldLoss) if after => Ok(()),
+            _ => result,
+        }
+    }
+
+    pub async fn close(&self, handle: u64) -> Outcome<()> {
+        let closed = self.flush(handle).await;
+        self.release(handle);
+        closed
+    }
+
+    /// The last close of a handle: the kernel sends it when it comes to it.
+    fn release(&self, handle: u64) {
+        let (fs, late, broken) = (self.fs.clone(), self.store.lateness(), self.broken);
+        let mut releases = self.releases.lock();
+        while releases.try_join_next().is_some() {}
+        releases.spawn(async move {
+            tokio::time::sleep(late).await;
+            if broken == Some(Break::CommittingRelease) {
+                let _ = fs.flush(handle).await;
+            }
+            let _ = fs.release(handle).await;
+        });
     }
 
     pub async fn stat(&self, path: &str) -> Outcome<u64> {
@@ -224,7 +283,7 @@ impl Mount {
     pub async fn cat(&self, path: &str) -> Outcome<Vec<u8>> {
         let handle = self.open(path, libc::O_RDONLY).await?;
         let content = self.read(handle, 0, 16 << 20).await;
-        self.release(handle).await;
+        self.close(handle).await?;
         content
     }
 

@@ -12,6 +12,7 @@ const DIRS: [&str; 3] = ["d", "e", "d/x"];
 const LOCKS: [&str; 2] = ["x.lock", "d/.#a"];
 const LOG: &str = "log";
 const COUNTER: &str = "counter";
+const SHARED: &str = "shared";
 
 const REPLACE: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
 const APPEND: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND;
@@ -72,24 +73,44 @@ impl Process {
         Ok(())
     }
 
-    async fn flush(&self, op: usize, handle: u64) -> Outcome<()> {
-        let count = self.history.with(op, |op| op.wrote.len());
-        self.mount.flush(handle).await?;
+    /// Whatever acknowledges what a handle has written.
+    async fn acknowledge(
+        &self,
+        op: usize,
+        answer: impl Future<Output = Outcome<()>>,
+    ) -> Outcome<()> {
+        let count = self.history.with(op, |op| {
+            op.flushed.push(op.wrote.len());
+            op.wrote.len()
+        });
+        let answer = answer.await;
         let at = self.store.now();
-        self.history
-            .with(op, |op| op.acknowledged.push((count, at)));
-        Ok(())
+        self.history.with(op, |op| match answer {
+            Ok(()) => op.acknowledged.push((count, at)),
+            Err(libc::ESTALE | libc::EEXIST) => {
+                op.lost.get_or_insert(op.acknowledged.len());
+            }
+            Err(_) => {}
+        });
+        answer
+    }
+
+    /// An fsync, or a close of a duplicate.
+    async fn flush(&mut self, op: usize, handle: u64) -> Outcome<()> {
+        if self.random.bool() {
+            self.acknowledge(op, self.mount.fsync(handle)).await
+        } else {
+            self.acknowledge(op, self.mount.flush(handle)).await
+        }
     }
 
     async fn close(&self, op: usize, handle: u64) -> Outcome<()> {
-        let closed = self.flush(op, handle).await;
-        self.mount.release(handle).await;
-        closed
+        self.acknowledge(op, self.mount.close(handle)).await
     }
 
     /// One operation.
     pub async fn step(&mut self) {
-        let _ = match self.random.u32(..32) {
+        let _ = match self.random.u32(..36) {
             0..5 => self.save().await,
             5..9 => self.append().await,
             9 => self.exclusive().await,
@@ -104,6 +125,7 @@ impl Process {
             26..28 => self.rename(What::NoReplace).await,
             28 => self.mkdir().await,
             29 => self.rmdir().await,
+            30..34 => self.share().await,
             _ => self.lock().await,
         };
         if self.random.u32(..8) == 0 {
@@ -129,11 +151,17 @@ impl Process {
             data.resize(LONG, b'a' + (number % 26) as u8);
         }
         let mut wrote = self.write(op, handle, 0, &data, number);
-        if wrote.is_ok() && self.random.u32(..4) == 0 {
-            wrote = self.flush(op, handle).await;
+        let mut at = data.len() as u64;
+        for _ in 0..[0, 0, 1, 3][self.random.usize(..4)] {
+            if self.random.bool() {
+                self.pause(300).await;
+            }
+            if self.random.u32(..4) == 0 {
+                wrote = wrote.and(self.flush(op, handle).await);
+            }
             let number = self.history.fresh();
-            let at = data.len() as u64;
             let more = self.write(op, handle, at, line(number).as_bytes(), number);
+            at += LINE as u64;
             wrote = wrote.and(more);
         }
         let closed = self.close(op, handle).await;
@@ -212,6 +240,50 @@ impl Process {
         self.end(op, outcome.and(closed))
     }
 
+    /// Has several handles of one file, which write in turns.
+    async fn share(&mut self) -> Outcome<()> {
+        let mut open: Vec<(usize, u64, Outcome<()>)> = Vec::new();
+        for _ in 0..self.random.u32(3..10) {
+            let what = self.random.u32(..8);
+            if open.is_empty() || (what == 0 && open.len() < 3) {
+                let op = self.begin(What::Share, SHARED);
+                let flags = libc::O_RDWR | libc::O_CREAT;
+                match self.mount.open(SHARED, flags).await {
+                    Ok(handle) => {
+                        self.opened(op);
+                        open.push((op, handle, Ok(())));
+                    }
+                    Err(error) => drop(self.end(op, Err(error))),
+                }
+                continue;
+            }
+            let index = self.random.usize(..open.len());
+            let (op, handle, outcome) = open[index];
+            match what {
+                0..2 => {
+                    let closed = self.close(op, handle).await;
+                    let _ = self.end(op, outcome.and(closed));
+                    let _ = open.remove(index);
+                }
+                2 => open[index].2 = outcome.and(self.flush(op, handle).await),
+                _ => {
+                    let number = self.history.fresh();
+                    let at = u64::from(number) * LINE as u64;
+                    let wrote = self.write(op, handle, at, line(number).as_bytes(), number);
+                    open[index].2 = outcome.and(wrote);
+                }
+            }
+            if self.random.bool() {
+                self.pause(200).await;
+            }
+        }
+        for (op, handle, outcome) in open {
+            let closed = self.close(op, handle).await;
+            let _ = self.end(op, outcome.and(closed));
+        }
+        Ok(())
+    }
+
     async fn patch(&mut self) -> Outcome<()> {
         let name = self.pick(&NAMES);
         let op = self.begin(What::Patch, name);
@@ -236,8 +308,9 @@ impl Process {
     }
 
     async fn read(&mut self) -> Outcome<()> {
-        let name = match self.random.u32(..4) {
-            0 => LOG,
+        let name = match self.random.u32(..8) {
+            0..2 => LOG,
+            2 => SHARED,
             _ => self.pick(&NAMES),
         };
         let op = self.begin(What::Read, name);
@@ -256,7 +329,7 @@ impl Process {
             }
             self.pause(150).await;
         };
-        self.mount.release(handle).await;
+        let outcome = outcome.and(self.mount.close(handle).await);
         if outcome.is_ok() {
             self.history.with(op, |op| op.read = Some(content));
         }

@@ -103,6 +103,13 @@ impl Store {
         self.0.lock().now()
     }
 
+    /// How long after a close its release comes.
+    pub fn lateness(&self) -> Duration {
+        let random = &mut self.0.lock().random;
+        let most = [1, 3, 100, 1000][random.usize(..4)];
+        Duration::from_micros(random.u64(..most * 1000))
+    }
+
     /// All keys with their bytes.
     pub fn content(&self) -> BTreeMap<Key, Bytes> {
         let state = self.0.lock();
