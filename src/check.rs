@@ -36,11 +36,19 @@ pub fn run(
         // A check must reach stores without conditions too: that is what it is to tell.
         let mut settings = settings.clone();
         settings.open.unsafe_writes = true;
-        let driver = mount::open(&settings).await?.driver;
+        let stack = mount::open(&settings).await?;
+        let driver = stack.driver;
         say(format!("{} answers", settings.location));
-        let checked = match clean {
-            true => clean_up(&*driver, say).await,
-            false => check(&*driver, settings.open.read_only, say).await,
+        let checked = match (stack.shows_buckets, clean) {
+            (true, true) => {
+                return Err(Failure::usage(format!(
+                    "--clean is for one bucket at a time; name it, as in {}BUCKET",
+                    settings.location
+                )));
+            }
+            (true, false) => list_buckets(&*driver, say).await,
+            (false, true) => clean_up(&*driver, say).await,
+            (false, false) => check(&*driver, settings.open.read_only, say).await,
         };
         checked.map_err(|error| {
             let failure = Failure::from(&error);
@@ -49,6 +57,20 @@ pub fn run(
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// Tells the buckets of a store, and whether each may be listed.
+async fn list_buckets(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
+    for bucket in driver.buckets().await? {
+        let mut request = ListRequest::directory(&Key::from(format!("{}/", bucket.name)));
+        request.limit = 2;
+        say(match driver.list(request).await {
+            Ok(_) => format!("{}: works", bucket.name),
+            Err(error) => format!("{}: {error}", bucket.name),
+        });
+    }
+    say("nothing was written: name a bucket to try out its conditions".into());
+    Ok(Exit::Ok)
 }
 
 /// Tells what a driver claims, and tries it unless `read_only`.

@@ -56,6 +56,8 @@ pub struct StoreSettings {
     pub concurrency: usize,
     /// Faults to inject.
     pub fault: Option<String>,
+    /// Whether buckets of a whole store may be made and removed.
+    pub create_buckets: bool,
     /// How much is logged.
     pub log_level: LevelFilter,
 }
@@ -292,6 +294,7 @@ impl Values {
             retries: self.parse("retries", values::number)?,
             concurrency,
             fault: self.text("fault")?,
+            create_buckets: self.switch("create-buckets")?,
             log_level,
         })
     }

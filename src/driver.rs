@@ -174,6 +174,12 @@ pub trait Driver: Send + Sync + Debug + 'static {
         Err(Error::unsupported("create_bucket"))
     }
 
+    /// Removes a bucket that is empty; one that is not is `Exists`.
+    async fn delete_bucket(&self, name: &str) -> Result<()> {
+        let _ = name;
+        Err(Error::unsupported("delete_bucket"))
+    }
+
     /// Makes sure that what was written to `key` survives a power cut of this machine. Stores that
     /// acknowledge only what is durable have nothing to do; a missing key is fine.
     async fn sync(&self, key: &Key) -> Result<()> {

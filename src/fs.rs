@@ -34,6 +34,7 @@ mod remove;
 mod rename;
 mod status;
 mod target;
+mod top;
 mod walk;
 mod watch;
 
@@ -64,7 +65,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-/// The directory of bucketfs' own objects, at the top of the mount; it never shows.
+/// The directory of bucketfs' own objects, at the top of each bucket; it never shows.
 const HIDDEN: &[u8] = b".bucketfs";
 
 /// How often what is due is looked for.
@@ -95,11 +96,26 @@ pub enum Consistency {
     Ttl,
 }
 
+/// What is at the top of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Top {
+    /// What one bucket holds.
+    #[default]
+    Bucket,
+    /// Buckets, and nothing else.
+    Buckets {
+        /// Whether `mkdir` and `rmdir` make and remove them.
+        may_make: bool,
+    },
+}
+
 /// Settings of a mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct FsOptions {
     /// What is mounted: the URL without secrets.
     pub name: String,
+    /// What is at the top.
+    pub top: Top,
     /// Owner of objects that store none.
     pub uid: u32,
     /// Group of objects that store none.

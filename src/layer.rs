@@ -2,7 +2,7 @@
 //! know. [`stack`] puts them in the one order that is right:
 //!
 //! ```text
-//! driver <- fault <- stats <- deadline <- limit <- retry <- prefix <- read-only <- caller
+//! driver <- fault <- stats <- deadline <- limit <- retry <- buckets <- prefix <- read-only <- caller
 //! ```
 //!
 //! - *fault* stands for the store, so everything above it must cope with what it does.
@@ -12,8 +12,10 @@
 //! - *limit* is below *retry*, so that a request that waits for its next attempt holds no place.
 //! - *retry* sees the store's keys; *prefix* and *read-only* decide what the caller sees, and
 //!   cost nothing below.
+//! - *buckets* is there when a whole store was opened: each bucket comes with the layers below.
 
 mod around;
+mod buckets;
 mod deadline;
 mod fault;
 mod limit;
@@ -24,6 +26,7 @@ mod retry;
 mod stats;
 
 pub use around::{Call, Layered, Operation, Policy};
+pub use buckets::Buckets;
 pub use deadline::Deadline;
 pub use fault::FaultPlan;
 pub use limit::Limit;
@@ -50,6 +53,8 @@ pub struct LayerOptions {
     pub prefix: Key,
     /// Refuse every change.
     pub read_only: bool,
+    /// Let buckets of a whole store be made and removed.
+    pub create_buckets: bool,
     /// Faults to inject, as [`FaultPlan::parse`] reads them.
     pub fault: Option<String>,
 }
@@ -62,6 +67,7 @@ impl Default for LayerOptions {
             concurrency: 64,
             prefix: Key::empty(),
             read_only: false,
+            create_buckets: false,
             fault: None,
         }
     }
@@ -76,6 +82,8 @@ pub struct Stack {
     pub stats: Arc<Stats>,
     /// The faults that are injected, when the options name any.
     pub fault: Option<Arc<FaultPlan>>,
+    /// Whether the top of it shows the buckets of a store.
+    pub shows_buckets: bool,
 }
 
 /// Puts the layers over an open store. Fails when the fault specification is malformed.
@@ -100,6 +108,9 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
             ..RetryOptions::default()
         },
     ));
+    if opened.is_store {
+        driver = Arc::new(Buckets::new(driver, options.create_buckets));
+    }
     let prefix = opened.prefix.join(options.prefix.as_bytes());
     if !prefix.is_empty() {
         driver = Arc::new(Prefix::new(driver, prefix));
@@ -111,6 +122,7 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
         driver,
         stats,
         fault,
+        shows_buckets: opened.is_store,
     })
 }
 
@@ -125,6 +137,7 @@ mod tests {
         let opened = Opened {
             driver: Arc::new(memory.clone()),
             prefix: "p/".into(),
+            is_store: false,
         };
         (memory, opened)
     }

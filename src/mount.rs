@@ -16,7 +16,7 @@ pub use session::{KernelOptions, Session};
 use crate::config::{Settings, StoreSettings};
 use crate::driver;
 use crate::exit::{Exit, Failure};
-use crate::fs::{DrainReport, FsOptions};
+use crate::fs::{DrainReport, FsOptions, Top};
 use crate::layer::{self, LayerOptions, Stack};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +55,18 @@ pub async fn open(settings: &StoreSettings) -> Result<Stack, Failure> {
         }
     };
     let mut opened = opened;
+    let shown = &settings.location;
+    if opened.is_store && !settings.prefix.is_empty() {
+        return Err(Failure::usage(format!(
+            "--prefix is a part of one bucket; write it like {shown}BUCKET --prefix {}",
+            settings.prefix
+        )));
+    }
+    if settings.create_buckets && !opened.is_store {
+        return Err(Failure::usage(format!(
+            "--create-buckets is for mounts of all buckets, like s3://; {shown} is one"
+        )));
+    }
     if !opened.prefix.is_empty() && !opened.prefix.as_bytes().ends_with(b"/") {
         opened.prefix = opened.prefix.join("/");
     }
@@ -64,6 +76,7 @@ pub async fn open(settings: &StoreSettings) -> Result<Stack, Failure> {
         concurrency: settings.concurrency,
         prefix: settings.prefix.clone(),
         read_only: settings.open.read_only,
+        create_buckets: settings.create_buckets,
         fault: settings.fault.clone(),
     };
     layer::stack(opened, &options).map_err(|error| Failure::from(&error))
@@ -78,6 +91,7 @@ pub fn fs_options(
 ) -> FsOptions {
     FsOptions {
         name: settings.store.name(),
+        top: Top::Bucket,
         uid: settings.uid,
         gid: settings.gid,
         file_mode: settings.file_mode,

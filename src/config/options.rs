@@ -115,6 +115,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     value(Group::Writing, "staging-dir", "DIR", "(below the user's cache directory)", "Directory for bytes that are not sent yet"),
     value(Group::Writing, "staging-size", "SIZE", "4G", "Largest file that can be written; its bytes wait on the local disk until they are sent"),
     value(Group::Writing, "state-dir", "DIR", "(below the user's state directory)", "Directory where bytes are kept that no store would take, and the log"),
+    switch(Group::Writing, "create-buckets", "Let mkdir and rmdir make and remove buckets, where all of them are mounted"),
     switch(Group::Writing, "unsafe-writes", "Write even where the store has no conditional writes: another writer's bytes may be lost"),
 
     OptionSpec { short: Some('f'), ..switch(Group::Daemon, "foreground", "Stay in the foreground; log to stderr or the journal") },

@@ -64,6 +64,7 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     Ok(Opened {
         driver: Arc::new(Local(Arc::new(store))),
         prefix: key,
+        is_store: false,
     })
 }
 

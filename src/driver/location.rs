@@ -151,10 +151,12 @@ impl Encryption {
 /// An open store.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    /// The bucket.
+    /// The bucket, or the store.
     pub driver: Arc<dyn Driver>,
     /// The part of it that the URL names.
     pub prefix: Key,
+    /// Whether the driver is a whole store, which has buckets and no keys of its own.
+    pub is_store: bool,
 }
 
 /// An entry of the registry.

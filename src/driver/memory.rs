@@ -72,6 +72,7 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     Ok(Opened {
         driver: Arc::new(memory),
         prefix: Key::empty(),
+        is_store: false,
     })
 }
 

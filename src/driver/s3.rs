@@ -7,6 +7,7 @@
 //! What other tools stored with an object comes with its attributes: the media type and the user
 //! metadata. Attributes of files are not kept yet.
 
+mod account;
 mod bucket;
 mod connect;
 mod copy;
@@ -35,6 +36,7 @@ use crate::key::Key;
 use async_trait::async_trait;
 use probe::Findings;
 use refusal::Purpose;
+use site::Site;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -43,7 +45,8 @@ use store::{Store, Target};
 /// The URL scheme.
 pub const SCHEME: &str = "s3";
 /// What `bucketfs drivers` says.
-pub const ABOUT: &str = "s3://BUCKET[/PREFIX]  Amazon S3 and what speaks its protocol";
+pub const ABOUT: &str =
+    "s3://BUCKET[/PREFIX] or s3:// for all buckets  Amazon S3 and what speaks its protocol";
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 1024;
@@ -53,19 +56,28 @@ const MAX_OBJECT: u64 = 5 << 30;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens the store: finds credentials, sees that the bucket is there, and tries out its
-/// conditions, unless nothing is to be written.
+/// conditions, unless nothing is to be written. Without a bucket it sees that the account's can be
+/// listed.
 pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     let (bucket, prefix) = parse(&location)?;
     let account = Account::configure(&options, None).await?;
-    let driver = account.open(&bucket, &prefix).await?;
+    let is_store = bucket.is_none();
+    let driver: Arc<dyn Driver> = match bucket {
+        Some(bucket) => Arc::new(account.open(&bucket, &prefix).await?),
+        None => {
+            account.greet().await?;
+            Arc::new(account)
+        }
+    };
     Ok(Opened {
-        driver: Arc::new(driver),
+        driver,
         prefix,
+        is_store,
     })
 }
 
-/// The bucket and the prefix that a URL names.
-fn parse(location: &Location) -> Result<(String, Key)> {
+/// The bucket, if any, and the prefix that a URL names.
+fn parse(location: &Location) -> Result<(Option<String>, Key)> {
     let wrong = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, why));
     let url = location.url();
     location.parameters(&[])?;
@@ -82,13 +94,12 @@ fn parse(location: &Location) -> Result<(String, Key)> {
             "the URL names a bucket, not a server: write s3://BUCKET and give the server with --endpoint-url",
         );
     }
-    if location.host().is_empty() {
-        return wrong(
-            "name a bucket, as in s3://BUCKET: all buckets of an account cannot be mounted yet",
-        );
-    }
-    let bucket = bucket::check_name(location.host())?.to_owned();
     let mut prefix = location.path();
+    let bucket = match location.host() {
+        "" if prefix.is_empty() => return Ok((None, Key::empty())),
+        "" => return wrong("name the bucket before the prefix, as in s3://BUCKET/PREFIX"),
+        name => bucket::check_name(name)?.to_owned(),
+    };
     if prefix.last().is_some_and(|last| *last != b'/') {
         prefix.push(b'/');
     }
@@ -96,7 +107,7 @@ fn parse(location: &Location) -> Result<(String, Key)> {
     if prefix.to_str().is_none() {
         return wrong("the prefix is not UTF-8, which keys must be");
     }
-    Ok((bucket, prefix))
+    Ok((Some(bucket), prefix))
 }
 
 /// Credentials given by hand instead of found. `Debug` does not show them.
@@ -150,25 +161,53 @@ impl Account {
         self.store.create_bucket(name).await
     }
 
-    /// Opens a bucket for what lies below `prefix`: sees that it is there and may be listed, and
-    /// tries out its conditions unless the options say that nothing is written.
-    pub async fn open(&self, bucket: &str, prefix: &Key) -> Result<Bucket> {
-        let mut bucket = Bucket {
+    /// A bucket of which this is known so far. Nothing is sent.
+    fn at(&self, bucket: &str, findings: Findings) -> Result<Bucket> {
+        Ok(Bucket {
             target: Arc::new(Target::new(
                 Some(bucket::check_name(bucket)?),
                 self.store.site.clone(),
             )),
             account: self.clone(),
             store: self.store.clone(),
-            findings: Findings::NOTHING,
-        };
-        let open = async {
+            findings,
+        })
+    }
+
+    /// Sees that the service knows these credentials. Who may not list buckets may yet name them.
+    async fn greet(&self) -> Result<()> {
+        let site = &self.store.site;
+        self.patiently(async {
+            match self.store.buckets().await {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    log::warn!(
+                        "these credentials may not list the buckets at {site}; those that they may use can be named: {}",
+                        error.message()
+                    );
+                    Ok(())
+                }
+                Err(error) => Err(estranged(error, site)),
+            }
+        })
+        .await
+    }
+
+    /// Opens a bucket for what lies below `prefix`: sees that it is there and may be listed, and
+    /// tries out its conditions unless the options say that nothing is written.
+    pub async fn open(&self, bucket: &str, prefix: &Key) -> Result<Bucket> {
+        let mut bucket = self.at(bucket, Findings::NOTHING)?;
+        self.patiently(async {
             bucket.check(prefix).await?;
             if !self.options.read_only {
                 bucket.findings = bucket.explore(prefix).await?;
             }
             Ok(bucket)
-        };
+        })
+        .await
+    }
+
+    async fn patiently<T>(&self, open: impl Future<Output = Result<T>>) -> Result<T> {
         match tokio::time::timeout(2 * PATIENCE, open).await {
             Ok(result) => result.map_err(|error: Error| error.during("open")),
             Err(_) => Err(Error::new(
@@ -230,11 +269,7 @@ impl Bucket {
             ErrorKind::Denied => {
                 format!("these credentials may not list the bucket {bucket:?} at {site}: {why}")
             }
-            ErrorKind::Corrupt => {
-                format!("{site} does not answer like S3 ({why}); is the endpoint right?")
-            }
-            ErrorKind::Unavailable => format!("{site} cannot answer now ({why}); try again later"),
-            _ => why.to_owned(),
+            _ => return Err(estranged(error, &site)),
         };
         Err(Error::new(error.kind(), why).retry(error.retryable()))
     }
@@ -440,15 +475,8 @@ impl Driver for Bucket {
 
     async fn bucket(&self, name: &str) -> Result<Arc<dyn Driver>> {
         // Conditions are the server's, so what was found out in one bucket holds in all.
-        let other = Bucket {
-            store: self.store.clone(),
-            account: self.account.clone(),
-            target: Arc::new(Target::new(
-                Some(bucket::check_name(name)?),
-                (*self.target.site()).clone(),
-            )),
-            findings: self.findings.clone(),
-        };
+        let other = self.account.at(name, self.findings.clone())?;
+        other.target.move_to((*self.target.site()).clone());
         other
             .check(&Key::empty())
             .await
@@ -462,4 +490,24 @@ impl Driver for Bucket {
         }
         self.store.create_bucket(name).await
     }
+
+    async fn delete_bucket(&self, name: &str) -> Result<()> {
+        if self.account.options.read_only {
+            return Err(Error::unsupported("delete_bucket"));
+        }
+        self.store.delete_bucket(name).await
+    }
+}
+
+/// An answer of a service that is not what S3 answers.
+fn estranged(error: Error, site: &Site) -> Error {
+    let why = error.message();
+    let why = match error.kind() {
+        ErrorKind::Corrupt => {
+            format!("{site} does not answer like S3 ({why}); is the endpoint right?")
+        }
+        ErrorKind::Unavailable => format!("{site} cannot answer now ({why}); try again later"),
+        _ => why.to_owned(),
+    };
+    Error::new(error.kind(), why).retry(error.retryable())
 }

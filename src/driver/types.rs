@@ -386,7 +386,7 @@ pub struct Capabilities {
     pub find: bool,
     /// `buckets`.
     pub buckets: bool,
-    /// `create_bucket`.
+    /// `create_bucket` and `delete_bucket`.
     pub create_bucket: bool,
     /// Whether keys must be UTF-8.
     pub utf8_keys: bool,

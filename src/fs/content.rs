@@ -430,6 +430,7 @@ impl Fs {
         if target.append {
             return Err(FsError::plain(libc::EBADF));
         }
+        self.require_one_bucket(&source.inode, &target.inode)?;
         if from.1 == 0 && to.1 == 0 && self.capabilities.copy.is_some() {
             let version = {
                 let state = source.inode.state();

@@ -1,10 +1,10 @@
 //! Names to inodes: what a name in a directory is, by cache or by request, and the inode for it.
 
+use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
-use super::inode::{Held, Inode, Place, ROOT};
+use super::inode::{Held, Inode, Place};
 use super::target::{Form, Found, Seen, Target};
-use super::{Fs, HIDDEN};
 use crate::cache::content::Version;
 use crate::cache::listing::{Known, Marker};
 use crate::clock::{self, Instant};
@@ -58,11 +58,6 @@ impl Fs {
             return Err(FsError::plain(libc::ENOENT));
         }
         Ok(inode)
-    }
-
-    /// Whether a name is one of ours that never shows.
-    pub(super) fn is_hidden(&self, directory: &Inode, name: &[u8]) -> bool {
-        directory.ino == ROOT && name == HIDDEN
     }
 
     /// How long what is known of a name may be believed.

@@ -171,6 +171,7 @@ impl Fs {
         if directory.kind != Kind::Directory {
             return Err(FsError::plain(libc::ENOTDIR));
         }
+        self.require_below_top(&parent, name, true)?;
         let _turns = take_turns(&parent, &directory).await;
         if !directory.is_at(&parent, name) {
             return Err(FsError::plain(libc::ENOENT));

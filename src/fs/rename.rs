@@ -36,6 +36,8 @@ impl Fs {
         }
         let old = self.live_directory(from.0)?;
         let new = self.live_directory(to.0)?;
+        self.require_no_bucket(&old, from.1)?;
+        self.require_one_bucket(&old, &new)?;
         let source = self
             .hold(&old, from.1)
             .await?

@@ -40,7 +40,8 @@ operations! {
     Rename "rename", Exchange "exchange", SetAttributes "set_attributes",
     DeleteMany "delete_many", Upload "upload", Part "part", CopyPart "copy_part",
     Complete "complete", Abort "abort", AbandonUploads "abandon_uploads", Versions "versions", Watch "watch", Find "find",
-    Buckets "buckets", Bucket "bucket", CreateBucket "create_bucket", Sync "sync", Space "space",
+    Buckets "buckets", Bucket "bucket", CreateBucket "create_bucket",
+    DeleteBucket "delete_bucket", Sync "sync", Space "space",
 }
 
 /// A request on its way through a [`Layered`].
@@ -237,6 +238,11 @@ impl<P: Policy> Driver for Layered<P> {
     async fn create_bucket(&self, name: &str) -> Result<()> {
         let request = self.inner.create_bucket(name);
         self.run(Operation::CreateBucket, None, request).await
+    }
+
+    async fn delete_bucket(&self, name: &str) -> Result<()> {
+        let request = self.inner.delete_bucket(name);
+        self.run(Operation::DeleteBucket, None, request).await
     }
 
     async fn sync(&self, key: &Key) -> Result<()> {

@@ -226,6 +226,10 @@ impl Driver for Prefix {
         self.inner.create_bucket(name).await
     }
 
+    async fn delete_bucket(&self, name: &str) -> Result<()> {
+        self.inner.delete_bucket(name).await
+    }
+
     async fn sync(&self, key: &Key) -> Result<()> {
         let sync = self.inner.sync(&self.full(key)).await;
         sync.map_err(strip(&self.prefix))

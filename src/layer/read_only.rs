@@ -126,6 +126,10 @@ impl Driver for ReadOnly {
         refuse("create_bucket", None)
     }
 
+    async fn delete_bucket(&self, _: &str) -> Result<()> {
+        refuse("delete_bucket", None)
+    }
+
     async fn sync(&self, key: &Key) -> Result<()> {
         self.0.sync(key).await
     }

@@ -437,6 +437,10 @@ impl Driver for Retry {
         self.retry(|_| self.inner.create_bucket(name)).await
     }
 
+    async fn delete_bucket(&self, name: &str) -> Result<()> {
+        self.retry(|_| self.inner.delete_bucket(name)).await
+    }
+
     async fn sync(&self, key: &Key) -> Result<()> {
         self.retry(|_| self.inner.sync(key)).await
     }

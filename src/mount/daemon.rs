@@ -10,7 +10,7 @@ use super::watchdog::Watchdog;
 use super::{notify, point};
 use crate::config::Settings;
 use crate::exit::{Exit, Failure};
-use crate::fs::DrainReport;
+use crate::fs::{DrainReport, Top};
 use crate::layer::Stack;
 use crate::{clock, logging};
 use ready::{Ready, Side};
@@ -246,13 +246,23 @@ fn mounted(
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
-    let Stack { driver, stats, .. } = runtime.block_on(super::open(&settings.store))?;
-    let options = super::fs_options(
+    let Stack {
+        driver,
+        stats,
+        shows_buckets,
+        ..
+    } = runtime.block_on(super::open(&settings.store))?;
+    let mut options = super::fs_options(
         settings,
         holdings.staging.path.clone(),
         holdings.state.clone(),
         holdings.cache.as_ref().map(|cache| cache.path.clone()),
     );
+    if shows_buckets {
+        options.top = Top::Buckets {
+            may_make: settings.store.create_buckets,
+        };
+    }
     // Signals are heard before the mount is there: none of them may leave it behind.
     let signals = {
         let _inside = runtime.enter();

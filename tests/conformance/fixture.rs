@@ -183,7 +183,13 @@ pub fn stores() -> Vec<Store> {
             };
             move |driver| {
                 let prefix = Key::empty();
-                stack(Opened { driver, prefix }, &options).unwrap().driver
+                let is_store = false;
+                let opened = Opened {
+                    driver,
+                    prefix,
+                    is_store,
+                };
+                stack(opened, &options).unwrap().driver
             }
         };
         stores.push(store.under("stack", whole(None)));

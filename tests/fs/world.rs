@@ -6,7 +6,7 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{Driver, GetOptions, ListRequest, PutOptions};
 use bucketfs::fs::{
     Attr, Caller, Consistency, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify,
-    Listed, Lookup, Opened, ROOT, SetAttr,
+    Listed, Lookup, Opened, ROOT, SetAttr, Top,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{FaultPlan, Layered, Retry, RetryOptions, Stats};
@@ -38,6 +38,7 @@ fn errno<T>(result: FsResult<T>) -> Outcome<T> {
 pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
     FsOptions {
         name: "memory:".into(),
+        top: Top::Bucket,
         uid: 1,
         gid: 2,
         file_mode: 0o644,

@@ -6,7 +6,7 @@ use crate::store::{Client, Store};
 use bucketfs::driver::Opened as Open;
 use bucketfs::fs::{
     Caller, Consistency, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify, Kind,
-    Lookup, ROOT, SetAttr,
+    Lookup, ROOT, SetAttr, Top,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{LayerOptions, stack};
@@ -75,6 +75,7 @@ impl Mount {
         let opened = Open {
             driver: Arc::new(client),
             prefix: Key::empty(),
+            is_store: false,
         };
         let layers = LayerOptions {
             deadline: Duration::from_secs(5),
@@ -83,6 +84,7 @@ impl Mount {
         };
         let options = FsOptions {
             name: "sim:".into(),
+            top: Top::Bucket,
             uid: 1,
             gid: 2,
             file_mode: 0o644,

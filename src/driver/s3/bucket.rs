@@ -188,6 +188,16 @@ impl Store {
             .map(|_| ())
             .map_err(|failed| purpose.error(failed))
     }
+
+    /// Removes a bucket that is empty.
+    pub async fn delete_bucket(&self, name: &str) -> Result<()> {
+        let purpose = Purpose::of("delete_bucket", None);
+        let target = Target::new(Some(check_name(name)?), self.site.clone());
+        self.ask(&target, &Call::new(Method::DELETE, b""))
+            .await
+            .map(|_| ())
+            .map_err(|failed| purpose.error(failed))
+    }
 }
 
 /// Refuses what can be no bucket's name anywhere.

@@ -122,7 +122,9 @@ impl Refusal {
             ("NoSuchBucket" | "NoSuchUpload", _) => (K::NotFound, false),
             ("PreconditionFailed", _) => (lost, false),
             ("ConditionalRequestConflict", _) => (lost, true),
-            ("BucketAlreadyExists" | "BucketAlreadyOwnedByYou", _) => (K::Exists, false),
+            ("BucketAlreadyExists" | "BucketAlreadyOwnedByYou" | "BucketNotEmpty", _) => {
+                (K::Exists, false)
+            }
             (
                 "InvalidAccessKeyId"
                 | "SignatureDoesNotMatch"

@@ -487,20 +487,22 @@ async fn nothing_secret_is_shown() {
 #[test]
 fn urls_name_a_bucket_and_a_prefix() {
     for (url, bucket, prefix) in [
-        ("s3://b", "b", ""),
-        ("s3://b/", "b", ""),
-        ("s3://My_bucket.x/a/b", "My_bucket.x", "a/b/"),
-        ("s3://b/a%20%23/", "b", "a #/"),
-        ("s3://b//a", "b", "/a/"),
+        ("s3://", None, ""),
+        ("s3:///", None, ""),
+        ("s3://b", Some("b"), ""),
+        ("s3://b/", Some("b"), ""),
+        ("s3://My_bucket.x/a/b", Some("My_bucket.x"), "a/b/"),
+        ("s3://b/a%20%23/", Some("b"), "a #/"),
+        ("s3://b//a", Some("b"), "/a/"),
     ] {
         let location = Location::parse(url).expect(url);
         assert_eq!(
             parse(&location).expect(url),
-            (bucket.into(), Key::from(prefix))
+            (bucket.map(str::to_owned), Key::from(prefix))
         );
     }
     for url in [
-        "s3://",
+        "s3:///a",
         "s3:b",
         "s3://b:80",
         "s3://me:pw@b",
