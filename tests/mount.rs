@@ -10,6 +10,8 @@
 
 #[path = "mount/access.rs"]
 mod access;
+#[path = "mount/buckets.rs"]
+mod buckets;
 #[path = "mount/crashes.rs"]
 mod crashes;
 #[path = "mount/faults.rs"]
@@ -28,6 +30,10 @@ mod limits;
 mod maps;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/network.rs"]
+mod network;
+#[path = "mount/proxy.rs"]
+mod proxy;
 #[path = "mount/regression.rs"]
 mod regression;
 #[path = "mount/versions.rs"]
@@ -44,10 +50,12 @@ fn main() {
     trials.extend(maps::trials());
     trials.extend(names::trials());
     trials.extend(faults::trials());
+    trials.extend(buckets::trials());
     trials.extend(crashes::trials());
     trials.extend(life::trials());
     trials.extend(limits::trials());
     trials.extend(access::trials());
+    trials.extend(network::trials());
     trials.extend(regression::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();

@@ -4,7 +4,7 @@ use super::say;
 use super::status::time;
 use crate::control;
 use crate::exit::{Exit, Failure};
-use crate::fs::FsStatus;
+use crate::fs::{ErrorRecord, FsStatus};
 use crate::mount::point::{self, MountLine};
 use std::path::Path;
 
@@ -47,7 +47,9 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
     };
     let status = control::status(&listed.socket)?.fs;
     let inside = point::below(&path, &mount.path).unwrap_or_default();
-    say(remembered(&status, &String::from_utf8_lossy(&inside))
+    let inside = String::from_utf8_lossy(&inside);
+    say(remembered(&status, &inside)
+        .or_else(|| not_made(&status, &inside))
         .unwrap_or_else(|| "no error recorded".into()));
     Ok(Exit::Ok)
 }
@@ -80,21 +82,35 @@ fn remembered(status: &FsStatus, path: &str) -> Option<String> {
                 conflict.kept_as
             ))
         }
-        (Some(error), _) => Some(format!(
-            "{}: {} failed: {} ({})",
-            time(error.time),
-            error.operation,
-            error.message,
-            error.errno
-        )),
+        (Some(error), _) => Some(told(error)),
         (None, _) => None,
     }
+}
+
+fn told(error: &ErrorRecord) -> String {
+    format!(
+        "{}: {} failed: {} ({})",
+        time(error.time),
+        error.operation,
+        error.message,
+        error.errno
+    )
+}
+
+/// Why a name is not there: what its directory was told when it was to be made.
+fn not_made(status: &FsStatus, path: &str) -> Option<String> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let begin = format!("{name:?} in ");
+    let same = |other: &str| other.trim_matches('/') == parent.trim_matches('/');
+    let mut errors = status.errors.iter().rev();
+    let error = errors.find(|error| same(&error.path) && error.message.starts_with(&begin))?;
+    Some(told(error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::{ConflictRecord, ErrorRecord};
+    use crate::fs::ConflictRecord;
 
     #[test]
     fn the_latest_is_remembered() {

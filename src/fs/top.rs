@@ -67,7 +67,10 @@ impl Fs {
         let name = String::from_utf8_lossy(name);
         Err(FsError::new(
             libc::EPERM,
-            format!("{name:?}: a bucket keeps its name; make another one and move what is in it"),
+            format!(
+                "{name:?} in {:?}: a bucket keeps its name; make another one and move what is in it",
+                directory.path()
+            ),
         ))
     }
 }

@@ -9,7 +9,8 @@ use bucketfs::driver::{
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{
-    Deadline, FaultPlan, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions, Stats, stack,
+    Buckets, Deadline, FaultPlan, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions, Stats,
+    stack,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, LocalBoxFuture};
@@ -167,12 +168,13 @@ pub fn stores() -> Vec<Store> {
         .map(|driver| match driver.scheme {
             "memory" => memory(),
             "file" => Store::new("file", file),
-            "s3" => s3(),
+            "s3" => s3(Shown::Bucket),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
         })
         .collect();
+    stores.push(s3(Shown::Buckets));
     let plain = stores.clone();
     for store in plain {
         let whole = |spec: Option<&str>| {
@@ -286,15 +288,28 @@ const MOTO: &[(&str, &str)] = &[
     ),
 ];
 
+/// How a bucket is reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// By its name.
+    Bucket,
+    /// As a directory among all buckets.
+    Buckets,
+}
+
 /// A prefix of its own in the bucket `conformance`, which is made when it is missing. With moto a
 /// bucket of its own: it fails listings while others write to the same bucket.
-fn s3() -> Store {
+fn s3(shown: Shown) -> Store {
+    let name = match shown {
+        Shown::Bucket => "s3",
+        Shown::Buckets => "buckets(s3)",
+    };
     let environment = (std::env::var(ENDPOINT).ok(), std::env::var(SECRET).ok());
     let (Some(endpoint), Some(secret)) = environment else {
         let missing = format!("needs a server: scripts/servers/minio, and {ENDPOINT}");
         return Store {
             missing: Some(missing),
-            ..Store::new("s3", || async { Err(Error::unsupported("open")) })
+            ..Store::new(name, || async { Err(Error::unsupported("open")) })
         };
     };
     let (known, own): (&[_], bool) = match std::env::var(SERVER).unwrap_or_default().as_str() {
@@ -302,7 +317,7 @@ fn s3() -> Store {
         "moto" => (MOTO, true),
         _ => (&[], false),
     };
-    let store = Store::new("s3", move || {
+    let store = Store::new(name, move || {
         let (endpoint, secret) = (endpoint.clone(), secret.clone());
         async move {
             let options = OpenOptions {
@@ -312,18 +327,32 @@ fn s3() -> Store {
                 ..OpenOptions::default()
             };
             let account = s3_driver::Account::configure(&options, None).await?;
-            let bucket = match own {
-                true => format!("conformance-{:016x}", clock::random()),
-                false => "conformance".to_owned(),
+            let bucket = match (shown, own) {
+                (Shown::Bucket, true) => format!("conformance-{:016x}", clock::random()),
+                (Shown::Bucket, false) => "conformance".to_owned(),
+                // The longest there can be, for the longest key to be what is claimed.
+                (Shown::Buckets, true) => {
+                    format!("conformance-{:016x}-{:034}", clock::random(), 0)
+                }
+                (Shown::Buckets, false) => format!("conformance-{:051}", 0),
             };
             match account.create_bucket(&bucket).await {
                 Err(error) if error.kind() != ErrorKind::Exists => return Err(error),
                 _ => {}
             }
-            let url = format!("s3://{bucket}/{:016x}", clock::random());
+            let below = format!("{bucket}/{:016x}", clock::random());
+            let open = async || match shown {
+                Shown::Bucket => open(&format!("s3://{below}"), &options).await,
+                Shown::Buckets => {
+                    let account = open("s3://", &options).await?;
+                    let all: Arc<dyn Driver> = Arc::new(Buckets::new(account, true));
+                    let prefix = Key::from(format!("{below}/"));
+                    Ok(Arc::new(Prefix::new(all, prefix)) as Arc<dyn Driver>)
+                }
+            };
             Ok(Fixture {
-                a: open(&url, &options).await?,
-                b: open(&url, &options).await?,
+                a: open().await?,
+                b: open().await?,
                 url: None,
                 secrets: vec![secret],
                 skipped: Skipped::default(),

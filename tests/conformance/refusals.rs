@@ -77,6 +77,7 @@ async fn unclaimed_capabilities_refuse(f: Fixture) {
     if !capabilities.create_bucket {
         let name = format!("conformance-{:08x}", clock::random() as u32);
         refusals.push(("create_bucket", kind(f.a.create_bucket(&name).await)));
+        refusals.push(("delete_bucket", kind(f.a.delete_bucket(&name).await)));
     }
     for (operation, kind) in refusals {
         assert_eq!(kind, ErrorKind::Unsupported, "{operation}");
@@ -120,12 +121,15 @@ async fn buckets_are_made_as_claimed(f: Fixture) {
     put(&bucket, "in/bucket", "x").await;
     assert_eq!(names(&bucket, "").await, ["in/bucket"]);
     assert!(names(&f.a, "").await.is_empty());
+    assert_eq!(kind(f.b.delete_bucket(&name).await), ErrorKind::Exists);
     if f.capabilities().buckets {
         let buckets = f.b.buckets().await.unwrap();
         assert!(buckets.iter().any(|bucket| bucket.name == name));
     }
     let gone = bucket.delete(&key("in/bucket"), Precondition::None).await;
     gone.unwrap();
+    f.b.delete_bucket(&name).await.unwrap();
+    assert_eq!(kind(f.b.delete_bucket(&name).await), ErrorKind::NotFound);
 }
 
 async fn secrets_are_not_shown(f: Fixture) {

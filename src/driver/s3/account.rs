@@ -1,6 +1,7 @@
 //! A whole account as a store: its buckets, each opened when it is first asked for, and tried out
 //! when it is first written to.
 
+use super::probe::Folded;
 use super::{Account, Bucket, Findings, MAX_KEY, MAX_OBJECT, bucket, upload};
 use crate::driver::{
     AttributeSupport, Body, BucketInfo, Capabilities, CopyCapability, CopyOptions, Driver, Error,
@@ -129,6 +130,19 @@ impl Late {
         self.tried.get().unwrap_or(&self.reader)
     }
 
+    /// The bucket as it can be asked for a key: some servers take keys of some forms for others, and
+    /// which ones only a trial tells.
+    async fn asked(&self, operation: &'static str, key: &Key) -> Result<&Bucket> {
+        if let Err(folded) = Folded::ALL.check(key) {
+            return match self.tried().await {
+                Ok(bucket) => Ok(bucket),
+                Err(error) if error.retryable() => Err(error),
+                Err(_) => Err(folded.during(operation).on(key)),
+            };
+        }
+        Ok(self.known())
+    }
+
     /// The bucket, tried out. One that refused is asked again by the next write.
     async fn tried(&self) -> Result<&Bucket> {
         if self.reader.account.options.read_only {
@@ -159,11 +173,11 @@ impl Driver for Late {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        self.known().head(key).await
+        self.asked("head", key).await?.head(key).await
     }
 
     async fn get(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
-        self.known().get(key, options).await
+        self.asked("get", key).await?.get(key, options).await
     }
 
     async fn put(&self, key: &Key, body: Body, mut options: PutOptions) -> Result<ObjectInfo> {

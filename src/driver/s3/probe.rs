@@ -83,6 +83,13 @@ impl Findings {
 }
 
 impl Folded {
+    /// Every form.
+    pub const ALL: Folded = Folded {
+        leading_slash: true,
+        double_slash: true,
+        dots: true,
+    };
+
     /// Refuses a key that would become another one.
     pub fn check(self, key: &Key) -> Result<()> {
         let bytes = key.as_bytes();
