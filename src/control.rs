@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, FsStatus};
-use crate::layer::StatsSnapshot;
+use crate::layer::{Pace, StatsSnapshot};
 use crate::task;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
@@ -118,6 +118,9 @@ pub struct StatusReport {
     pub fs: FsStatus,
     /// Requests to the store.
     pub requests: StatsSnapshot,
+    /// How many of them there may be at once.
+    #[serde(default)]
+    pub pace: Pace,
 }
 
 /// A client's wish to unmount, with the way of the answers.

@@ -29,7 +29,7 @@ pub use around::{Call, Layered, Operation, Policy};
 pub use buckets::Buckets;
 pub use deadline::Deadline;
 pub use fault::FaultPlan;
-pub use limit::Limit;
+pub use limit::{Limit, Pace};
 pub use prefix::Prefix;
 pub use read_only::ReadOnly;
 pub use retry::{Retry, RetryOptions};
@@ -82,6 +82,8 @@ pub struct Stack {
     pub stats: Arc<Stats>,
     /// The faults that are injected, when the options name any.
     pub fault: Option<Arc<FaultPlan>>,
+    /// What bounds the requests under way.
+    pub limit: Arc<Limit>,
     /// Whether the top of it shows the buckets of a store.
     pub shows_buckets: bool,
 }
@@ -99,7 +101,8 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
     let stats = Arc::new(Stats::default());
     driver = Layered::over(driver, stats.clone());
     driver = Layered::over(driver, Arc::new(Deadline::new(options.deadline)));
-    driver = Layered::over(driver, Arc::new(Limit::new(options.concurrency)));
+    let limit = Arc::new(Limit::new(options.concurrency));
+    driver = Layered::over(driver, limit.clone());
     driver = Arc::new(Retry::new(
         driver,
         RetryOptions {
@@ -122,6 +125,7 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
         driver,
         stats,
         fault,
+        limit,
         shows_buckets: opened.is_store,
     })
 }

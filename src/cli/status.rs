@@ -203,6 +203,18 @@ fn text(report: &StatusReport) -> String {
     }
     let requests = &report.requests;
     line("requests", format!("{} under way", requests.in_flight));
+    let pace = &report.pace;
+    if pace.refusals > 0 {
+        line(
+            "",
+            format!(
+                "the store refused {} for it gets too many: at most {} of {} at once now",
+                counted(pace.refusals, "request"),
+                pace.now,
+                pace.most
+            ),
+        );
+    }
     for (name, stats) in &requests.operations {
         let failed = match stats.errors {
             0 => String::new(),
@@ -309,6 +321,9 @@ mod tests {
             ..OperationStats::default()
         };
         report.requests.operations.insert("put".into(), stats);
+        report.pace.refusals = 2;
+        report.pace.now = 32;
+        report.pace.most = 64;
         let expected = "\
 s3://b on /mnt/b
   process    42, version 0.1.0, since 2000-02-29T00:00:00Z
@@ -316,6 +331,7 @@ s3://b on /mnt/b
   open       0 handles, 0 inodes
   cache      0 B in memory, 0 B on disk, 0 names of listings
   requests   0 under way
+             the store refused 2 requests for it gets too many: at most 32 of 64 at once now
              put 3, 1 failed, 10 B
   conflicts  1
              2000-02-29T00:00:01Z a: somebody else wrote it; kept as a.conflict

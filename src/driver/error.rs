@@ -105,6 +105,7 @@ pub struct Error {
     kind: ErrorKind,
     retryable: bool,
     maybe_applied: bool,
+    throttled: bool,
     operation: &'static str,
     key: Option<Key>,
     message: String,
@@ -126,6 +127,7 @@ impl Error {
             kind,
             retryable,
             maybe_applied: false,
+            throttled: false,
             operation: "",
             key: None,
             message: message.into(),
@@ -172,6 +174,17 @@ impl Error {
     pub fn retry(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
         self
+    }
+
+    /// Says that the store wants to get fewer requests.
+    pub fn throttling(mut self) -> Self {
+        self.throttled = true;
+        self
+    }
+
+    /// Whether the store refused it for there were too many requests.
+    pub fn is_throttled(&self) -> bool {
+        self.throttled
     }
 
     /// Says that the request was sent before, and that this attempt may have failed on what the

@@ -58,7 +58,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(operation: Operation, key: Option<&'a Key>) -> Self {
+    pub(super) fn new(operation: Operation, key: Option<&'a Key>) -> Self {
         Call {
             operation,
             key,

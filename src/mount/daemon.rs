@@ -249,6 +249,7 @@ fn mounted(
     let Stack {
         driver,
         stats,
+        limit,
         shows_buckets,
         ..
     } = runtime.block_on(super::open(&settings.store))?;
@@ -289,6 +290,7 @@ fn mounted(
     let mount = serve::Mount {
         session,
         stats,
+        limit,
         url,
         since: since(),
         log_file: holdings.log_file.clone(),

@@ -210,6 +210,21 @@ impl Refusal {
         }
     }
 
+    /// Whether the service wants to get fewer requests.
+    fn throttles(&self) -> bool {
+        match self.complaint.code.as_str() {
+            "SlowDown"
+            | "SlowDownRead"
+            | "SlowDownWrite"
+            | "Throttling"
+            | "ThrottlingException"
+            | "TooManyRequests"
+            | "RequestLimitExceeded" => true,
+            "" | "ServiceUnavailable" => matches!(self.status.as_u16(), 429 | 503),
+            _ => false,
+        }
+    }
+
     /// The error with its sentence: the server's own words, and what to do where that is known.
     pub fn explain(&self, lost: ErrorKind, missing: ErrorKind) -> Error {
         let (kind, retryable) = self.kind(lost, missing);
@@ -239,7 +254,11 @@ impl Refusal {
             sentence.push_str("; ");
             sentence.push_str(hint);
         }
-        Error::new(kind, sentence).retry(retryable)
+        let error = Error::new(kind, sentence).retry(retryable);
+        match self.throttles() {
+            true => error.throttling(),
+            false => error,
+        }
     }
 
     fn hint(&self) -> Option<&'static str> {

@@ -2,7 +2,7 @@
 
 use crate::control::{self, Answer, PROGRESS, StatusReport, UnmountRequest};
 use crate::fs::DrainReport;
-use crate::layer::Stats;
+use crate::layer::{Limit, Stats};
 use crate::logging;
 use crate::mount::session::{Session, Unmounted};
 use crate::mount::{DRAIN_PATIENCE, notify, point};
@@ -27,6 +27,7 @@ pub struct Mount {
     pub session: Session,
     /// Requests to the store.
     pub stats: Arc<Stats>,
+    pub limit: Arc<Limit>,
     /// The URL without secrets.
     pub url: String,
     /// Since when, in seconds since 1970.
@@ -80,6 +81,7 @@ pub async fn until_the_end(
     let Mount {
         session,
         stats,
+        limit,
         url,
         since,
         log_file,
@@ -99,6 +101,7 @@ pub async fn until_the_end(
             log_file: log_file.clone(),
             fs: fs.status(),
             requests: stats.snapshot(),
+            pace: limit.pace(),
         }
     };
     let server = task::spawn(control::serve(listener, Arc::new(status), sender));
