@@ -49,7 +49,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
     let inside = point::below(&path, &mount.path).unwrap_or_default();
     let inside = String::from_utf8_lossy(&inside);
     say(remembered(&status, &inside)
-        .or_else(|| not_made(&status, &inside))
+        .or_else(|| remembered_above(&status, &inside))
         .unwrap_or_else(|| "no error recorded".into()));
     Ok(Exit::Ok)
 }
@@ -97,13 +97,14 @@ fn told(error: &ErrorRecord) -> String {
     )
 }
 
-/// Why a name is not there: what its directory was told when it was to be made.
-fn not_made(status: &FsStatus, path: &str) -> Option<String> {
+/// Why a name could not be made or removed: that is an error of its directory, which names it.
+fn remembered_above(status: &FsStatus, path: &str) -> Option<String> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let begin = format!("{name:?} in ");
+    let (begin, key) = (format!("{name:?} in "), format!("{path:?}"));
     let same = |other: &str| other.trim_matches('/') == parent.trim_matches('/');
-    let mut errors = status.errors.iter().rev();
-    let error = errors.find(|error| same(&error.path) && error.message.starts_with(&begin))?;
+    let mut errors = status.errors.iter().rev().filter(|error| same(&error.path));
+    let named = |message: &str| message.starts_with(&begin) || message.contains(&key);
+    let error = errors.find(|error| named(&error.message))?;
     Some(told(error))
 }
 
@@ -140,5 +141,16 @@ mod tests {
             )
         );
         assert_eq!(remembered(&status, "a"), None);
+        status.errors.push(ErrorRecord {
+            time: 6,
+            operation: "unlink".into(),
+            path: "a".into(),
+            errno: "EACCES".into(),
+            message: "delete \"a/c\": denied".into(),
+        });
+        let said = remembered_above(&status, "a/c");
+        let line = "1970-01-01T00:00:06Z: unlink failed: delete \"a/c\": denied (EACCES)";
+        assert_eq!(said.as_deref(), Some(line));
+        assert_eq!(remembered_above(&status, "a/d"), None);
     }
 }

@@ -278,13 +278,16 @@ impl Bucket {
     async fn explore(&mut self, prefix: &Key) -> Result<Findings> {
         let findings = probe::probe(self, prefix).await.map_err(|error| {
             match error.kind() {
-                ErrorKind::Denied => Error::new(
-                    ErrorKind::Denied,
-                    format!(
-                        "these credentials may not write below {prefix:?}: mount read-only, or allow PutObject there: {}",
-                        error.message()
-                    ),
-                ),
+                ErrorKind::Denied => {
+                    let bucket = self.target.bucket.as_deref().unwrap_or_default();
+                    Error::new(
+                        ErrorKind::Denied,
+                        format!(
+                            "these credentials may not write to the bucket {bucket:?} below {prefix:?}: {}, or mount with --read-only",
+                            error.message()
+                        ),
+                    )
+                }
                 _ => error,
             }
         })?;

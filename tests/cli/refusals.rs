@@ -19,6 +19,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         anywhere("refusals::services_that_refuse", services_that_refuse),
         anywhere(
+            "refusals::credentials_that_may_only_read",
+            credentials_that_may_only_read,
+        ),
+        anywhere("refusals::a_clock_that_is_wrong", a_clock_that_is_wrong),
+        anywhere(
             "refusals::services_of_another_kind",
             services_of_another_kind,
         ),
@@ -158,7 +163,7 @@ fn services_that_refuse() {
             "403 Forbidden",
             "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>",
             4,
-            "these credentials may not list the bucket \"b\" at SITE: AccessDenied: Access Denied.",
+            "these credentials may not list the bucket \"b\" at SITE: AccessDenied: Access Denied; allow s3:ListBucket there",
         ),
         (
             "404 Not Found",
@@ -179,6 +184,18 @@ fn services_that_refuse() {
             "SITE cannot answer now (SlowDown: Please reduce your request rate); try again later",
         ),
         (
+            "400 Bad Request",
+            "<Error><Code>AuthorizationHeaderMalformed</Code><Message>The region is wrong.</Message></Error>",
+            4,
+            "AuthorizationHeaderMalformed: The region is wrong; name the bucket's region",
+        ),
+        (
+            "400 Bad Request",
+            "Client sent an HTTP request to an HTTPS server.\n",
+            2,
+            "the server answered 400 Bad Request: Client sent an HTTP request to an HTTPS server; write https:// in the endpoint",
+        ),
+        (
             "301 Moved Permanently",
             "<Error><Code>PermanentRedirect</Code><Message>Use the other endpoint.</Message></Error>",
             2,
@@ -189,6 +206,87 @@ fn services_that_refuse() {
         let why = why.replace("SITE", &site);
         refused(&place, &["--endpoint-url", &site], true, code, &why);
     }
+}
+
+/// An answer of a service.
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
+        body.len()
+    )
+}
+
+fn credentials_that_may_only_read() {
+    let place = Place::new();
+    let site = listening(|mut stream| {
+        let mut method = [0; 3];
+        let _ = stream.peek(&mut method);
+        let answer = match &method {
+            b"GET" => answer(
+                "200 OK",
+                "",
+                "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>",
+            ),
+            _ => answer(
+                "403 Forbidden",
+                "",
+                "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>",
+            ),
+        };
+        if read_request(&mut stream) {
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let why = "these credentials may not write to the bucket \"b\" below \"\": AccessDenied: Access Denied; allow s3:PutObject there, or mount with --read-only";
+    refused(&place, &["--endpoint-url", &site], true, 4, why);
+    let args = ["check", "s3://b", "--read-only", "--endpoint-url", &site];
+    let said = run(&place, &args, true);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+}
+
+/// The server's clock is taken over once, with a word about it; a server that refuses that too is
+/// believed.
+fn a_clock_that_is_wrong() {
+    let place = Place::new();
+    let skewed = |ahead: u64| {
+        let date = std::time::SystemTime::now() + std::time::Duration::from_secs(ahead);
+        let date = format!("date: {}\r\n", httpdate::fmt_http_date(date));
+        answer(
+            "403 Forbidden",
+            &date,
+            "<Error><Code>RequestTimeTooSkewed</Code><Message>No.</Message></Error>",
+        )
+    };
+    let missing = answer(
+        "404 Not Found",
+        "",
+        "<Error><Code>NoSuchBucket</Code></Error>",
+    );
+    let answers = [skewed(1200), missing, skewed(1200), skewed(4800)];
+    let answers = std::sync::Mutex::new(answers.into_iter());
+    let site = listening(move |mut stream| {
+        if read_request(&mut stream) {
+            let answer = answers.lock().unwrap().next().unwrap_or_default();
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let check = || run(&place, &["check", "s3://b", "--endpoint-url", &site], true);
+    let said = check();
+    let (warning, failure) = said.stderr.split_once('\n').unwrap();
+    let differs = "this machine's clock differs from the server's by ";
+    assert!(warning.contains(differs), "{said:?}");
+    assert!(
+        failure.contains("the bucket \"b\" does not exist"),
+        "{said:?}"
+    );
+    assert_eq!(said.code, Some(5));
+    let said = check();
+    assert!(
+        said.stderr
+            .ends_with("RequestTimeTooSkewed: No; correct this machine's clock\n"),
+        "{said:?}"
+    );
+    assert_eq!(said.code, Some(4));
 }
 
 fn services_of_another_kind() {

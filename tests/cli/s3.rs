@@ -1,12 +1,15 @@
 //! What the S3 driver takes from the environment: proxies, and credentials that end.
 
-use crate::harness::{Place, finish, no_fuse};
+use crate::harness::{Place, finish, has_program, no_fuse};
 use crate::{anywhere, unless};
 use libtest_mimic::Trial;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +26,11 @@ pub fn trials() -> Vec<Trial> {
             a_proxy_that_refuses_is_named,
         ),
         anywhere("s3::no_proxy_goes_directly", no_proxy_goes_directly),
+        unless(
+            (!has_program("openssl")).then_some("needs openssl"),
+            "s3::a_private_certificate_is_trusted_where_it_is_named",
+            a_private_certificate_is_trusted_where_it_is_named,
+        ),
         unless(
             no_server.or(no_fuse()),
             "s3::credentials_are_renewed_under_a_mount",
@@ -124,6 +132,111 @@ fn no_proxy_goes_directly() {
     let said = finish(check(&place, &endpoint, &environment));
     assert!(said.stderr.contains("does not exist"), "{said:?}");
     assert!(server.join().unwrap().starts_with("GET /b/?"));
+}
+
+/// Answers every request over TLS, with a certificate of its own authority. Gives the port.
+fn serve_tls(place: &Place) -> u16 {
+    let openssl = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(args).current_dir(place.path(""));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ];
+    let authority = [
+        "req", "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem",
+    ];
+    openssl(&[&authority[..], &key].concat());
+    let request = [
+        "req", "-subj", "/CN=s3", "-keyout", "own.key", "-out", "own.csr",
+    ];
+    openssl(&[&request[..], &key].concat());
+    std::fs::write(place.path("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "own.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "names",
+        "-out",
+        "own.pem",
+    ]);
+    let certificate = CertificateDer::from_pem_file(place.path("own.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(place.path("own.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            // The client may not like what it sees.
+            if stream.read(&mut [0; 4096]).is_ok() {
+                let _ = stream.write_all(NO_BUCKET.as_bytes());
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    port
+}
+
+fn a_private_certificate_is_trusted_where_it_is_named() {
+    let place = Place::new();
+    let port = serve_tls(&place);
+    let (https, http) = (
+        format!("https://127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{port}"),
+    );
+    let bundle = |name: &str| [("AWS_CA_BUNDLE", place.text(name))];
+    let said = finish(check(&place, &https, &bundle("ca.pem")));
+    assert!(said.stderr.contains("does not exist"), "{said:?}");
+    assert_eq!(said.code, Some(5));
+    let said = finish(check(&place, &https, &[]));
+    assert_eq!(
+        said.stderr,
+        format!(
+            "bucketfs: cannot open s3://b: no secure connection to {https}: invalid peer certificate: UnknownIssuer; if it is a private one, let AWS_CA_BUNDLE name a file with its issuer\n"
+        )
+    );
+    assert_eq!(said.code, Some(3));
+    for (name, why) in [
+        (
+            "none.pem",
+            "cannot read the certificates that AWS_CA_BUNDLE names in",
+        ),
+        ("names", "there is no certificate in"),
+    ] {
+        let said = finish(check(&place, &https, &bundle(name)));
+        assert!(said.stderr.contains(why), "{said:?}");
+        assert_eq!(said.code, Some(2));
+    }
+    // Plain HTTP where the server expects TLS.
+    let said = finish(check(&place, &http, &[]));
+    assert!(
+        said.stderr
+            .contains("if the server expects TLS, write https:// in the endpoint"),
+        "{said:?}"
+    );
 }
 
 /// Credentials of a process that end after seconds are asked for again, and nobody notices.

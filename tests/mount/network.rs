@@ -9,6 +9,7 @@ use bucketfs::key::Key;
 use libtest_mimic::Trial;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,16 @@ pub fn trials() -> Vec<Trial> {
             &[SERVER, PYTHON],
             "network::a_silent_server_is_given_up",
             a_silent_server_is_given_up,
+        ),
+        trial(
+            &[SERVER, PYTHON],
+            "network::an_overloaded_server_is_asked_less",
+            an_overloaded_server_is_asked_less,
+        ),
+        trial(
+            &[SERVER, PYTHON],
+            "network::what_is_not_allowed_is_told",
+            what_is_not_allowed_is_told,
         ),
         trial(
             &[SERVER, PYTHON],
@@ -290,4 +301,78 @@ fn a_server_that_comes_back_is_used_again(place: &Place) {
     assert_eq!(close_of(place, &scene.mount.path("f"), "after"), "OK");
     assert_eq!(scene.stored("f").unwrap(), b"after");
     assert_eq!(scene.keys(), ["f"]);
+}
+
+fn an_overloaded_server_is_asked_less(place: &Place) {
+    let scene = Scene::new(place, &[]);
+    scene.next(30, "PUT", "f", down("SlowDown"));
+    let said = place.script(
+        "
+import threading
+def write(i):
+    with open(f'{sys.argv[1]}/f{i}', 'w') as f: f.write(str(i))
+threads = [threading.Thread(target=write, args=(i,)) for i in range(20)]
+for t in threads: t.start()
+for t in threads: t.join()
+say(len(os.listdir(sys.argv[1])))
+",
+        &[&scene.mount.path("")],
+    );
+    assert_eq!(said, "20");
+    scene.spent();
+    let pace = scene.mount.status()["pace"].clone();
+    assert_eq!((&pace["most"], &pace["refusals"]), (&64.into(), &30.into()));
+    assert!(pace["now"].as_u64().unwrap() < 64, "{pace}");
+    let status = place.run(place.command(&["status"]).arg(scene.mount.path("")));
+    let line = "the store refused 30 requests for it gets too many: at most ";
+    assert!(status.stdout.contains(line), "{status:?}");
+    assert_eq!(scene.keys().len(), 20);
+}
+
+/// A permission that lacks, and an object that has to be restored first: the errno, and what to do.
+fn what_is_not_allowed_is_told(place: &Place) {
+    let scene = Scene::new(place, &[]);
+    let why = |name: &str| {
+        let said = place.run(place.command(&["why"]).arg(scene.mount.path(name)));
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.stdout
+    };
+    let denied = || refusal("403 Forbidden", "", "AccessDenied");
+    for name in ["read", "archived", "removed"] {
+        scene.store(name, b"text");
+    }
+    scene.next(usize::MAX, "GET", "read", denied());
+    assert_eq!(fails(fs::read(scene.mount.path("read"))), libc::EACCES);
+    let said = why("read");
+    assert!(
+        said.contains("allow s3:GetObject and s3:ListBucket there"),
+        "{said}"
+    );
+
+    let archived = refusal("403 Forbidden", "", "InvalidObjectState");
+    scene.next(usize::MAX, "GET", "archived", archived);
+    // It is there, and cannot be read.
+    assert_eq!(fs::metadata(scene.mount.path("archived")).unwrap().len(), 4);
+    assert_eq!(fails(fs::read(scene.mount.path("archived"))), libc::EACCES);
+    let said = why("archived");
+    assert!(
+        said.contains("the object is archived: restore it"),
+        "{said}"
+    );
+
+    scene.next(usize::MAX, "DELETE", "removed", denied());
+    let removed = fs::remove_file(scene.mount.path("removed"));
+    assert_eq!(fails(removed), libc::EACCES);
+    let said = why("removed");
+    assert!(said.contains("allow s3:DeleteObject there"), "{said}");
+    assert_eq!(fs::read(scene.mount.path("removed")).unwrap(), b"text");
+
+    scene.next(usize::MAX, "PUT", "written", denied());
+    let said = close_of(place, &scene.mount.path("written"), "kept");
+    assert_eq!(said, "EACCES");
+    let said = why("written");
+    assert!(said.contains("allow s3:PutObject there"), "{said}");
+    let state = place.path("state");
+    let kept = place.run(Command::new("grep").args(["-rlx", "kept"]).arg(state));
+    assert_eq!(kept.stdout.lines().count(), 1, "{kept:?}");
 }

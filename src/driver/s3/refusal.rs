@@ -69,9 +69,35 @@ impl<'a> Purpose<'a> {
     pub fn error(&self, failed: Failed) -> Error {
         self.name(match failed {
             Failed::Broken(error) => error,
-            Failed::Refused(refusal) => refusal.explain(self.lost, self.missing),
+            Failed::Refused(refusal) => {
+                let permission = match refusal.complaint.code.as_str() {
+                    "AccessDenied" => permission(self.operation),
+                    _ => None,
+                };
+                refusal.explain_to(self.lost, self.missing, permission)
+            }
         })
     }
+}
+
+/// What an operation has to be allowed for.
+fn permission(operation: &str) -> Option<&'static str> {
+    Some(match operation {
+        "list" => "allow s3:ListBucket there",
+        // Without the second one what is missing is denied as well.
+        "head" | "get" => "allow s3:GetObject and s3:ListBucket there",
+        "put" | "upload" | "part" | "complete" => "allow s3:PutObject there",
+        "copy" | "copy_part" => "allow s3:GetObject and s3:PutObject there",
+        "delete" | "delete_many" => "allow s3:DeleteObject there",
+        "abort" => "allow s3:AbortMultipartUpload there",
+        "abandon_uploads" => {
+            "allow s3:ListBucketMultipartUploads and s3:AbortMultipartUpload there"
+        }
+        "buckets" => "allow s3:ListAllMyBuckets",
+        "create_bucket" => "allow s3:CreateBucket",
+        "delete_bucket" => "allow s3:DeleteBucket",
+        _ => return None,
+    })
 }
 
 impl Refusal {
@@ -227,6 +253,16 @@ impl Refusal {
 
     /// The error with its sentence: the server's own words, and what to do where that is known.
     pub fn explain(&self, lost: ErrorKind, missing: ErrorKind) -> Error {
+        self.explain_to(lost, missing, None)
+    }
+
+    /// The same, with what to allow to whoever lacks it.
+    fn explain_to(
+        &self,
+        lost: ErrorKind,
+        missing: ErrorKind,
+        permission: Option<&'static str>,
+    ) -> Error {
         let (kind, retryable) = self.kind(lost, missing);
         let Complaint { code, message, .. } = &self.complaint;
         let mut sentence = match (kind, code.is_empty() && message.is_empty()) {
@@ -248,7 +284,7 @@ impl Refusal {
                     .take(LONGEST),
             );
         }
-        if let Some(hint) = self.hint() {
+        if let Some(hint) = self.hint().or(permission) {
             let end = sentence.trim_end_matches(['.', ' ']).len();
             sentence.truncate(end);
             sentence.push_str("; ");
