@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod verify;
 mod xml;
 
 use super::{

@@ -26,6 +26,8 @@ pub enum Act {
     Truncate(usize),
     /// The server gets another byte in the middle of the body than was sent.
     Garble,
+    /// The client gets another byte in the body than the server sent.
+    GarbleAnswer,
 }
 
 struct Rule {
@@ -218,6 +220,9 @@ fn serve(mut client: TcpStream, plan: &Mutex<Plan>, server: &str) -> io::Result<
             }
         }
         let count = body.len().min(left);
+        if matches!(act, Some(Act::GarbleAnswer)) {
+            body[count / 2] ^= 1;
+        }
         client.write_all(&body[..count])?;
         body.clear();
         left -= count;

@@ -2,7 +2,7 @@
 
 use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
-use super::{Bucket, http as connection, meta, xml};
+use super::{Bucket, http as connection, meta, verify, xml};
 use crate::driver::{
     Attributes, Body, CommitId, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
     Precondition, PutOptions, Result,
@@ -220,11 +220,14 @@ impl Bucket {
                 "the object has another version",
             )));
         }
-        Ok(GetOutcome::Found(Box::new(Object {
-            info,
-            range,
-            body: connection::stream(body),
-        })))
+        let mut body = connection::stream(body);
+        let etags = &self.target.etags;
+        if size.is_some_and(|size| range == (0..size) && size <= verify::LARGEST)
+            && let Some(digest) = etags.digest(&info.etag, &parts.headers)
+        {
+            body = verify::verified(body, etags.clone(), info.etag.clone(), digest);
+        }
+        Ok(GetOutcome::Found(Box::new(Object { info, range, body })))
     }
 
     /// Puts an object under a condition, whatever is known of the server's conditions.

@@ -6,6 +6,7 @@ use super::http::{self as connection, Payload};
 use super::refusal::{Failed, Refusal};
 use super::sign::{self, Credentials};
 use super::site::Site;
+use super::verify::Etags;
 use super::{StaticCredentials, meta};
 use crate::clock;
 use crate::driver::{Body, Error, ErrorKind, OpenOptions, Result};
@@ -57,6 +58,8 @@ pub(super) struct Target {
     pub bucket: Option<Box<str>>,
     /// A leaf lock, held for moments only.
     site: RwLock<Arc<Site>>,
+    /// What is known of its etags.
+    pub etags: Arc<Etags>,
 }
 
 impl Target {
@@ -65,6 +68,7 @@ impl Target {
         Target {
             bucket: bucket.map(Into::into),
             site: RwLock::new(Arc::new(site)),
+            etags: Arc::default(),
         }
     }
 
