@@ -271,10 +271,11 @@ impl Fs {
         let precondition = if self.capabilities.delete_condition == Strength::None {
             // The store would ignore the condition: look first.
             match self.driver.head(from).await {
-                Ok(now) if now.etag != *etag => {
-                    return Err(Moved::Failed(self.changed_while_moved(from)));
-                }
-                _ => Precondition::None,
+                Ok(now) if now.etag == *etag => Precondition::None,
+                Ok(_) => return Err(Moved::Failed(self.changed_while_moved(from))),
+                Err(gone) if gone.kind() == ErrorKind::NotFound => return Ok(info),
+                // What nobody has looked at stays.
+                Err(error) => return Err(Moved::Failed(error)),
             }
         } else {
             Precondition::IfMatch(etag.clone())

@@ -355,3 +355,19 @@ async fn impossible_renames_are_refused() {
     assert_eq!(mount.rename("f", &long).await, Err(libc::ENAMETOOLONG));
     assert_eq!(world.keys().await, ["d/e/f", "f", "g/h"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_that_could_not_look_before_its_delete_keeps_the_old_name() {
+    let world = World::over(Plain::bare());
+    world.put("a", "mine").await;
+    let mount = world.mount();
+    mount.stat("a").await.unwrap();
+    // This store ignores conditions of a delete: what it would take is to be looked at first.
+    mount.fault.set("head:error=unreachable").unwrap();
+    let look = mount.rename("a", "b").await;
+    mount.fault.set("").unwrap();
+    assert_eq!(look, Err(libc::EIO));
+    assert_eq!(world.get("a").await.unwrap(), "mine");
+    mount.rename("a", "b").await.unwrap();
+    assert_eq!(world.keys().await, ["b"]);
+}
