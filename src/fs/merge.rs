@@ -188,6 +188,9 @@ impl Fs {
                 return Ok(false);
             };
             let tail = stage.read(from..stage.size())?;
+            if version.size + tail.len() as u64 > self.max_file_size() {
+                return Ok(false);
+            }
             let mut merged = Stage::new(
                 &self.area,
                 Some(Origin {

@@ -225,3 +225,20 @@ async fn mounts_that_end_leave_no_thread_and_no_descriptor() {
     assert!(own("Threads") <= threads + 64, "{}", own("Threads"));
     assert!(descriptors() <= open + 200, "{}", descriptors());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_would_be_merged_beyond_the_largest_file_is_kept_as_a_conflict() {
+    let world = World::memory();
+    world.put("log", "12345").await;
+    let mount = world.mount_with(|options| options.staging_size = 10, false);
+    let log = mount
+        .open("log", libc::O_RDWR | libc::O_APPEND)
+        .await
+        .unwrap();
+    mount.write(log, 0, "abc").unwrap();
+    assert_eq!(mount.read(log, 0, 10).await.unwrap(), "12345abc");
+    world.put("log", "123456789").await;
+    assert_eq!(mount.close(log).await, Err(libc::ESTALE));
+    assert_eq!(world.get("log").await.unwrap(), "123456789");
+    assert_eq!(world.conflicts("log").await, ["12345abc"]);
+}
