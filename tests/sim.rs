@@ -10,6 +10,8 @@ mod broken;
 mod character;
 #[path = "sim/check.rs"]
 mod check;
+#[path = "sim/destroyed.rs"]
+mod destroyed;
 #[path = "sim/handles.rs"]
 mod handles;
 #[path = "sim/history.rs"]

@@ -23,8 +23,10 @@ pub struct Character {
     pub crashes: bool,
     /// How many of a hundred files are longer than a block of the cache.
     pub long: u32,
-    /// Bytes of memory and disk for staged writes.
+    /// `--staging-size` of the mounts.
     pub staging: Option<u64>,
+    /// The state directory cannot be written.
+    pub stateless: bool,
 }
 
 /// How often, of a thousand requests, the store misbehaves.
@@ -36,6 +38,8 @@ pub struct Faults {
     pub lost_reply: u32,
     /// The request is carried out, or not; the client hears nothing.
     pub silent: u32,
+    /// A conditional write is carried out when its client has given it up.
+    pub late: u32,
     /// 503.
     pub refused: u32,
     /// 409 to a conditional write, which was not carried out.
@@ -78,6 +82,7 @@ impl Character {
             lost_request: often(40),
             lost_reply: often(80),
             silent: often(5),
+            late: often(5),
             refused: often(60),
             contended: often(40),
             broken_body: often(40),
@@ -109,6 +114,7 @@ impl Character {
             crashes,
             long: [0, 5, 5, 60][random.usize(..4)],
             staging: (random.u32(..5) == 0).then(|| random.u64(0..40_000)),
+            stateless: random.u32(..8) == 0,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Judges a history against what is promised.
 
 use crate::handles::is_name;
-use crate::history::{Line, Op, What, line_set, lines, show};
+use crate::history::{Line, Op, What, lines, show};
 use crate::mount::Mount;
-use crate::store::{Mutation, Store, Time};
+use crate::store::{Store, Time};
 use crate::world::Report;
 use bucketfs::driver::Strength;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ const LOOK_AHEAD: Time = 250_000;
 const FEED: Time = 3_000_000;
 
 /// How long after a commit was carried out its mount may not have learned of it.
-const LEARNING: Time = 60_000_000;
+pub const LEARNING: Time = 60_000_000;
 
 /// Compares what the mounts show in the end with what the store has.
 pub async fn trees(store: &Store, mounts: &[Arc<Mount>], violations: &mut Vec<String>) {
@@ -57,21 +57,21 @@ pub async fn trees(store: &Store, mounts: &[Arc<Mount>], violations: &mut Vec<St
 }
 
 /// A content of a key, and from when until when.
-struct Span {
-    from: Time,
-    until: Time,
+pub struct Span {
+    pub from: Time,
+    pub until: Time,
     bytes: Option<Bytes>,
 }
 
 pub struct Checker<'a> {
     pub report: &'a Report,
     /// What each key has been, in order.
-    spans: BTreeMap<String, Vec<Span>>,
+    pub spans: BTreeMap<String, Vec<Span>>,
     /// When each line first was in the store.
-    applied: BTreeMap<Line, Time>,
+    pub applied: BTreeMap<Line, Time>,
     /// When each line first was in a file that is no conflict file.
     pub named: BTreeMap<Line, Time>,
-    authors: BTreeMap<Line, usize>,
+    pub authors: BTreeMap<Line, usize>,
     pub violations: Vec<String>,
 }
 
@@ -137,12 +137,12 @@ impl<'a> Checker<'a> {
         self.violations.push(what);
     }
 
-    fn alone(&self) -> bool {
+    pub fn alone(&self) -> bool {
         self.report.character.processes == 1
     }
 
     /// What a name was between two times.
-    fn contents(&self, name: &str, from: Time, until: Time) -> Vec<Option<&Bytes>> {
+    pub fn contents(&self, name: &str, from: Time, until: Time) -> Vec<Option<&Bytes>> {
         match self.spans.get(name) {
             None => vec![None],
             Some(chain) => chain
@@ -171,8 +171,19 @@ impl<'a> Checker<'a> {
             let Some(after) = &mutation.after else {
                 continue;
             };
-            let all = lines(after);
-            if all.len() != line_set(after).len() {
+            let mut all = lines(after);
+            // Another process may write back what it read before an append was merged.
+            let back = self.report.ops.iter().filter(|op| {
+                !self.alone()
+                    && op.mount == mutation.by
+                    && op.begin <= mutation.at
+                    && op.what == What::Rewrite
+            });
+            let back: BTreeSet<Line> = back
+                .flat_map(|op| lines(op.read.as_deref().unwrap_or_default()))
+                .collect();
+            all.retain(|line| !back.contains(line));
+            if all.len() != all.iter().collect::<BTreeSet<_>>().len() {
                 let what = format!(
                     "a line is twice in {:?} at {}: {}",
                     mutation.key,
@@ -228,182 +239,9 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whoever takes lines away had seen the version that they were in, or kept it, or was asked
-    /// to remove whatever is there.
-    fn nothing_is_destroyed_unseen(&mut self) {
-        for (index, mutation) in self.report.log.iter().enumerate() {
-            let Some(before) = &mutation.before else {
-                continue;
-            };
-            let after = mutation.after.as_deref().unwrap_or_default();
-            let left = line_set(after);
-            let destroyed: Vec<Line> = lines(before)
-                .into_iter()
-                .filter(|line| !left.contains(line))
-                .collect();
-            if destroyed.is_empty() {
-                continue;
-            }
-            let justified = match &mutation.after {
-                None => self.removal_is_right(index, mutation, before),
-                Some(after) => self.replacement_is_right(mutation, before, after),
-            };
-            if let Err(why) = justified {
-                self.violations.push(format!(
-                    "the lines {destroyed:?} of {:?} were destroyed at {} by a {} of mount {}: {why}",
-                    mutation.key, mutation.at, mutation.how, mutation.by
-                ));
-            }
-        }
-    }
-
-    /// The operations of a mount that were under way.
-    fn under_way(&self, mount: usize, at: Time) -> impl Iterator<Item = &Op> {
-        self.report.ops.iter().filter(move |op| {
-            op.mount == mount && op.begin <= at && op.end.is_none_or(|end| end >= at)
-        })
-    }
-
-    fn removal_is_right(
-        &self,
-        index: usize,
-        mutation: &Mutation,
-        before: &Bytes,
-    ) -> Result<(), &'static str> {
-        let key = mutation.key.to_string();
-        let mut moving = false;
-        for op in self.under_way(mutation.by, mutation.at) {
-            match op.what {
-                What::Unlink if op.name == key => return Ok(()),
-                What::Lock if op.name == key && op.closing.is_some() => return Ok(()),
-                What::Rename | What::NoReplace if op.name == key => {
-                    moving = true;
-                    let moved = self.report.log[..index].iter().any(|other| {
-                        other.by == mutation.by
-                            && other.at >= op.begin
-                            && *other.key.as_bytes() == *op.other.as_bytes()
-                            && other.after.as_ref() == Some(before)
-                    });
-                    if moved {
-                        return Ok(());
-                    }
-                }
-                _ => {}
-            }
-        }
-        if !moving {
-            return Err("nobody there removed it");
-        }
-        // Where a delete takes no condition, the mount looks first; what comes between is lost.
-        let unguarded = self.report.character.capabilities.delete_condition == Strength::None;
-        let looked = self.last_told(mutation, before);
-        let written = self.span_at(&key, mutation.at);
-        if unguarded && looked.is_none() && written.is_some() {
-            return Ok(());
-        }
-        Err("it was not moved to the new name")
-    }
-
-    /// When the version that stood until a time began to stand.
-    fn span_at(&self, key: &str, at: Time) -> Option<Time> {
-        let chain = self.spans.get(key)?;
-        let span = chain.iter().rev().find(|span| span.until == at)?;
-        Some(span.from)
-    }
-
-    /// When a mount was last told, before a change, that a key has these bytes.
-    fn last_told(&self, mutation: &Mutation, bytes: &Bytes) -> Option<Time> {
-        let told = self.report.told.iter().rev().find(|told| {
-            told.to == mutation.by
-                && told.at < mutation.at
-                && told.key == mutation.key
-                && told.bytes.as_ref() == Some(bytes)
-        });
-        told.map(|told| told.at)
-    }
-
-    fn replacement_is_right(
-        &self,
-        mutation: &Mutation,
-        before: &Bytes,
-        after: &Bytes,
-    ) -> Result<(), &'static str> {
-        let key = mutation.key.to_string();
-        // Somebody who knew it may have put the same bytes there a moment before.
-        let first = self.report.told.iter().find(|told| {
-            told.to == mutation.by
-                && told.at < mutation.at
-                && told.key == mutation.key
-                && told.bytes.as_ref() == Some(before)
-        });
-        let Some(first) = first else {
-            return Err("it had never been told of that version");
-        };
-        let had = line_set(before);
-        let mut writers: Vec<&Op> = lines(after)
-            .iter()
-            .filter(|line| !had.contains(line))
-            .filter_map(|line| self.authors.get(line))
-            .map(|number| &self.report.ops[*number])
-            .filter(|op| op.mount == mutation.by)
-            .collect();
-        let renames: Vec<&Op> = self
-            .under_way(mutation.by, mutation.at)
-            .filter(|op| op.other == key)
-            .collect();
-        if renames.iter().any(|op| op.what == What::Rename) {
-            return Ok(());
-        }
-        if writers.is_empty() {
-            writers = self
-                .report
-                .ops
-                .iter()
-                .filter(|op| op.mount == mutation.by && op.begin <= mutation.at)
-                .filter(|op| op.what.destroys() && !self.applied_before(op, mutation.at))
-                .collect();
-            writers.retain(|op| op.what != What::NoReplace);
-            if writers.is_empty() {
-                return Err("nobody there was writing, or may replace it");
-            }
-        }
-        let adding = self.alone() && writers.iter().all(|op| !op.what.destroys());
-        if adding && !self.has_unsent(mutation.by, mutation.at, mutation.at) {
-            return Err("they were only adding to it");
-        }
-        let knew = writers
-            .iter()
-            .filter_map(|op| match op.what {
-                What::Truncate => Some(op.end.unwrap_or(mutation.at)),
-                _ => op.opened,
-            })
-            .max();
-        // Its own version, between two commits through one handle, it knows anyway.
-        let made = |other: &Mutation| other.key == mutation.key && other.at <= mutation.at;
-        let own = self.report.log.iter().any(|other| {
-            made(other) && other.by == mutation.by && other.after.as_ref() == Some(before)
-        });
-        match knew {
-            _ if own => Ok(()),
-            Some(knew) if first.at <= knew => Ok(()),
-            _ => Err("it came after they had opened the file"),
-        }
-    }
-
-    /// Whether all that an operation wrote was in the store long before.
-    fn applied_before(&self, op: &Op, at: Time) -> bool {
-        !op.wrote.is_empty()
-            && op.end.is_some_and(|end| end < at)
-            && op.wrote.iter().all(|line| {
-                self.applied
-                    .get(line)
-                    .is_some_and(|applied| applied + LEARNING < at)
-            })
-    }
-
     /// Whether a mount may have bytes that are not in the store, or not know what is there: after
     /// a commit that failed without losing a race.
-    fn has_unsent(&self, mount: usize, from: Time, until: Time) -> bool {
+    pub fn has_unsent(&self, mount: usize, from: Time, until: Time) -> bool {
         self.report.ops.iter().any(|op| {
             op.mount == mount
                 && op.begin <= until
@@ -415,7 +253,12 @@ impl<'a> Checker<'a> {
                     || op.opened.is_some()
                     || matches!(
                         op.what,
-                        What::Truncate | What::Rename | What::NoReplace | What::Save
+                        What::Truncate
+                            | What::Rename
+                            | What::NoReplace
+                            | What::Move
+                            | What::Save
+                            | What::Attributes
                     ))
                 && !(op.end.is_some_and(|end| end + LEARNING < from)
                     && op.wrote.iter().all(|line| {
@@ -482,6 +325,10 @@ impl<'a> Checker<'a> {
             if unsent {
                 continue;
             }
+            if self.report.ops.iter().any(|op| op.what == What::Move) && op.name.contains('/') {
+                // What its directory's name is, is cached too.
+                continue;
+            }
             match (op.what, op.outcome) {
                 (What::Stat, Some(Ok(()))) => {
                     let stood = self.contents(&op.name, early, end);
@@ -530,7 +377,21 @@ impl<'a> Checker<'a> {
                 let overlaps = second.name == first.name
                     && second.opened < Some(until)
                     && first.opened < second.closing.or(Some(Time::MAX));
-                if overlaps {
+                // A delete that was sent again removed it, where no condition can tell the owners
+                // apart.
+                let character = &self.report.character;
+                let apart = character.capabilities.delete_condition == Strength::Atomic
+                    && !character.digests;
+                let robbed = self.report.log.iter().any(|mutation| {
+                    *mutation.key.as_bytes() == *first.name.as_bytes()
+                        && mutation.after.is_none()
+                        && mutation.by != first.mount
+                        && Some(mutation.at) <= second.opened
+                        && first
+                            .opened
+                            .is_some_and(|opened| mutation.at + FEED >= opened)
+                });
+                if overlaps && (apart || !robbed) {
                     wrong.push(format!("two have the lock:\n  {first}\n  {second}"));
                 }
             }

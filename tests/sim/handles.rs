@@ -11,7 +11,7 @@ impl Checker<'_> {
     /// Whether what one operation does to a name of its mount may move the other's bytes.
     fn related(&self, op: &Op, other: &Op) -> bool {
         let renamed = |by: &Op| {
-            matches!(by.what, What::Rename | What::NoReplace)
+            matches!(by.what, What::Rename | What::NoReplace | What::Move)
                 && by.mount == op.mount
                 && op.end.is_none_or(|end| by.begin <= end)
                 && by.end.is_none_or(|end| end >= other.begin.min(op.begin))
@@ -41,8 +41,11 @@ impl Checker<'_> {
                 continue;
             }
             let during = |at| (opened..=end).contains(&at);
-            let own = self.report.log.iter();
-            for mutation in own.filter(|change| change.by == op.mount && during(change.at)) {
+            let own = self.report.log.iter().filter(|change| {
+                let named = change.key.as_bytes().starts_with(op.name.as_bytes());
+                change.by == op.mount && during(change.at) && named
+            });
+            for mutation in own {
                 let there = line_set(mutation.after.as_deref().unwrap_or_default());
                 let last = op.wrote.iter().rposition(|line| there.contains(line));
                 let there = last.map_or(0, |last| last + 1);

@@ -54,6 +54,12 @@ pub enum What {
     Unlink,
     Rename,
     NoReplace,
+    /// A directory.
+    Move,
+    /// `cp` by copy_file_range.
+    Copy,
+    /// chmod, touch.
+    Attributes,
     Mkdir,
     Rmdir,
     /// From the creation of a lock file to its removal.
@@ -78,6 +84,7 @@ impl What {
                 | What::Stat
                 | What::List
                 | What::Mkdir
+                | What::Attributes
         )
     }
 

@@ -2,6 +2,7 @@
 //! ESTALE of open is tried again, close is answered after the flush and released some time later.
 
 use crate::broken::Break;
+use crate::net::PATIENCE;
 use crate::store::{Client, Store};
 use bucketfs::driver::Opened as Open;
 use bucketfs::fs::{
@@ -14,7 +15,6 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub const CALLER: Caller = Caller { uid: 7, gid: 8 };
@@ -63,10 +63,15 @@ impl Mount {
         retries: u32,
         broken: Option<Break>,
     ) -> Mount {
-        let (ttl, staging) = {
+        let (ttl, staging, stateless) = {
             let character = &store.0.lock().character;
-            (character.ttl, character.staging)
+            (character.ttl, character.staging, character.stateless)
         };
+        let state = home.join("state");
+        if stateless {
+            std::fs::create_dir_all(home).unwrap();
+            std::fs::write(&state, "a file").unwrap();
+        }
         let client = Client {
             store: store.clone(),
             mount: number,
@@ -78,7 +83,7 @@ impl Mount {
             is_store: false,
         };
         let layers = LayerOptions {
-            deadline: Duration::from_secs(5),
+            deadline: PATIENCE,
             retries,
             ..LayerOptions::default()
         };
@@ -96,7 +101,7 @@ impl Mount {
             consistency: Consistency::CloseToOpen,
             staging_dir: home.join("staging"),
             staging_size: staging.unwrap_or(1 << 30),
-            state_dir: home.join("state"),
+            state_dir: state,
             memory_cache: 64 << 20,
             cache_dir: None,
             max_cache_size: 0,
@@ -271,14 +276,17 @@ impl Mount {
         errno(self.fs.rename(from, to, flags).await)
     }
 
-    pub async fn truncate(&self, path: &str, size: u64) -> Outcome<()> {
+    pub async fn set(&self, path: &str, set: SetAttr) -> Outcome<()> {
         let (parent, name) = self.parent(path).await?;
         let ino = self.look(parent, name).await?.attr.ino;
-        let set = SetAttr {
-            size: Some(size),
-            ..SetAttr::default()
-        };
         errno(self.fs.setattr(ino, set, CALLER.uid).await).map(drop)
+    }
+
+    /// `cp` of a whole file into an open, empty one.
+    pub async fn copy(&self, from: u64, to: u64) -> Outcome<()> {
+        let fs = &self.fs;
+        let copied = fs.copy_file_range((from, 0), (to, 0), 1 << 30, CALLER.uid);
+        errno(copied.await).map(drop)
     }
 
     /// The whole content, by a fresh open.

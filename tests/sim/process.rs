@@ -3,13 +3,14 @@
 use crate::history::{History, LINE, Line, What, line};
 use crate::mount::{Mount, Outcome};
 use crate::store::Store;
+use bucketfs::fs::{SetAttr, SetTime};
 use fastrand::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub const NAMES: [&str; 5] = ["a", "b", "d/a", "d/b", "e/a"];
-const DIRS: [&str; 3] = ["d", "e", "d/x"];
-const LOCKS: [&str; 2] = ["x.lock", "d/.#a"];
+const DIRS: [&str; 4] = ["d", "e", "d/x", "g"];
+const LOCKS: [&str; 2] = ["x.lock", ".#a"];
 const LOG: &str = "log";
 const COUNTER: &str = "counter";
 const SHARED: &str = "shared";
@@ -110,7 +111,7 @@ impl Process {
 
     /// One operation.
     pub async fn step(&mut self) {
-        let _ = match self.random.u32(..36) {
+        let _ = match self.random.u32(..48) {
             0..5 => self.save().await,
             5..9 => self.append().await,
             9 => self.exclusive().await,
@@ -123,9 +124,13 @@ impl Process {
             22..24 => self.unlink().await,
             24..26 => self.rename(What::Rename).await,
             26..28 => self.rename(What::NoReplace).await,
-            28 => self.mkdir().await,
-            29 => self.rmdir().await,
-            30..34 => self.share().await,
+            28..30 => self.mkdir().await,
+            30 => self.rmdir().await,
+            31..35 => self.share().await,
+            35..37 => self.rename(What::Move).await,
+            37 => self.copy().await,
+            38..40 => self.attributes().await,
+            40..44 => self.read().await,
             _ => self.lock().await,
         };
         if self.random.u32(..8) == 0 {
@@ -303,14 +308,55 @@ impl Process {
         let name = self.pick(&NAMES);
         let op = self.begin(What::Truncate, name);
         let size = self.random.u64(..3) * LINE as u64;
-        let done = self.mount.truncate(name, size).await;
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        let done = self.mount.set(name, set).await;
         self.end(op, done)
+    }
+
+    async fn attributes(&mut self) -> Outcome<()> {
+        let name = self.pick(&NAMES);
+        let op = self.begin(What::Attributes, name);
+        let mut set = SetAttr::default();
+        if self.random.bool() {
+            set.mode = Some(0o600 + self.random.u32(..64));
+        } else {
+            set.mtime = Some(SetTime::Now);
+        }
+        let done = self.mount.set(name, set).await;
+        self.end(op, done)
+    }
+
+    async fn copy(&mut self) -> Outcome<()> {
+        let (from, to) = (self.pick(&NAMES), self.pick(&NAMES));
+        if from == to {
+            return Ok(());
+        }
+        let op = self.begin(What::Copy, to);
+        let source = match self.mount.open(from, libc::O_RDONLY).await {
+            Ok(source) => source,
+            Err(error) => return self.end(op, Err(error)),
+        };
+        let outcome = match self.mount.open(to, REPLACE).await {
+            Ok(handle) => {
+                self.opened(op);
+                let copied = self.mount.copy(source, handle).await;
+                self.pause(200).await;
+                let closed = self.close(op, handle).await;
+                copied.and(closed)
+            }
+            Err(error) => Err(error),
+        };
+        let _ = self.mount.close(source).await;
+        self.end(op, outcome)
     }
 
     async fn read(&mut self) -> Outcome<()> {
         let name = match self.random.u32(..8) {
-            0..2 => LOG,
-            2 => SHARED,
+            0 => LOG,
+            1 => SHARED,
             _ => self.pick(&NAMES),
         };
         let op = self.begin(What::Read, name);
@@ -327,7 +373,7 @@ impl Process {
                 Ok(piece) => content.extend(piece),
                 Err(error) => break Err(error),
             }
-            self.pause(150).await;
+            self.pause(600).await;
         };
         let outcome = outcome.and(self.mount.close(handle).await);
         if outcome.is_ok() {
@@ -348,7 +394,7 @@ impl Process {
     }
 
     async fn list(&mut self) -> Outcome<()> {
-        let dir = self.pick(&["", "d", "e"]);
+        let dir = self.pick(&["", "d", "e", "g"]);
         let op = self.begin(What::List, dir);
         let listed = self.mount.list(dir).await;
         self.end(op, listed.map(drop))
@@ -362,7 +408,12 @@ impl Process {
     }
 
     async fn rename(&mut self, what: What) -> Outcome<()> {
-        let (from, to) = (self.pick(&NAMES), self.pick(&NAMES));
+        let names = if what == What::Move {
+            &DIRS[..]
+        } else {
+            &NAMES
+        };
+        let (from, to) = (self.pick(names), self.pick(names));
         if from == to {
             return Ok(());
         }

@@ -146,6 +146,7 @@ impl State {
             (faults.lost_request, Fate::LostRequest),
             (faults.lost_reply, Fate::LostReply),
             (faults.silent, Fate::Silent),
+            (faults.late, Fate::Late),
             (faults.refused, Fate::Refused),
             (faults.contended, Fate::Contended),
         ];

@@ -84,6 +84,15 @@ impl Report {
             );
             events.push((mutation.at, line));
         }
+        // Where all is told, also what the mounts learned.
+        for told in self.told.iter().filter(|_| last == usize::MAX) {
+            let content = told.bytes.as_deref().map(crate::history::show);
+            let line = format!(
+                "{:>9} mount {} hears of {:?}: {content:?}",
+                told.at, told.to, told.key
+            );
+            events.push((told.at, line));
+        }
         events.sort_by_key(|event| event.0);
         for (_, event) in &events[events.len().saturating_sub(last)..] {
             let _ = writeln!(text, "{event}");
