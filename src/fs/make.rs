@@ -8,9 +8,11 @@ use super::locks::looks_like_lock;
 use super::lookup::Entry;
 use super::target::{Form, Target};
 use super::{ExclusiveCreate, Fs};
+use crate::cache::listing::Ticket;
 use crate::clock;
 use crate::driver::{
-    AttributeSupport, Body, CommitId, ErrorKind, Precondition, PutOptions, Strength,
+    AttributeSupport, Body, CommitId, ErrorKind, ListEntry, Page, Precondition, PutOptions,
+    Strength,
 };
 use crate::key::Key;
 use crate::name;
@@ -231,6 +233,17 @@ impl Fs {
         Ok((self.entry(&inode), opened))
     }
 
+    /// What was not there has nothing in it: as of when that is known of a directory that is about
+    /// to be made.
+    fn known_absent(&self, parent: &Inode, name: &[u8], kind: Kind) -> Option<Ticket> {
+        if kind != Kind::Directory || !self.lists_flat() {
+            return None;
+        }
+        let target = Target::of(name).filter(|target| target.form == Form::Plain)?;
+        let (known, since) = self.listing.get(&parent.key(), &target.component)?;
+        known.is_absent().then(|| self.listing.begin(since))
+    }
+
     /// Makes an object at once, exclusively, and the inode for it. The caller holds the
     /// directory's turn.
     #[allow(clippy::too_many_arguments)]
@@ -259,6 +272,7 @@ impl Fs {
             base: None,
         };
         let size = body.len();
+        let empty = self.known_absent(directory, name, kind);
         let mut info = match self.driver.put(&key, body, options).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::Exists => {
@@ -269,6 +283,18 @@ impl Fs {
         };
         if self.capabilities.attributes != AttributeSupport::None {
             info.attributes = Some(Arc::new(attributes));
+        }
+        if let Some(mut ticket) = empty {
+            let mut marker = info.clone();
+            marker.size = Some(size);
+            let page = Page {
+                entries: vec![ListEntry {
+                    key: key.clone(),
+                    object: Some(marker),
+                }],
+                next: None,
+            };
+            self.listing.page(&key, &page, &mut ticket);
         }
         let inode = self.new_inode(directory, name, key, kind, mode, caller);
         if kind == Kind::Directory {

@@ -169,6 +169,24 @@ async fn the_second_name_of_a_directory_lists_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_walk_is_listed_flat() {
+    let world = World::over(Plain::bare());
+    for i in 0..1500 {
+        world.put(&format!("d{:02}/f{i:04}", i / 50), "x").await;
+    }
+    let mount = world.mount();
+    let names = mount.ls("").await.unwrap();
+    for name in &names {
+        assert_eq!(mount.ls(name).await.unwrap().len(), 50, "{name}");
+    }
+    assert_eq!((names.len(), mount.cost().as_str()), (30, "list 3"));
+    // Who comes to one of them alone lists that one.
+    later().await;
+    mount.ls("d07").await.unwrap();
+    assert_eq!(mount.cost(), "get 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_directory_larger_than_a_page_is_listed_once_in_vain() {
     let world = plain(1500).await;
     let mount = world.mount();

@@ -263,5 +263,5 @@ fn cp_r(place: &Place) {
     world.ls("");
     world.cost();
     world.sh("cp -r tree/d000 copy");
-    assert_eq!(world.cost(), "copy 200, get 202, list 3, put 1");
+    assert_eq!(world.cost(), "copy 200, get 201, list 1, put 1");
 }

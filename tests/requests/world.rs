@@ -16,38 +16,34 @@ pub const BUCKET: &str = "bucket";
 /// A mount of a bucket that was filled before.
 pub struct World<'a> {
     pub place: &'a Place,
-    server: Server,
+    server: Arc<Server>,
     mount: Arc<Mount>,
 }
 
 impl<'a> World<'a> {
     /// Mounts a bucket with these objects.
     pub fn new(place: &'a Place, fill: impl FnOnce(&mut Objects<'_>)) -> World<'a> {
-        let server = Server::start(0).unwrap();
+        let server = Arc::new(Server::start(0).unwrap());
         server.with(|store| {
             store.create_bucket(BUCKET);
             fill(&mut Objects(store));
         });
-        let (dir, url) = (place.path("mnt"), server.url());
-        fs::create_dir(&dir).unwrap();
-        let bucket = format!("s3://{BUCKET}");
-        let mut command = place.command(&["mount", "-f", &bucket, dir.to_str().unwrap()]);
-        command.args(["--endpoint-url", &url, "--region", "us-east-1"]);
-        // What is known must not grow old because the machine is slow.
-        command.args(["--metadata-ttl", "60"]);
-        for (name, _) in std::env::vars_os() {
-            let lower = name.to_string_lossy().to_lowercase();
-            if lower.starts_with("aws_") || lower.ends_with("_proxy") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
-            .env("AWS_SECRET_ACCESS_KEY", "secret");
-        let mount = place.started("mnt", command, true);
+        let mount = mounted(place, &server, "mnt");
         server.take();
         World {
             place,
+            server,
+            mount,
+        }
+    }
+
+    /// A second mount of it.
+    pub fn again(&self) -> World<'a> {
+        let server = self.server.clone();
+        let mount = mounted(self.place, &server, "again");
+        server.take();
+        World {
+            place: self.place,
             server,
             mount,
         }
@@ -94,6 +90,27 @@ impl<'a> World<'a> {
         assert_eq!(said.code, Some(0), "{script}: {said:?}");
         said.stdout
     }
+}
+
+/// Mounts the bucket of a server.
+fn mounted(place: &Place, server: &Server, name: &str) -> Arc<Mount> {
+    let (dir, url) = (place.path(name), server.url());
+    fs::create_dir(&dir).unwrap();
+    let bucket = format!("s3://{BUCKET}");
+    let mut command = place.command(&["mount", "-f", &bucket, dir.to_str().unwrap()]);
+    command.args(["--endpoint-url", &url, "--region", "us-east-1"]);
+    // What is known must not grow old because the machine is slow.
+    command.args(["--metadata-ttl", "60"]);
+    for (variable, _) in std::env::vars_os() {
+        let lower = variable.to_string_lossy().to_lowercase();
+        if lower.starts_with("aws_") || lower.ends_with("_proxy") {
+            command.env_remove(variable);
+        }
+    }
+    command
+        .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+        .env("AWS_SECRET_ACCESS_KEY", "secret");
+    place.started(name, command, true)
 }
 
 /// Names and attributes of all that is in a directory.

@@ -123,7 +123,7 @@ pub(super) fn etag(text: &str) -> Option<ETag> {
     (!bare.is_empty()).then(|| ETag::new(bare))
 }
 
-/// A time such as `2009-10-12T17:50:30.000Z`.
+/// A time such as `2009-10-12T17:50:30.000Z`, in whole seconds.
 fn time(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| -> Option<u64> {
         let digits = text.get(range)?;
@@ -149,21 +149,12 @@ fn time(text: &str) -> Option<SystemTime> {
         return None;
     }
     let rest = text.get(19..)?.strip_suffix('Z')?;
-    let nanos = match rest.strip_prefix('.') {
-        None if rest.is_empty() => 0,
-        None => return None,
-        Some(digits) => {
-            let digits = digits.get(..digits.len().min(9))?;
-            let width = u32::try_from(digits.len())
-                .ok()
-                .filter(|width| *width > 0)?;
-            digits
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-                .then_some(())?;
-            digits.parse::<u32>().ok()? * 10u32.pow(9 - width)
-        }
+    // Headers tell whole seconds, so that more here would be another time for the same object.
+    let fraction = match rest.strip_prefix('.') {
+        None => rest.is_empty(),
+        Some(digits) => !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()),
     };
+    fraction.then_some(())?;
     // Days of the civil calendar, with years that begin in March so that leap days come last.
     let (y, m) = if month > 2 {
         (year, month - 3)
@@ -171,7 +162,8 @@ fn time(text: &str) -> Option<SystemTime> {
         (year - 1, month + 9)
     };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
-    Some(UNIX_EPOCH + Duration::new(days * 86_400 + hour * 3600 + minute * 60 + second, nanos))
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Undoes `encoding-type=url`, where a space is a plus.

@@ -28,7 +28,7 @@ fn a_page_is_merged_sorted_and_unescaped() {
     assert_eq!((object.size, object.etag.as_str()), (Some(434_234), "fba9"));
     assert_eq!(
         object.modified,
-        UNIX_EPOCH + Duration::from_millis(1_255_369_830_250)
+        UNIX_EPOCH + Duration::from_secs(1_255_369_830)
     );
 }
 
