@@ -29,7 +29,7 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 11] = [
+const FOREIGN: [&str; 12] = [
     "--all-targets",
     "--device",
     "--cap-add",
@@ -41,6 +41,7 @@ const FOREIGN: [&str; 11] = [
     "--nocapture",
     "--test",
     "--now",
+    "--requests",
 ];
 
 fn text(path: &str) -> String {
