@@ -155,6 +155,22 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+# minio_tools: what MinIO is built with, unless it is built. Says why not if that cannot be.
+minio_tools() {
+  compgen -G "${BUCKETFS_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/bucketfs-servers}/minio-*/minio" >/dev/null && return
+  has go || apt_install golang-go || return
+  echo "Building MinIO (some minutes, once)"
+}
+
+# start_minio DIR: starts one there, and exports how it is reached.
+start_minio() {
+  local facts name value
+  facts=$(timeout 1800 "$HERE/scripts/servers/minio" start "$1" "$(free_port)") || return
+  while IFS='=' read -r name value; do
+    export "$name=$value"
+  done <<<"$facts"
+}
+
 # make_bucket NAME: on the server of S3_ENDPOINT, with the credentials of the environment.
 make_bucket() {
   curl -fsS -X PUT --aws-sigv4 "aws:amz:${AWS_REGION:-us-east-1}:s3" \

@@ -29,7 +29,8 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
+    "--s3",
     "--all-targets",
     "--device",
     "--cap-add",

@@ -26,6 +26,15 @@ pub fn trials() -> Vec<Trial> {
             a_proxy_that_refuses_is_named,
         ),
         anywhere("s3::no_proxy_goes_directly", no_proxy_goes_directly),
+        anywhere(
+            "s3::buckets_without_hosts_are_found_in_the_path",
+            buckets_without_hosts_are_found_in_the_path,
+        ),
+        unless(
+            no_server,
+            "s3::a_check_of_all_buckets_tells_each",
+            a_check_of_all_buckets_tells_each,
+        ),
         unless(
             (!has_program("openssl")).then_some("needs openssl"),
             "s3::a_private_certificate_is_trusted_where_it_is_named",
@@ -64,6 +73,13 @@ const NO_BUCKET: &str = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-
 
 /// `check` of a bucket at an endpoint, through what the environment says.
 fn check(place: &Place, endpoint: &str, environment: &[(&str, String)]) -> Command {
+    let mut command = check_anywhere(place, endpoint, environment);
+    command.arg("--force-path-style");
+    command
+}
+
+/// The same, without a word about where buckets are.
+fn check_anywhere(place: &Place, endpoint: &str, environment: &[(&str, String)]) -> Command {
     let url = ["check", "s3://b", "--endpoint-url", endpoint];
     let mut command = place.command(&url);
     for (name, _) in std::env::vars_os() {
@@ -73,7 +89,7 @@ fn check(place: &Place, endpoint: &str, environment: &[(&str, String)]) -> Comma
         }
     }
     command
-        .args(["--force-path-style", "--retries", "0"])
+        .args(["--retries", "0"])
         .env("AWS_ACCESS_KEY_ID", "AKID")
         .env("AWS_SECRET_ACCESS_KEY", "hush")
         .envs(environment.iter().map(|(name, value)| (name, value)));
@@ -118,6 +134,62 @@ fn a_proxy_that_refuses_is_named() {
     assert!(
         head.starts_with("CONNECT s3.nowhere.invalid:443 "),
         "{head}"
+    );
+}
+
+/// A service of which nobody said that it has no host for each bucket.
+fn buckets_without_hosts_are_found_in_the_path() {
+    let place = Place::new();
+    let (port, first) = serve("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    let endpoint = "http://s3.nowhere.invalid:9000";
+    let environment = [("http_proxy", format!("http://127.0.0.1:{port}"))];
+    // The server is gone after its one answer, but has heard where the next question goes.
+    let said = finish(check_anywhere(&place, endpoint, &environment));
+    let head = first.join().unwrap();
+    assert!(
+        head.starts_with("GET http://b.s3.nowhere.invalid:9000/?"),
+        "{head}"
+    );
+    assert!(said.stderr.contains("the proxy 127.0.0.1"), "{said:?}");
+    let (port, second) = serve(NO_BUCKET);
+    let environment = [("http_proxy", format!("http://127.0.0.1:{port}"))];
+    finish(check(&place, endpoint, &environment));
+    let head = second.join().unwrap();
+    assert!(
+        head.starts_with("GET http://s3.nowhere.invalid:9000/b/?"),
+        "{head}"
+    );
+}
+
+fn a_check_of_all_buckets_tells_each() {
+    let place = Place::new();
+    let endpoint = std::env::var(ENDPOINT).unwrap();
+    make_bucket("bucketfs-cli", &endpoint);
+    let args = [
+        "check",
+        "s3://",
+        "--endpoint-url",
+        &endpoint,
+        "--region",
+        "us-east-1",
+    ];
+    let said = place.run(&args);
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+    assert!(said.stdout.starts_with("s3:// answers\n"), "{said:?}");
+    assert!(said.stdout.contains("\nbucketfs-cli: works\n"), "{said:?}");
+    let said = place.run(&[&args[..], &["--clean"]].concat());
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(
+        said.stderr.contains("name it, as in s3://BUCKET"),
+        "{said:?}"
+    );
+    let mnt = place.text("mnt");
+    let one = ["mount", "memory:", &mnt, "--create-buckets"];
+    let said = place.run(&one);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert!(
+        said.stderr
+            .contains("--create-buckets is for mounts of all buckets")
     );
 }
 
