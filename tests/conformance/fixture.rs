@@ -360,7 +360,13 @@ fn s3(shown: Shown) -> Store {
             })
         }
     });
-    Store { known, ..store }
+    let missing = (shown == Shown::Buckets && own)
+        .then(|| "moto holds fewer conditions than all buckets are taken to".to_owned());
+    Store {
+        known,
+        missing,
+        ..store
+    }
 }
 
 pub fn key(text: &str) -> Key {
