@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::task::JoinSet;
 
 pub const CALLER: Caller = Caller { uid: 7, gid: 8 };
@@ -41,6 +42,8 @@ pub struct Mount {
     store: Store,
     broken: Option<Break>,
     counted: Mutex<BTreeMap<u64, u64>>,
+    /// Operations under way: a kernel forgets no inode that it is opening.
+    pub under_way: AtomicU64,
     /// Nobody waits for these; they end with the mount.
     releases: Mutex<JoinSet<()>>,
     losses: Mutex<Losses>,
@@ -115,6 +118,7 @@ impl Mount {
             store: store.clone(),
             broken,
             counted: Mutex::default(),
+            under_way: AtomicU64::new(0),
             releases: Mutex::default(),
             losses: Mutex::default(),
         }

@@ -6,6 +6,7 @@ use crate::store::Store;
 use bucketfs::fs::{SetAttr, SetTime};
 use fastrand::Rng;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub const NAMES: [&str; 5] = ["a", "b", "d/a", "d/b", "e/a"];
@@ -111,6 +112,7 @@ impl Process {
 
     /// One operation.
     pub async fn step(&mut self) {
+        self.mount.under_way.fetch_add(1, Ordering::Relaxed);
         let _ = match self.random.u32(..48) {
             0..5 => self.save().await,
             5..9 => self.append().await,
@@ -133,7 +135,8 @@ impl Process {
             40..44 => self.read().await,
             _ => self.lock().await,
         };
-        if self.random.u32(..8) == 0 {
+        let others = self.mount.under_way.fetch_sub(1, Ordering::Relaxed) - 1;
+        if self.random.u32(..8) == 0 && others == 0 {
             self.mount.forget_all();
         }
         self.pause(300).await;
