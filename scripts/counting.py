@@ -392,7 +392,7 @@ def measure(system, row, number, proxy, work):
             if before:
                 shell(before, at, work)
                 # Not longer than programs wait between two steps: what is known must not grow old.
-                proxy.settle(0.3)
+                proxy.settle(0.1)
             proxy.reset()
             code, said = shell(command, at, work)
             told = figure(proxy.settle())

@@ -20,7 +20,8 @@ use std::process::Command;
 const README: &str = "README.md";
 const SEMANTICS: &str = "docs/SEMANTICS.md";
 const TROUBLESHOOTING: &str = "docs/TROUBLESHOOTING.md";
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
+    "docs/performance.md",
     README,
     SEMANTICS,
     TROUBLESHOOTING,
