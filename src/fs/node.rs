@@ -264,6 +264,11 @@ impl Fs {
             .driver
             .copy(&version.key, &version.key, options)
             .await?;
+        // Answers of copies need not tell the size, and a listing without one shows an empty file.
+        let info = ObjectInfo {
+            size: Some(version.size),
+            ..info
+        };
         let mut state = inode.state();
         state.attr.mtime = info.modified;
         state.attr.atime = info.modified;
