@@ -458,8 +458,10 @@ impl Fs {
         }
     }
 
-    /// Drops what is known below a directory, except what is dirty.
+    /// Drops what is known below a directory, except what is dirty and still has its key there: what
+    /// was moved is committed where it is now, and no longer what the old name leads to.
     fn forget_known(&self, directory: &Arc<Inode>) {
+        let prefix = directory.key();
         let known: Vec<_> = directory
             .children()
             .iter()
@@ -472,7 +474,7 @@ impl Fs {
             }
             let mut children = directory.children();
             let mut state = child.state();
-            if !state.is_local() {
+            if !state.is_local() || !state.key.starts_with(&prefix) {
                 state.superseded = true;
                 children.remove(&name);
                 self.notify.invalidate_entry(directory.ino, &name);

@@ -278,6 +278,30 @@ async fn a_directorys_rename_survives_a_lost_reply() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_written_to_a_file_that_moved_leaves_its_old_name_when_the_rest_does_not_move() {
+    let world = World::s3();
+    world.put("d/a", "one").await;
+    world.put("d/b", "two").await;
+    let mount = world.mount();
+    let handle = mount.open("d/a", WRITE).await.unwrap();
+    mount.write(handle, 0, "ONE").unwrap();
+    mount.fault.set("copy:error=denied:key~b").unwrap();
+    assert_eq!(mount.rename("d", "m").await, Err(libc::EACCES));
+    assert_eq!(world.keys().await, ["d/b", "m/a"]);
+    assert_eq!(mount.cat("d/a").await, Err(libc::ENOENT));
+    mount.flush(handle).await.unwrap();
+    assert_eq!(world.get("m/a").await.unwrap(), "ONE");
+    assert_eq!(mount.cat("m/a").await.unwrap(), "ONE");
+    world.put("d/a", "other").await;
+    later().await;
+    assert_eq!(mount.cat("d/a").await.unwrap(), "other");
+    mount.write(handle, 0, "1").unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("m/a").await.unwrap(), "1NE");
+    assert_eq!(world.keys().await, ["d/a", "d/b", "m/a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_go_on_while_the_file_moves() {
     for directory in [false, true] {
         let world = World::s3();
