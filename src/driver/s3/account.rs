@@ -205,19 +205,15 @@ impl Driver for Late {
     }
 
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
-        for etag in removals
-            .iter()
-            .filter_map(|removal| removal.if_match.clone())
-        {
-            Precondition::IfMatch(etag).require(Strength::None, "delete_many")?;
-        }
         let bucket = self.tried().await?;
-        if bucket.findings.delete_many {
+        let conditional = removals.iter().any(|removal| removal.if_match.is_some());
+        if bucket.findings.delete_many && !conditional {
             return bucket.delete_many(removals).await;
         }
         let mut results = Vec::with_capacity(removals.len());
-        for removal in removals {
-            results.push(bucket.delete(&removal.key, Precondition::None).await);
+        for Removal { key, if_match } in removals {
+            let condition = if_match.clone().map(Precondition::IfMatch);
+            results.push(self.delete(key, condition.unwrap_or_default()).await);
         }
         Ok(results)
     }
