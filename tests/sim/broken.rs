@@ -29,9 +29,9 @@ pub enum Break {
     UntoldLoss,
 }
 
-/// Whether the checker finds what is broken within a few thousand seeds, and says why.
+/// Whether the checker finds what is broken within a thousand seeds, and says why.
 fn is_caught(broken: Break, why: &[&str]) {
-    let caught = crate::search(0..6000, Some(broken), 1, |report| {
+    let caught = crate::search(0..1000, Some(broken), 1, |report| {
         let told = report.violations.iter();
         told.clone()
             .any(|told| why.iter().any(|why| told.contains(why)))

@@ -132,7 +132,11 @@ pub fn run(seed: u64, broken: Option<Break>) -> Report {
 
 async fn live(seed: u64, broken: Option<Break>, home: &Path) -> Report {
     let mut random = Rng::with_seed(seed);
-    let character = Character::of(&mut random);
+    let mut character = Character::of(&mut random);
+    if broken == Some(Break::TornRead) {
+        // What is read with one request is never torn.
+        character.long = 60;
+    }
     let store = Store::new(character.clone(), random.u64(..));
     let history = History::default();
     let workers = character.mounts * character.processes;
