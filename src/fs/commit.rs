@@ -383,8 +383,9 @@ impl Fs {
         }
         let mut told = info.clone();
         told.size = Some(size);
+        let attributes = Arc::new(plan.options.attributes.clone());
         if self.capabilities.attributes != AttributeSupport::None {
-            told.attributes = Some(Arc::new(plan.options.attributes.clone()));
+            told.attributes = Some(attributes.clone());
         }
         let clean = {
             let mut state = inode.state();
@@ -401,10 +402,7 @@ impl Fs {
                 state.attr.mtime = info.modified;
                 state.attr.atime = info.modified;
             }
-            state.attributes = told
-                .attributes
-                .clone()
-                .or_else(|| Some(Arc::new(plan.options.attributes.clone())));
+            state.attributes = Some(attributes);
             // What was copied here since is not the version that was sent, but the other object's.
             let sent = |stage: &Stage| match &plan.content {
                 Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),

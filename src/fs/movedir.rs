@@ -358,8 +358,7 @@ impl Fs {
         let attributes = entry
             .object
             .as_ref()
-            .filter(|info| info.attributes.is_some())
-            .map(|info| info.told_attributes());
+            .and_then(|info| info.attributes.as_deref().cloned());
         let moved = match attributes {
             Some(attributes) if empty => {
                 let options = PutOptions {

@@ -27,6 +27,7 @@ pub struct Mount {
     pub session: Session,
     /// Requests to the store.
     pub stats: Arc<Stats>,
+    /// What bounds the requests under way.
     pub limit: Arc<Limit>,
     /// The URL without secrets.
     pub url: String,
