@@ -54,9 +54,9 @@ use crate::cache::listing::ListingCache;
 use crate::clock::{self, Instant};
 use crate::driver::{Capabilities, Driver, ObjectInfo, Space};
 use crate::key::Key;
-use crate::task;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
+use crate::{sys, task};
 use inode::{Inode, Table};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -138,6 +138,9 @@ pub struct FsOptions {
     pub staging_dir: PathBuf,
     /// Largest file that can be staged, in bytes.
     pub staging_size: u64,
+    /// Whether bytes wait in memory where the store would keep them in there as well, however many
+    /// they are.
+    pub stage_in_memory: bool,
     /// Directory where bytes that no store would take are kept (0700).
     pub state_dir: PathBuf,
     /// Memory for cached content, in bytes.
@@ -204,6 +207,21 @@ struct Records {
     conflicts: VecDeque<ConflictRecord>,
 }
 
+/// Where and how much may wait for its commit: in memory at most half of the machine's.
+fn staging(options: &FsOptions, capabilities: &Capabilities) -> StagingOptions {
+    let usual = StagingOptions::new(&options.staging_dir);
+    let kept = match options.stage_in_memory {
+        true => capabilities.keeps_bodies.min(sys::memory() / 2),
+        false => 0,
+    };
+    StagingOptions {
+        memory: usual.memory.max(kept),
+        file_memory: usual.file_memory.max(kept),
+        largest_file: options.staging_size,
+        ..usual
+    }
+}
+
 impl Fs {
     /// A filesystem over a driver. Must be called inside a tokio runtime, on which it keeps a task
     /// that ends with it.
@@ -236,10 +254,7 @@ impl Fs {
                     ..FetchOptions::new(options.memory_cache)
                 },
             )?,
-            area: StagingArea::new(StagingOptions {
-                largest_file: options.staging_size,
-                ..StagingOptions::new(&options.staging_dir)
-            })?,
+            area: StagingArea::new(staging(&options, &capabilities))?,
             handles: Mutex::default(),
             dir_handles: Mutex::default(),
             last_handle: AtomicU64::new(0),

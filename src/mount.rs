@@ -103,6 +103,7 @@ pub fn fs_options(
         consistency: settings.consistency,
         staging_dir,
         staging_size: settings.staging_size,
+        stage_in_memory: settings.staging_dir.is_none(),
         state_dir,
         memory_cache: settings.memory,
         cache_dir,

@@ -326,6 +326,7 @@ impl Driver for Memory {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             remote: false,
+            keeps_bodies: self.0.capacity.unwrap_or(u64::MAX),
             put_condition: Strength::Atomic,
             delete_condition: Strength::Atomic,
             range: true,

@@ -349,6 +349,9 @@ pub struct Capabilities {
     /// Whether a request goes over a network, so that its round trip costs more than what it
     /// brings: what is likely to be wanted next is asked for with it.
     pub remote: bool,
+    /// How many bytes of bodies the store keeps as they are, in this process's memory: so many may
+    /// as well wait there for their put, because they will take no more room then.
+    pub keeps_bodies: u64,
     /// Strength of the precondition of `put`.
     pub put_condition: Strength,
     /// Strength of the precondition of `delete`.
@@ -401,6 +404,7 @@ impl Default for Capabilities {
     fn default() -> Self {
         Capabilities {
             remote: true,
+            keeps_bodies: 0,
             put_condition: Strength::None,
             delete_condition: Strength::None,
             range: true,

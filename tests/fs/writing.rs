@@ -206,6 +206,27 @@ async fn a_write_beyond_the_largest_file_is_refused_and_the_file_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_store_keeps_in_memory_waits_there_unless_a_directory_is_named() {
+    let world = World::memory();
+    let large = "x".repeat(9 << 20);
+    for (in_memory, written) in [(true, Ok(9 << 20)), (false, Err(libc::ENOENT))] {
+        let mut staging = None;
+        let mount = world.mount_with(
+            |options| {
+                options.stage_in_memory = in_memory;
+                staging = Some(options.staging_dir.clone());
+            },
+            false,
+        );
+        // Nothing can be spilled there any more.
+        std::fs::remove_dir(staging.unwrap()).unwrap();
+        let handle = mount.open("f", CREATE).await.unwrap();
+        assert_eq!(mount.write(handle, 0, &large), written);
+        mount.close(handle).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn copying_a_whole_file_moves_no_bytes() {
     let world = World::s3();
     world.put("a", &"x".repeat(1000)).await;

@@ -104,6 +104,7 @@ impl Mount {
             consistency: Consistency::CloseToOpen,
             staging_dir: home.join("staging"),
             staging_size: staging.unwrap_or(1 << 30),
+            stage_in_memory: false,
             state_dir: state,
             memory_cache: 64 << 20,
             cache_dir: None,

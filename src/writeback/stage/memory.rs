@@ -2,6 +2,7 @@
 
 use super::area::{Charge, Meter};
 use crate::driver::{Body, Source};
+use crate::sys;
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
@@ -18,9 +19,16 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 #[derive(Debug)]
 pub(super) struct Full;
 
+/// From how many bytes on a file's chunks are cut from slabs.
+const LARGE: u64 = 4 << 20;
+
+/// Size of a slab. Beyond what the allocator keeps for itself, so that all of it goes back to the
+/// system with its last chunk; until it is written to it takes no memory.
+const SLAB: usize = 64 << 20;
+
 /// The bytes of one chunk, from its start; what is behind them is zero.
 struct Chunk {
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     /// The capacity that was asked for, and is charged.
     room: u64,
     charge: Charge,
@@ -29,7 +37,7 @@ struct Chunk {
 impl Chunk {
     fn empty(meter: &Arc<Meter>) -> Self {
         Chunk {
-            bytes: Vec::new(),
+            bytes: BytesMut::new(),
             room: 0,
             charge: Charge::new(meter),
         }
@@ -37,20 +45,25 @@ impl Chunk {
 
     /// Makes room for `room` bytes in all, for which the charge has been taken.
     fn resize(&mut self, room: u64) {
-        self.bytes.reserve_exact(room as usize - self.bytes.len());
+        self.move_to(BytesMut::with_capacity(room as usize), room);
+    }
+
+    /// Goes over to a buffer with room for `room` bytes.
+    fn move_to(&mut self, mut buffer: BytesMut, room: u64) {
+        buffer.extend_from_slice(&self.bytes);
+        self.bytes = buffer;
         self.room = room;
     }
 
     /// A copy with room for `room` bytes.
     fn copy(&self, room: u64, charge: Charge) -> Arc<Self> {
-        let mut copy = Chunk {
-            bytes: Vec::new(),
-            room: 0,
+        let mut bytes = BytesMut::with_capacity(room as usize);
+        bytes.extend_from_slice(&self.bytes);
+        Arc::new(Chunk {
+            bytes,
+            room,
             charge,
-        };
-        copy.resize(room);
-        copy.bytes.extend_from_slice(&self.bytes);
-        Arc::new(copy)
+        })
     }
 }
 
@@ -69,6 +82,8 @@ pub(super) struct Memory {
     meter: Arc<Meter>,
     limit: u64,
     held: u64,
+    /// What is left of the slab that the next chunks are cut from.
+    slab: BytesMut,
 }
 
 impl Memory {
@@ -79,6 +94,7 @@ impl Memory {
             meter: meter.clone(),
             limit,
             held: 0,
+            slab: BytesMut::new(),
         }
     }
 
@@ -91,7 +107,7 @@ impl Memory {
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Full> {
         let range = offset..offset + data.len() as u64;
         for (index, part) in chunks_of(range.clone()) {
-            self.reserve(index, part.end)?;
+            self.reserve(index, part.end, index > offset / CHUNK)?;
         }
         let mut rest = data;
         for (index, part) in chunks_of(range) {
@@ -154,7 +170,7 @@ impl Memory {
     /// The stretches of `range` that chunks hold, with their offsets.
     pub fn slices(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
         chunks_of(range).filter_map(|(index, part)| {
-            let bytes = self.chunks.get(&index)?.bytes.as_slice();
+            let bytes: &[u8] = &self.chunks.get(&index)?.bytes;
             let end = (part.end as usize).min(bytes.len());
             let start = (part.start as usize).min(end);
             (start < end).then(|| (index * CHUNK + start as u64, &bytes[start..end]))
@@ -191,14 +207,16 @@ impl Memory {
         Body::Memory(pieces.into())
     }
 
-    /// Makes room for bytes up to `end` in a chunk that no snapshot shares.
-    fn reserve(&mut self, index: u64, end: u64) -> Result<(), Full> {
+    /// Makes room for bytes up to `end` in a chunk that no snapshot shares. `goes_on` tells whether
+    /// the one before is about to be filled.
+    fn reserve(&mut self, index: u64, end: u64, goes_on: bool) -> Result<(), Full> {
         let meter = self.meter.clone();
         // The chunk behind a full one is most likely to become full itself.
-        let sequential = index.checked_sub(1).is_some_and(|before| {
-            let chunk = self.chunks.get(&before);
-            chunk.is_some_and(|chunk| chunk.bytes.len() as u64 == CHUNK)
-        });
+        let sequential = goes_on
+            || index.checked_sub(1).is_some_and(|before| {
+                let chunk = self.chunks.get(&before);
+                chunk.is_some_and(|chunk| chunk.bytes.len() as u64 == CHUNK)
+            });
         let chunk = self
             .chunks
             .entry(index)
@@ -220,7 +238,11 @@ impl Memory {
                 if !own.charge.grow(want - room) {
                     return Err(Full);
                 }
-                own.resize(want);
+                if sequential && held > LARGE {
+                    own.move_to(cut(&mut self.slab), want);
+                } else {
+                    own.resize(want);
+                }
             }
         } else {
             let charge = Charge::new(&meter);
@@ -253,6 +275,18 @@ impl Memory {
             self.held -= chunk.room;
         }
     }
+}
+
+/// Room for a chunk from a slab, or from the next one where it is used up.
+fn cut(slab: &mut BytesMut) -> BytesMut {
+    if slab.capacity() < CHUNK as usize {
+        *slab = BytesMut::with_capacity(SLAB);
+        sys::prefer_huge_pages(slab);
+    }
+    let rest = slab.split_off(CHUNK as usize);
+    let mut room = std::mem::replace(slab, rest);
+    sys::prefault(&mut room);
+    room
 }
 
 /// The chunks that `range` touches, with the parts of them.

@@ -250,6 +250,28 @@ fn small_files_take_little_memory() {
 }
 
 #[test]
+fn chunks_of_slabs_keep_to_themselves() {
+    const PIECE: u64 = 1 << 20;
+    let (_dir, area) = area(u64::MAX, u64::MAX);
+    let mut stage = Stage::new(&area, None);
+    let piece = |number: u64| vec![number as u8 + 1; PIECE as usize];
+    for number in 0..80 {
+        stage.write(number * PIECE, &piece(number)).unwrap();
+    }
+    let before = stage.snapshot().unwrap();
+    stage.write(70 * PIECE - 1, b"xyz").unwrap();
+    stage.write(80 * PIECE + 5, b"end").unwrap();
+    let mut expected: Vec<u8> = (0..80).flat_map(piece).collect();
+    assert!(bytes_of(&before) == expected);
+    expected[70 * PIECE as usize - 1..][..3].copy_from_slice(b"xyz");
+    expected.extend_from_slice(b"\0\0\0\0\0end");
+    assert!(bytes_of(&stage.snapshot().unwrap()) == expected);
+    assert_eq!(area.spilled(), 0);
+    drop((stage, before));
+    assert_eq!(area.memory(), 0);
+}
+
+#[test]
 fn sparse_files_take_no_room() {
     for file_memory in [1 << 20, 0] {
         let (_dir, area) = area(1 << 20, file_memory);
