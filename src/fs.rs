@@ -33,6 +33,7 @@ mod node;
 mod remove;
 mod rename;
 mod status;
+mod table;
 mod target;
 mod top;
 mod walk;
@@ -57,13 +58,14 @@ use crate::key::Key;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
 use crate::{sys, task};
-use inode::{Inode, Table};
+use inode::Inode;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
+use table::Table;
 
 /// The directory of bucketfs' own objects, at the top of each bucket; it never shows.
 const HIDDEN: &[u8] = b".bucketfs";

@@ -14,9 +14,9 @@ mod flat;
 pub use flat::Flat;
 
 use crate::clock::Instant;
-use crate::driver::{ObjectInfo, Page};
+use crate::driver::{ListEntry, ObjectInfo, Page};
 use crate::key::Key;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -66,13 +66,40 @@ impl Known {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Record {
     known: Known,
+    /// What was learned of the name by itself; most names are known from the window only.
+    apart: Option<Box<Apart>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Apart {
     /// When it was learned; `None` when only the window vouches for it.
     at: Option<Instant>,
     /// Sequence number of the last own change.
     changed: u64,
+}
+
+impl Record {
+    /// A record as the window's listing tells it.
+    fn listed(known: Known) -> Record {
+        Record { known, apart: None }
+    }
+
+    /// When it was learned by itself.
+    fn at(&self) -> Option<Instant> {
+        self.apart.as_ref().and_then(|apart| apart.at)
+    }
+
+    /// Sequence number of the last own change, or 0.
+    fn changed(&self) -> u64 {
+        self.apart.as_ref().map_or(0, |apart| apart.changed)
+    }
+
+    fn apart(&mut self) -> &mut Apart {
+        self.apart.get_or_insert_default()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +126,7 @@ impl Directory {
     /// records. Own changes noted behind `keep` stay: they hold back pages that are on their way.
     fn prune(&mut self, capacity: usize, keep: u64) {
         if self.records.len() > (capacity / 2).max(2 * self.pruned) {
-            self.retain(|record| !record.known.is_absent() || record.changed > keep);
+            self.retain(|record| !record.known.is_absent() || record.changed() > keep);
             self.pruned = self.records.len();
         }
     }
@@ -109,7 +136,7 @@ impl Directory {
         self.records.retain(|_, record| {
             let kept = keep(record);
             if !kept {
-                settled = settled.max(record.changed);
+                settled = settled.max(record.changed());
             }
             kept
         });
@@ -118,7 +145,7 @@ impl Directory {
 
     /// The last own change of all.
     fn last_change(&self) -> u64 {
-        let changes = self.records.values().map(|record| record.changed);
+        let changes = self.records.values().map(Record::changed);
         changes.max().unwrap_or(0).max(self.settled)
     }
 }
@@ -180,6 +207,24 @@ pub struct ListingCache {
     capacity: usize,
 }
 
+/// A page's entries below a prefix with what stands behind it. All of that lies in one buffer: names
+/// are remembered longer than their keys, and would each keep a key's memory.
+fn rests<'a>(prefix: &Key, page: &'a Page) -> impl Iterator<Item = (&'a ListEntry, Bytes)> {
+    let below = |entry: &'a ListEntry| {
+        let rest = entry.key.as_bytes().strip_prefix(prefix.as_bytes());
+        Some((entry, rest?))
+    };
+    let below: Vec<_> = page.entries.iter().filter_map(below).collect();
+    let mut names = BytesMut::with_capacity(below.iter().map(|(_, rest)| rest.len()).sum());
+    below
+        .iter()
+        .for_each(|(_, rest)| names.extend_from_slice(rest));
+    let mut names = names.freeze();
+    below
+        .into_iter()
+        .map(move |(entry, rest)| (entry, names.split_to(rest.len())))
+}
+
 /// When something in a directory was last forgotten, as a sequence number: what was asked for
 /// before is not remembered.
 #[derive(Debug)]
@@ -205,6 +250,9 @@ impl Forgotten {
 
 /// Of how many directories it is known exactly when something in them was forgotten.
 const FORGOTTEN: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not 0");
+
+/// From how many names on the map of a directory is made anew when its listing is complete.
+const PACKED: usize = 4096;
 
 /// Entry count that an empty directory weighs, so that many of them stay bounded too.
 const DIRECTORY_WEIGHT: u64 = 1;
@@ -276,11 +324,7 @@ impl ListingCache {
     pub fn page(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) {
         let mut told: BTreeMap<Bytes, Known> = BTreeMap::new();
         let mut last = ticket.last.clone();
-        for entry in &page.entries {
-            let Some(rest) = entry.key.strip_prefix(prefix) else {
-                continue;
-            };
-            let rest = rest.bytes();
+        for (entry, rest) in rests(prefix, page) {
             last = Some(rest.clone());
             match (rest.strip_suffix(b"/"), &entry.object) {
                 (Some(name), marker) => {
@@ -328,7 +372,7 @@ impl ListingCache {
             if first {
                 // A new listing starts from nothing but what is younger than itself.
                 directory.retain(|record| {
-                    record.changed > sequence || record.at.is_some_and(|at| at > ticket.since)
+                    record.changed() > sequence || record.at().is_some_and(|at| at > ticket.since)
                 });
             }
             for name in told.into_keys() {
@@ -337,22 +381,21 @@ impl ListingCache {
                     continue;
                 };
                 match directory.records.get_mut(&name) {
-                    Some(record) if record.changed > sequence => {}
+                    Some(record) if record.changed() > sequence => {}
                     Some(record) => {
                         record.known = known;
-                        record.at = None;
+                        if let Some(apart) = &mut record.apart {
+                            apart.at = None;
+                        }
                     }
                     None => {
-                        directory.records.insert(
-                            name,
-                            Record {
-                                known,
-                                at: None,
-                                changed: 0,
-                            },
-                        );
+                        directory.records.insert(name, Record::listed(known));
                     }
                 }
+            }
+            if !more && directory.records.len() > PACKED {
+                // Growing at its end has left the map half empty.
+                directory.records = std::mem::take(&mut directory.records).into_iter().collect();
             }
             // What lies between the pages' ends and was not told is gone.
             directory.window = Some(Window {
@@ -368,7 +411,7 @@ impl ListingCache {
         let mut names = ticket.told;
         if let Some(directory) = self.directories.lock().get(prefix) {
             for (name, record) in &directory.records {
-                if record.changed > ticket.sequence {
+                if record.changed() > ticket.sequence {
                     names.insert(name.clone(), record.known.clone());
                 }
             }
@@ -410,7 +453,7 @@ impl ListingCache {
             .filter(|window| window.covers(name))
             .map(|window| window.since);
         match directory.records.get(name) {
-            Some(record) => Some((record.known.clone(), record.at.max(window)?)),
+            Some(record) => Some((record.known.clone(), record.at().max(window)?)),
             None => Some((Known::default(), window?)),
         }
     }
@@ -434,7 +477,7 @@ impl ListingCache {
     pub fn changed_since(&self, prefix: &Key, name: &[u8], mark: u64) -> Option<Known> {
         let directories = self.directories.lock();
         let record = directories.peek(prefix)?.records.get(name)?;
-        (record.changed > mark).then(|| record.known.clone())
+        (record.changed() > mark).then(|| record.known.clone())
     }
 
     /// All names of a directory whose whole listing is known, in the order of names, and since
@@ -501,21 +544,17 @@ impl ListingCache {
                 return;
             }
             match directory.records.get_mut(name) {
-                Some(record) if record.changed > ticket.sequence => {}
-                Some(record) if record.at.is_some_and(|at| at > ticket.since) => {}
+                Some(record) if record.changed() > ticket.sequence => {}
+                Some(record) if record.at().is_some_and(|at| at > ticket.since) => {}
                 Some(record) => {
                     record.known = known;
-                    record.at = Some(ticket.since);
+                    record.apart().at = Some(ticket.since);
                 }
                 None => {
-                    directory.records.insert(
-                        Bytes::copy_from_slice(name),
-                        Record {
-                            known,
-                            at: Some(ticket.since),
-                            changed: 0,
-                        },
-                    );
+                    let mut record = Record::listed(known);
+                    record.apart().at = Some(ticket.since);
+                    let name = Bytes::copy_from_slice(name);
+                    directory.records.insert(name, record);
                 }
             };
         });
@@ -528,14 +567,12 @@ impl ListingCache {
             let record = directory
                 .records
                 .entry(Bytes::copy_from_slice(name))
-                .or_insert_with(|| Record {
-                    known: Known::default(),
-                    at: None,
-                    changed,
-                });
+                .or_default();
             act(&mut record.known);
-            record.at = Some(now);
-            record.changed = changed;
+            *record.apart() = Apart {
+                at: Some(now),
+                changed,
+            };
         });
     }
 

@@ -7,8 +7,9 @@
 use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
-use super::inode::{Inode, preferred_ino};
+use super::inode::Inode;
 use super::lookup::Entry;
+use super::table::preferred_ino;
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::listing::{Known, Marker};
 use crate::clock::{self, Instant};
@@ -180,15 +181,15 @@ impl Fs {
             };
             (!unknown).then_some((target, seen))
         });
-        let inode = match from_listing {
-            Some((target, seen)) => self.attach(directory, &entry.name, &target, seen, true),
+        let shown = match from_listing {
+            Some((target, seen)) => self.tell(directory, &entry.name, &target, seen),
             None => match self.find(directory, &entry.name, true).await {
-                Ok(found) => found,
+                Ok(found) => found.map(|inode| self.entry(&inode)),
                 Err(error) if error.errno() == libc::ENOENT => None,
                 Err(_) => return Listed::Name,
             },
         };
-        inode.map_or(Listed::Gone, |inode| Listed::Entry(self.entry(&inode)))
+        shown.map_or(Listed::Gone, Listed::Entry)
     }
 
     /// Everything in a directory now: the listing, from the cache or page by page from the store,
@@ -275,7 +276,10 @@ impl Fs {
                     None => return,
                 },
             };
-            let name = Bytes::copy_from_slice(encoded.first());
+            let name = match &encoded {
+                Encoded::Name(name) if **name == component[..] => component.clone(),
+                _ => Bytes::copy_from_slice(encoded.first()),
+            };
             let target = Target { component, form };
             let (kind, key) = match target.choose(&known) {
                 _ if form == Form::Chunk => (Kind::Directory, target.directory_prefix(&prefix)),

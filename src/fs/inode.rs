@@ -1,4 +1,4 @@
-//! Inodes, the table of those in use, and the names that lead to them.
+//! Inodes, and the names that lead to them.
 //!
 //! A clean inode stands for one version of its object, and only our own commits move it. When
 //! somebody else's version is found under a name whose inode is open, the name gets a fresh inode
@@ -21,8 +21,8 @@ use crate::writeback::stage::Stage;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 /// The root's inode number.
@@ -41,6 +41,8 @@ pub struct Inode {
     pub turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     children: Mutex<HashMap<Bytes, Arc<Inode>>>,
+    /// How many names of this directory are asleep.
+    pub(super) asleep: AtomicUsize,
 }
 
 /// What changes about an inode.
@@ -232,6 +234,7 @@ impl Inode {
             kind: attr.kind,
             turn: tokio::sync::Mutex::new(()),
             children: Mutex::default(),
+            asleep: AtomicUsize::new(0),
             state: Mutex::new(State {
                 lookups: 0,
                 handles: 0,
@@ -293,171 +296,5 @@ impl Inode {
         }
         names.reverse();
         names.join("/")
-    }
-}
-
-/// The inodes in use.
-#[derive(Debug)]
-pub struct Table {
-    inodes: Mutex<HashMap<u64, Arc<Inode>>>,
-    root: Arc<Inode>,
-}
-
-/// An inode that an operation needs: it counts as looked up until this is dropped, so that the
-/// kernel's forgetting it does not take it out of the table meanwhile.
-pub struct Held<'a> {
-    table: &'a Table,
-    inode: Arc<Inode>,
-}
-
-impl std::ops::Deref for Held<'_> {
-    type Target = Arc<Inode>;
-
-    fn deref(&self) -> &Arc<Inode> {
-        &self.inode
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.table.release(&self.inode, 1);
-    }
-}
-
-/// A hash of bytes that is the same in every process, so that inode numbers rarely change between
-/// mounts (FNV-1a with a final mix).
-fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
-    struct Fnv(u64);
-    impl Hasher for Fnv {
-        fn finish(&self) -> u64 {
-            let mut h = self.0;
-            h ^= h >> 32;
-            h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            h ^ (h >> 29)
-        }
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-    }
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    bytes.hash(&mut hasher);
-    (kind == Kind::Directory).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The inode number that a key has unless another inode has it already.
-pub fn preferred_ino(key: &Key, kind: Kind) -> u64 {
-    stable_hash(key.as_bytes(), kind).max(ROOT + 1)
-}
-
-impl Table {
-    /// A table with only the root in it.
-    pub fn new(root: Inode) -> Self {
-        let root = Arc::new(root);
-        Table {
-            inodes: Mutex::new(HashMap::from([(root.ino, root.clone())])),
-            root,
-        }
-    }
-
-    /// The root directory.
-    pub fn root(&self) -> &Arc<Inode> {
-        &self.root
-    }
-
-    /// How many inodes are in use.
-    pub fn count(&self) -> usize {
-        self.inodes.lock().len()
-    }
-
-    /// An inode by its number.
-    pub fn get(&self, ino: u64) -> Option<Arc<Inode>> {
-        self.inodes.lock().get(&ino).cloned()
-    }
-
-    /// All inodes in use.
-    pub fn all(&self) -> Vec<Arc<Inode>> {
-        self.inodes.lock().values().cloned().collect()
-    }
-
-    /// Puts a new inode in, under its preferred number or the next free one. `make` is given that
-    /// number. The caller holds the lock on the directory's children.
-    pub fn insert(&self, key: &Key, kind: Kind, make: impl FnOnce(u64) -> Inode) -> Arc<Inode> {
-        let mut inodes = self.inodes.lock();
-        let mut ino = preferred_ino(key, kind);
-        while inodes.contains_key(&ino) {
-            ino = ino.wrapping_add(1).max(ROOT + 1);
-        }
-        let inode = Arc::new(make(ino));
-        inodes.insert(ino, inode.clone());
-        inode
-    }
-
-    /// Takes `count` lookups back.
-    pub fn forget(&self, ino: u64, count: u64) {
-        if let Some(inode) = self.get(ino) {
-            self.release(&inode, count);
-        }
-    }
-
-    fn release(&self, inode: &Arc<Inode>, count: u64) {
-        {
-            let mut state = inode.state();
-            state.lookups = state.lookups.saturating_sub(count);
-        }
-        self.reap(inode);
-    }
-
-    /// Takes over a lookup that was counted, for an operation of ours.
-    pub fn hold(&self, inode: Arc<Inode>) -> Held<'_> {
-        Held { table: self, inode }
-    }
-
-    /// Drops an inode that nothing needs any more, then its directory if that was only kept for
-    /// it.
-    pub fn reap(&self, inode: &Arc<Inode>) {
-        let mut current = inode.clone();
-        while current.ino != ROOT {
-            let place = current.state().place.clone();
-            let Some((parent, name)) = place else {
-                break;
-            };
-            {
-                let mut siblings = parent.children();
-                let unused = {
-                    let state = current.state();
-                    state.lookups == 0
-                        && state.handles == 0
-                        && !state.file.dirty
-                        && state
-                            .place
-                            .as_ref()
-                            .is_some_and(|place| Arc::ptr_eq(&place.0, &parent) && place.1 == name)
-                } && current.children().is_empty();
-                if !unused {
-                    return;
-                }
-                if siblings
-                    .get(&name)
-                    .is_some_and(|known| Arc::ptr_eq(known, &current))
-                {
-                    siblings.remove(&name);
-                }
-                let mut inodes = self.inodes.lock();
-                // The number may be another inode's by now.
-                if inodes
-                    .get(&current.ino)
-                    .is_some_and(|known| Arc::ptr_eq(known, &current))
-                {
-                    inodes.remove(&current.ino);
-                }
-            }
-            current = parent;
-            if current.state().lookups > 0 {
-                break;
-            }
-        }
     }
 }

@@ -3,7 +3,8 @@
 use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
-use super::inode::{Held, Inode, Place};
+use super::inode::{Inode, Place};
+use super::table::{Held, Inserted};
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
 use crate::cache::listing::{Known, Marker};
@@ -11,6 +12,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{AttributeSupport, ObjectInfo};
 use crate::key::Key;
 use bytes::Bytes;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +40,46 @@ const LOOK_AHEAD: Duration = Duration::from_millis(250);
 impl Fs {
     /// An inode by the kernel's number.
     pub(super) fn inode(&self, ino: u64) -> FsResult<Arc<Inode>> {
-        self.table.get(ino).ok_or(FsError::plain(libc::ESTALE))
+        let known = self.table.get(ino).or_else(|| self.wake(ino));
+        // Somebody else may have been quicker.
+        let known = known.or_else(|| self.table.get(ino));
+        known.ok_or(FsError::plain(libc::ESTALE))
+    }
+
+    /// The inode of a file that was asleep, from what the listing knows of its name. Where that
+    /// has forgotten it, or knows something else there, the kernel looks the name up again.
+    fn wake(&self, ino: u64) -> Option<Arc<Inode>> {
+        let (directory, name) = self.table.place_asleep(ino)?;
+        if directory.state().removed {
+            return None;
+        }
+        let target = Target::of(&name)?;
+        let mark = self.listing.mark();
+        let (known, since) = self.listing.get(&directory.key(), &target.component)?;
+        let seen = Seen {
+            found: target.choose(&known),
+            since,
+            mark,
+            asked: false,
+        };
+        let inode = self.attach(&directory, &name, &target, seen, false)?;
+        let held = self.table.hold(inode);
+        (held.ino == ino).then(|| held.clone())
+    }
+
+    /// Wakes all files below a directory, as far as the listing knows them.
+    pub(super) fn wake_below(&self, directory: &Arc<Inode>) {
+        let mut pending = vec![directory.clone()];
+        while let Some(directory) = pending.pop() {
+            for ino in self.table.all_asleep(Some(&directory)) {
+                self.wake(ino);
+            }
+            let children = directory.children();
+            let directories = children
+                .values()
+                .filter(|child| child.kind == Kind::Directory);
+            pending.extend(directories.cloned());
+        }
     }
 
     /// A directory by the kernel's number.
@@ -101,8 +142,17 @@ impl Fs {
     /// Looks a name up.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Lookup> {
         let directory = self.directory(parent)?;
-        match self.find(&directory, name, true).await? {
-            Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
+        let found = self.look(
+            &directory,
+            name,
+            || {
+                let inode = self.fresh_child(&directory, name, true)?;
+                Some(self.entry(&inode))
+            },
+            |target, seen| self.tell(&directory, &Bytes::copy_from_slice(name), target, seen),
+        );
+        match found.await? {
+            Some(entry) => Ok(Lookup::Found(entry)),
             // A directory on its way has its files at neither place.
             None if self.names.try_read().is_err() => Ok(Lookup::Absent(Duration::ZERO)),
             None => Ok(Lookup::Absent(self.negative_ttl(name))),
@@ -127,14 +177,31 @@ impl Fs {
         name: &[u8],
         for_kernel: bool,
     ) -> FsResult<Option<Arc<Inode>>> {
+        self.look(
+            directory,
+            name,
+            || self.fresh_child(directory, name, for_kernel),
+            |target, seen| self.attach(directory, name, target, seen, for_kernel),
+        )
+        .await
+    }
+
+    /// What `known` gives for a name, or `found` for what the listing or the store has there.
+    async fn look<T>(
+        &self,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        known: impl Fn() -> Option<T>,
+        found: impl Fn(&Target, Seen) -> Option<T>,
+    ) -> FsResult<Option<T>> {
         if name.len() > 255 {
             return Err(FsError::plain(libc::ENAMETOOLONG));
         }
         if directory.state().removed || self.is_hidden(directory, name) {
             return Ok(None);
         }
-        if let Some(inode) = self.fresh_child(directory, name, for_kernel) {
-            return Ok(Some(inode));
+        if let Some(known) = known() {
+            return Ok(Some(known));
         }
         let Some(target) = Target::of(name) else {
             return Ok(None);
@@ -149,24 +216,24 @@ impl Fs {
                     (known, ticket.since(), ticket.mark(), true)
                 }
             };
-            let mut found = target.choose(&known);
-            if let Found::Directory(Marker::Unknown) = found
+            let mut there = target.choose(&known);
+            if let Found::Directory(Marker::Unknown) = there
                 && target.form != Form::Chunk
                 && self.capabilities.attributes != AttributeSupport::None
             {
                 // The listing told no attributes of the directory: its marker does.
                 let (known, ticket) = self.ask(&prefix, &target, name).await?;
-                found = target.choose(&known);
+                there = target.choose(&known);
                 (since, mark) = (ticket.since(), ticket.mark());
             }
             let seen = Seen {
-                found,
+                found: there,
                 since,
                 mark,
                 asked,
             };
             if directory.key() == prefix {
-                return Ok(self.attach(directory, name, &target, seen, for_kernel));
+                return Ok(found(&target, seen));
             }
             // The directory was renamed meanwhile: this is about its old place.
         }
@@ -206,6 +273,60 @@ impl Fs {
             attr: state.attr,
             ttl,
         }
+    }
+
+    /// What the kernel is told of a name: of its inode, or of a file that nobody has used yet and
+    /// that stays asleep. Its lookup count is raised.
+    pub(super) fn tell(
+        &self,
+        directory: &Arc<Inode>,
+        name: &Bytes,
+        target: &Target,
+        seen: Seen,
+    ) -> Option<Entry> {
+        self.leave_asleep(directory, name, target, &seen)
+            .or_else(|| {
+                let inode = self.attach(directory, name, target, seen, true)?;
+                Some(self.entry(&inode))
+            })
+    }
+
+    fn leave_asleep(
+        &self,
+        directory: &Arc<Inode>,
+        name: &Bytes,
+        target: &Target,
+        seen: &Seen,
+    ) -> Option<Entry> {
+        let Found::Object(info) = &seen.found else {
+            return None;
+        };
+        let attr = Attr::of_object(0, info, &self.options);
+        // The open that follows a lookup uses what that has asked.
+        if seen.asked || attr.kind != Kind::File {
+            return None;
+        }
+        let prefix = directory.key();
+        let children = directory.children();
+        let changed = || {
+            let (component, mark) = (&target.component, seen.mark);
+            self.listing.changed_since(&prefix, component, mark)
+        };
+        if children.contains_key(name) || changed().is_some() {
+            return None;
+        }
+        let key = target.object_key(&prefix);
+        let ino = self.table.sleep(&key, (directory, name), told(info))?;
+        Some(Entry {
+            attr: Attr { ino, ..attr },
+            ttl: self.ttl(name),
+        })
+    }
+
+    /// The number of a file of a directory that is asleep.
+    pub(super) fn asleep_at(&self, directory: &Arc<Inode>, name: &[u8]) -> Option<u64> {
+        let key = Target::of(name)?.object_key(&directory.key());
+        self.table.asleep_at(&key, directory, name)
     }
 
     /// The inode for what was found under a name: the known one, moved to the version found if
@@ -264,7 +385,7 @@ impl Fs {
             Found::Object(info) => {
                 let key = target.object_key(&prefix);
                 let kind = Attr::of_object(0, &info, &self.options).kind;
-                self.table.insert(&key, kind, |ino| {
+                let woken = self.table.wake(&key, kind, (directory, name), |ino| {
                     let inode = Inode::new(
                         Attr::of_object(ino, &info, &self.options),
                         key.clone(),
@@ -273,7 +394,12 @@ impl Fs {
                     );
                     self.adopt(&inode, &info, since);
                     inode
-                })
+                });
+                let Inserted { inode, told: was } = woken;
+                if was.is_some_and(|was| was != told(&info)) {
+                    self.notify.invalidate_inode(inode.ino, true);
+                }
+                inode
             }
             Found::Directory(marker) => {
                 let key = target.directory_prefix(&prefix);
@@ -435,6 +561,13 @@ impl Fs {
             at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)
         })
     }
+}
+
+/// A hash of the version that the kernel is told of a file that is asleep.
+fn told(info: &ObjectInfo) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&info.etag, info.size).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a known inode still stands for what its name leads to.

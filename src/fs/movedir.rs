@@ -86,6 +86,7 @@ impl Fs {
                 format!("{old:?}: the part of a long name cannot be renamed; rename what is in it"),
             ));
         }
+        self.wake_below(&source);
         let known = self.known_below(&source);
         let result = self.move_keys(&old, &new, &known).await;
         self.listing.forget_below(&old);

@@ -107,10 +107,11 @@ impl Fs {
             known.is_some_and(|(known, _)| known.object.is_some_and(|info| info.etag == *etag));
         let shown = name::encode(component);
         let held = self.directory_of(prefix).is_some_and(|directory| {
-            directory.child(shown.first()).is_none_or(|child| {
+            let child = directory.child(shown.first());
+            child.is_none_or(|child| {
                 let state = child.state();
                 state.is_local() || state.file.base.as_ref() == Some(etag)
-            })
+            }) && self.asleep_at(&directory, shown.first()).is_none()
         });
         listed && held
     }
@@ -124,9 +125,10 @@ impl Fs {
             .get(&Key::from(prefix), component)
             .is_some_and(|(known, _)| known.is_absent());
         let shown = name::encode(component);
-        let unused = self
-            .directory_of(prefix)
-            .is_some_and(|directory| directory.child(shown.first()).is_none());
+        let unused = self.directory_of(prefix).is_some_and(|directory| {
+            let name = shown.first();
+            directory.child(name).is_none() && self.asleep_at(&directory, name).is_none()
+        });
         if gone && unused {
             return;
         }
@@ -187,6 +189,8 @@ impl Fs {
                 directory = parent.child(&name);
                 if let Some(child) = &directory {
                     self.expire(child);
+                } else if let Some(ino) = self.asleep_at(&parent, &name) {
+                    self.notify.invalidate_inode(ino, true);
                 }
                 self.notify.invalidate_entry(parent.ino, &name);
             }
@@ -210,6 +214,9 @@ impl Fs {
         self.listing.forget_below(&Key::empty());
         for inode in self.table.all() {
             self.expire(&inode);
+        }
+        for ino in self.table.all_asleep(None) {
+            self.notify.invalidate_inode(ino, true);
         }
     }
 }
