@@ -395,7 +395,9 @@ fn write(path: &Path, start: &[u8], bytes: &[u8]) -> io::Result<()> {
         result => result?,
     };
     file.write_all(start)?;
-    file.write_all(bytes)
+    file.write_all(bytes)?;
+    // By the clock of later uses: the kernel's own is coarser, and would not tell two writes apart.
+    file.set_modified(crate::clock::wall())
 }
 
 #[cfg(test)]
