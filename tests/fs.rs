@@ -1,6 +1,8 @@
 //! The filesystem operations without a kernel: any number of mounts over one store.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "fs/asleep.rs"]
+mod asleep;
 #[path = "fs/attributes.rs"]
 mod attributes;
 #[path = "fs/budget.rs"]
