@@ -111,6 +111,26 @@ pub enum Top {
     },
 }
 
+/// Where and how many bytes may wait for their commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StagingRoom {
+    /// In memory as many as is usual, then in the staging directory.
+    #[default]
+    Usual,
+    /// In memory, as far as the store would keep them in there as well, but at most half of the
+    /// machine's; else as is usual.
+    Memory,
+    /// So many in memory, of one file and of all, then so many in the staging directory.
+    Limited {
+        /// Bytes in memory of one file.
+        file_memory: u64,
+        /// Bytes in memory of all files.
+        memory: u64,
+        /// Bytes in the staging directory.
+        disk: u64,
+    },
+}
+
 /// Settings of a mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct FsOptions {
@@ -140,9 +160,8 @@ pub struct FsOptions {
     pub staging_dir: PathBuf,
     /// Largest file that can be staged, in bytes.
     pub staging_size: u64,
-    /// Whether bytes wait in memory where the store would keep them in there as well, however many
-    /// they are.
-    pub stage_in_memory: bool,
+    /// Where and how many bytes may wait for their commit.
+    pub staging_room: StagingRoom,
     /// Directory where bytes that no store would take are kept (0700).
     pub state_dir: PathBuf,
     /// Memory for cached content, in bytes.
@@ -209,18 +228,31 @@ struct Records {
     conflicts: VecDeque<ConflictRecord>,
 }
 
-/// Where and how much may wait for its commit: in memory at most half of the machine's.
 fn staging(options: &FsOptions, capabilities: &Capabilities) -> StagingOptions {
-    let usual = StagingOptions::new(&options.staging_dir);
-    let kept = match options.stage_in_memory {
-        true => capabilities.keeps_bodies.min(sys::memory() / 2),
-        false => 0,
-    };
-    StagingOptions {
-        memory: usual.memory.max(kept),
-        file_memory: usual.file_memory.max(kept),
+    let usual = StagingOptions {
         largest_file: options.staging_size,
-        ..usual
+        ..StagingOptions::new(&options.staging_dir)
+    };
+    match options.staging_room {
+        StagingRoom::Usual => usual,
+        StagingRoom::Memory => {
+            let kept = capabilities.keeps_bodies.min(sys::memory() / 2);
+            StagingOptions {
+                memory: usual.memory.max(kept),
+                file_memory: usual.file_memory.max(kept),
+                ..usual
+            }
+        }
+        StagingRoom::Limited {
+            file_memory,
+            memory,
+            disk,
+        } => StagingOptions {
+            memory,
+            file_memory,
+            disk,
+            ..usual
+        },
     }
 }
 

@@ -16,7 +16,7 @@ pub use session::{KernelOptions, Session};
 use crate::config::{Settings, StoreSettings};
 use crate::driver;
 use crate::exit::{Exit, Failure};
-use crate::fs::{DrainReport, FsOptions, Top};
+use crate::fs::{DrainReport, FsOptions, StagingRoom, Top};
 use crate::layer::{self, LayerOptions, Stack};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,7 +103,11 @@ pub fn fs_options(
         consistency: settings.consistency,
         staging_dir,
         staging_size: settings.staging_size,
-        stage_in_memory: settings.staging_dir.is_none(),
+        // Who names a directory wants the bytes there.
+        staging_room: match settings.staging_dir {
+            Some(_) => StagingRoom::Usual,
+            None => StagingRoom::Memory,
+        },
         state_dir,
         memory_cache: settings.memory,
         cache_dir,

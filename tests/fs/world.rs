@@ -50,7 +50,7 @@ pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
         consistency: Consistency::CloseToOpen,
         staging_dir: home.join("staging"),
         staging_size: 1 << 30,
-        stage_in_memory: false,
+        staging_room: Default::default(),
         state_dir: home.join("state"),
         memory_cache: 64 << 20,
         cache_dir: None,

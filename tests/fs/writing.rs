@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use bucketfs::driver::Driver;
-use bucketfs::fs::SetAttr;
+use bucketfs::fs::{SetAttr, StagingRoom};
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -209,11 +209,12 @@ async fn a_write_beyond_the_largest_file_is_refused_and_the_file_stays() {
 async fn what_a_store_keeps_in_memory_waits_there_unless_a_directory_is_named() {
     let world = World::memory();
     let large = "x".repeat(9 << 20);
-    for (in_memory, written) in [(true, Ok(9 << 20)), (false, Err(libc::ENOENT))] {
+    let (usual, memory) = (StagingRoom::Usual, StagingRoom::Memory);
+    for (room, written) in [(memory, Ok(9 << 20)), (usual, Err(libc::ENOENT))] {
         let mut staging = None;
         let mount = world.mount_with(
             |options| {
-                options.stage_in_memory = in_memory;
+                options.staging_room = room;
                 staging = Some(options.staging_dir.clone());
             },
             false,

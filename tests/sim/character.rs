@@ -1,6 +1,7 @@
 //! What kind of store a seed simulates: no two of those that speak S3 are alike.
 
 use bucketfs::driver::{AttributeSupport, Capabilities, CopyCapability, Strength};
+use bucketfs::fs::StagingRoom;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Character {
     pub long: u32,
     /// `--staging-size` of the mounts.
     pub staging: Option<u64>,
+    /// How much the mounts can stage in memory and on their disks.
+    pub room: StagingRoom,
     /// The state directory cannot be written.
     pub stateless: bool,
 }
@@ -115,6 +118,14 @@ impl Character {
             long: [0, 5, 5, 60][random.usize(..4)],
             staging: (random.u32(..5) == 0).then(|| random.u64(0..40_000)),
             stateless: random.u32(..8) == 0,
+            room: match random.u32(..5) {
+                0 => StagingRoom::Limited {
+                    file_memory: random.u64(..200),
+                    memory: random.u64(..1000),
+                    disk: [random.u64(..2000), u64::MAX][random.usize(..2)],
+                },
+                _ => StagingRoom::Usual,
+            },
         }
     }
 }

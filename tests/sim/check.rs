@@ -19,8 +19,13 @@ const FEED: Time = 3_000_000;
 /// How long after a commit was carried out its mount may not have learned of it.
 pub const LEARNING: Time = 60_000_000;
 
-/// Compares what the mounts show in the end with what the store has.
-pub async fn trees(store: &Store, mounts: &[Arc<Mount>], violations: &mut Vec<String>) {
+/// Compares what the mounts show in the end with what the store has, but for the paths that each
+/// has no room to send.
+pub async fn trees(
+    store: &Store,
+    mounts: &[(Arc<Mount>, BTreeSet<String>)],
+    violations: &mut Vec<String>,
+) {
     let content = store.content();
     let mut expected = BTreeMap::new();
     for (key, bytes) in &content {
@@ -32,11 +37,14 @@ pub async fn trees(store: &Store, mounts: &[Arc<Mount>], violations: &mut Vec<St
             expected.insert(path, Some(bytes.to_vec()));
         }
     }
-    for mount in mounts {
+    for (mount, unsent) in mounts {
         let number = mount.number;
-        match mount.tree().await {
+        match mount.tree(unsent).await {
             Ok(seen) => {
                 for (path, content) in &expected {
+                    if unsent.contains(path) {
+                        continue;
+                    }
                     if seen.get(path) != Some(content) {
                         let shown = seen.get(path).map(|seen| seen.as_deref().map(show));
                         violations.push(format!(

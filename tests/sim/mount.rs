@@ -12,7 +12,7 @@ use bucketfs::fs::{
 use bucketfs::key::Key;
 use bucketfs::layer::{LayerOptions, stack};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -66,9 +66,14 @@ impl Mount {
         retries: u32,
         broken: Option<Break>,
     ) -> Mount {
-        let (ttl, staging, stateless) = {
+        let (ttl, staging, room, stateless) = {
             let character = &store.0.lock().character;
-            (character.ttl, character.staging, character.stateless)
+            (
+                character.ttl,
+                character.staging,
+                character.room,
+                character.stateless,
+            )
         };
         let state = home.join("state");
         if stateless {
@@ -104,7 +109,7 @@ impl Mount {
             consistency: Consistency::CloseToOpen,
             staging_dir: home.join("staging"),
             staging_size: staging.unwrap_or(1 << 30),
-            stage_in_memory: false,
+            staging_room: room,
             state_dir: state,
             memory_cache: 64 << 20,
             cache_dir: None,
@@ -332,7 +337,7 @@ impl Mount {
     }
 
     /// Everything that can be reached, with its content; directories have none.
-    pub async fn tree(&self) -> Outcome<BTreeMap<String, Option<Vec<u8>>>> {
+    pub async fn tree(&self, but: &BTreeSet<String>) -> Outcome<BTreeMap<String, Option<Vec<u8>>>> {
         let mut found = BTreeMap::new();
         let mut pending = vec![String::new()];
         while let Some(dir) = pending.pop() {
@@ -341,6 +346,9 @@ impl Mount {
                     "" => name,
                     dir => format!("{dir}/{name}"),
                 };
+                if but.contains(&path) {
+                    continue;
+                }
                 if directory {
                     found.insert(path.clone(), None);
                     pending.push(path);
