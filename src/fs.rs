@@ -30,6 +30,7 @@ mod make;
 mod merge;
 mod movedir;
 mod node;
+mod pages;
 mod remove;
 mod rename;
 mod status;
@@ -196,7 +197,7 @@ pub struct Fs {
     notify: Arc<dyn KernelNotify>,
     started: SystemTime,
     table: Table,
-    listing: ListingCache,
+    listing: Arc<ListingCache>,
     look_aheads: ask::LookAheads,
     walk: Mutex<Option<walk::Walk>>,
     fetcher: Arc<Fetcher>,
@@ -274,7 +275,7 @@ impl Fs {
         root.state().lookups = 1;
         let fs = Arc::new(Fs {
             table: Table::new(root),
-            listing: ListingCache::new(options.listing_entries),
+            listing: Arc::new(ListingCache::new(options.listing_entries)),
             look_aheads: ask::LookAheads::new(),
             walk: Mutex::default(),
             fetcher: Fetcher::new(

@@ -406,18 +406,44 @@ impl ListingCache {
         });
     }
 
-    /// All names that the pages of a listing have told, with what was changed here since.
-    pub fn finish(&self, prefix: &Key, ticket: Ticket) -> Vec<(Bytes, Known)> {
-        let mut names = ticket.told;
-        if let Some(directory) = self.directories.lock().get(prefix) {
-            for (name, record) in &directory.records {
-                if record.changed() > ticket.sequence {
-                    names.insert(name.clone(), record.known.clone());
-                }
+    /// The names of which the pages of a listing up to this one have told all, with what was
+    /// changed here since; each is given once.
+    pub fn passed(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) -> Vec<(Bytes, Known)> {
+        let told = std::mem::take(&mut ticket.told);
+        let window = Window {
+            upto: (page.next.is_some()).then(|| ticket.last.clone().unwrap_or_default()),
+            since: ticket.since,
+            listing: ticket.sequence,
+        };
+        let mut directories = self.directories.lock();
+        let directory = directories.get(prefix);
+        let changed = |name: &Bytes| {
+            let record = directory?.records.get(name)?;
+            (record.changed() > ticket.sequence).then(|| record.known.clone())
+        };
+        let mut names = Vec::with_capacity(told.len());
+        for (name, known) in told {
+            if !window.covers(&name) {
+                ticket.told.insert(name, known);
+                continue;
+            }
+            let known = changed(&name).unwrap_or(known);
+            if !known.is_absent() {
+                names.push((name, known));
             }
         }
-        let names = names.into_iter();
-        names.filter(|(_, known)| !known.is_absent()).collect()
+        names
+    }
+
+    /// The names of a directory that own changes behind a mark have put there.
+    pub fn changed_behind(&self, prefix: &Key, mark: u64) -> Vec<(Bytes, Known)> {
+        let directories = self.directories.lock();
+        let records = directories.peek(prefix).map(|directory| &directory.records);
+        let changed = records.into_iter().flatten();
+        changed
+            .filter(|(_, record)| record.changed() > mark && !record.known.is_absent())
+            .map(|(name, record)| (name.clone(), record.known.clone()))
+            .collect()
     }
 
     /// Whether something in a directory was forgotten after a ticket was given: what was asked for

@@ -1,32 +1,84 @@
 //! Directories: open, read, close.
 //!
-//! A handle reads from a snapshot that is taken when it is read from the start, so that offsets
-//! are stable while entries come and go and no name appears twice. Names that are gone by the time
-//! their turn comes are left out by `readdirplus`, and kept by `readdir` as on a disk.
+//! A handle keeps what it has told since it was read from the start, so that offsets are stable
+//! while entries come and go and no name appears twice. Of a large directory that is told as its
+//! pages come in. Names that are gone by the time their turn comes are left out by `readdirplus`,
+//! and kept by `readdir` as on a disk.
 
 use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
 use super::lookup::Entry;
+use super::pages::Pages;
 use super::table::preferred_ino;
 use super::target::{Form, Found, Seen, Target};
-use crate::cache::listing::{Known, Marker};
+use crate::cache::listing::{Known, Marker, Ticket};
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, ListRequest};
+use crate::driver::{AttributeSupport, Error, ErrorKind, ListRequest};
+use crate::key::Key;
 use crate::name::{self, Encoded};
 use crate::{sys, task};
 use bytes::Bytes;
 use futures::StreamExt;
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
+use tokio::sync::Mutex;
 
 /// An open directory.
 #[derive(Debug)]
 pub struct DirHandle {
     inode: Arc<Inode>,
-    snapshot: Mutex<Option<Arc<Vec<DirEntry>>>>,
+    /// Held while a page is waited for: the kernel sends one request of a handle at a time.
+    reading: Mutex<Reading>,
+}
+
+/// What has been read of a directory.
+#[derive(Debug, Default)]
+struct Reading {
+    entries: Vec<DirEntry>,
+    /// Pseudo-directories of long names, each of which many components lead to.
+    chunks: HashSet<Bytes>,
+    rest: Rest,
+}
+
+/// What is still to be read.
+#[derive(Debug, Default)]
+enum Rest {
+    /// All.
+    #[default]
+    All,
+    /// Pages of a listing.
+    Pages(Box<Listing>),
+    /// Nothing.
+    Nothing,
+}
+
+/// A listing of a directory under way.
+#[derive(Debug)]
+struct Listing {
+    ticket: Ticket,
+    /// For the page that comes next.
+    request: ListRequest,
+    pages: Option<Pages>,
+}
+
+impl Reading {
+    fn push(&mut self, mut entry: DirEntry) {
+        if entry.form == Form::Chunk && !self.chunks.insert(entry.name.clone()) {
+            return;
+        }
+        entry.next = self.entries.len() as u64 + 1;
+        self.entries.push(entry);
+    }
+
+    /// Orders what is behind the first `told` entries, which nobody has seen yet, by name.
+    fn sort(&mut self, told: usize) {
+        self.entries[told..].sort_by(|a, b| a.name.cmp(&b.name));
+        for (index, entry) in self.entries.iter_mut().enumerate().skip(told) {
+            entry.next = index as u64 + 1;
+        }
+    }
 }
 
 /// An entry of a directory as `readdir` tells it.
@@ -43,6 +95,19 @@ pub struct DirEntry {
     /// What the listing told, for attributes.
     known: Option<(Known, Instant, u64)>,
     form: Form,
+}
+
+impl DirEntry {
+    fn of(name: Bytes, ino: u64, kind: Kind) -> DirEntry {
+        DirEntry {
+            name,
+            ino,
+            kind,
+            next: 0,
+            known: None,
+            form: Form::Plain,
+        }
+    }
 }
 
 /// What `readdirplus` tells of an entry.
@@ -73,7 +138,7 @@ impl Fs {
             number,
             Arc::new(DirHandle {
                 inode,
-                snapshot: Mutex::default(),
+                reading: Mutex::default(),
             }),
         );
         Ok(number)
@@ -85,7 +150,8 @@ impl Fs {
         let handle = handle.ok_or(FsError::plain(libc::EBADF))?;
         handle.inode.state().handles -= 1;
         self.table.reap(&handle.inode);
-        let read = handle.snapshot.lock().as_ref().map_or(0, |all| all.len());
+        let read = handle.reading.try_lock();
+        let read = read.map_or(LARGE, |reading| reading.entries.len());
         drop(handle);
         if read >= LARGE {
             // Reading it took several times the memory that remains in use.
@@ -103,20 +169,17 @@ impl Fs {
     /// The entries from an offset on; fewer than there are, none at the end.
     pub async fn readdir(&self, handle: u64, offset: u64) -> FsResult<Vec<DirEntry>> {
         let handle = self.dir_handle(handle)?;
-        let kept = handle.snapshot.lock().clone().filter(|_| offset > 0);
-        let snapshot = match kept {
-            Some(snapshot) => snapshot,
-            None => {
-                let fresh = Arc::new(self.snapshot(&handle.inode).await?);
-                *handle.snapshot.lock() = Some(fresh.clone());
-                fresh
-            }
-        };
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(snapshot.len());
-        let to = snapshot.len().min(from + BATCH);
-        Ok(snapshot[from..to].to_vec())
+        let mut reading = handle.reading.lock().await;
+        if offset == 0 {
+            *reading = Reading::default();
+        }
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        while reading.entries.len() <= from && !matches!(reading.rest, Rest::Nothing) {
+            self.read_on(&handle.inode, &mut reading).await?;
+        }
+        let len = reading.entries.len();
+        let from = from.min(len);
+        Ok(reading.entries[from..len.min(from + BATCH)].to_vec())
     }
 
     /// The entries from an offset on with their attributes. The lookup count of each is raised;
@@ -192,82 +255,152 @@ impl Fs {
         shown.map_or(Listed::Gone, Listed::Entry)
     }
 
-    /// Everything in a directory now: the listing, from the cache or page by page from the store,
-    /// and what exists only here.
-    async fn snapshot(&self, directory: &Arc<Inode>) -> FsResult<Vec<DirEntry>> {
-        let mut entries = BTreeMap::new();
-        if !directory.state().removed {
-            let (names, since, mark) = self.list(directory).await?;
-            directory.state().listed = Some(clock::now());
-            for (component, known) in names {
-                self.show(directory, &component, known, (since, mark), &mut entries);
+    /// Reads more of a directory: all of it from what is known, or the next page from the store,
+    /// and at the end what exists only here.
+    async fn read_on(&self, directory: &Arc<Inode>, reading: &mut Reading) -> FsResult<()> {
+        if let Rest::All = reading.rest {
+            let parent = directory.state().place.clone();
+            let parent = parent.map_or(directory.ino, |(parent, _)| parent.ino);
+            for (name, ino) in [(".", directory.ino), ("..", parent)] {
+                let kind = Kind::Directory;
+                reading.push(DirEntry::of(name.into(), ino, kind));
             }
-            let local: Vec<_> = directory
-                .children()
-                .iter()
-                .map(|(name, child)| (name.clone(), child.clone()))
-                .collect();
-            for (name, child) in local {
-                let state = child.state();
-                if state.removed || state.superseded {
-                    continue;
-                }
-                if let Some(entry) = entries.get_mut(&name) {
-                    let entry: &mut DirEntry = entry;
-                    entry.ino = child.ino;
-                    entry.kind = child.kind;
-                    continue;
-                }
-                // What the store told later than the listing was begun may not be in it.
-                let younger = state.file.dirty || state.checked > since;
-                drop(state);
-                if younger || self.is_kept(&child) {
-                    let entry = DirEntry {
-                        name: name.clone(),
-                        ino: child.ino,
-                        kind: child.kind,
-                        next: 0,
-                        known: None,
-                        form: Form::Plain,
-                    };
-                    entries.insert(name, entry);
-                }
+            if directory.state().removed {
+                reading.rest = Rest::Nothing;
+                return Ok(());
             }
+            let mark = self.listing.mark();
+            let prefix = directory.key();
+            if let Some((names, since)) = self.known_names(directory).await {
+                directory.state().listed = Some(clock::now());
+                self.show(directory, &prefix, names, (since, mark), reading);
+                self.show_local(directory, &prefix, (since, mark), reading);
+                reading.rest = Rest::Nothing;
+                reading.sort(2);
+                return Ok(());
+            }
+            reading.rest = Rest::Pages(Box::new(Listing {
+                ticket: self.listing.begin(clock::now()),
+                request: ListRequest::directory(&prefix),
+                pages: None,
+            }));
         }
-        let parent = directory
-            .state()
-            .place
-            .as_ref()
-            .map_or(directory.ino, |(parent, _)| parent.ino);
-        let dots = [(".", directory.ino), ("..", parent)];
-        let dots = dots.into_iter().map(|(name, ino)| DirEntry {
-            name: Bytes::from_static(name.as_bytes()),
-            ino,
-            kind: Kind::Directory,
-            next: 0,
-            known: None,
-            form: Form::Plain,
-        });
-        let mut all: Vec<DirEntry> = dots.chain(entries.into_values()).collect();
-        for (index, entry) in all.iter_mut().enumerate() {
-            entry.next = index as u64 + 1;
+        let Rest::Pages(listing) = &mut reading.rest else {
+            return Ok(());
+        };
+        let begin = || self.pages(listing.request.clone(), true);
+        let pages = listing.pages.get_or_insert_with(begin);
+        let given_up = || Error::new(ErrorKind::Unavailable, "the listing was given up");
+        let page = pages.next().await.map(|(_, page)| page);
+        let page = match page.unwrap_or_else(|| Err(given_up().during("list"))) {
+            Ok(page) => page,
+            Err(error) => {
+                // Who reads on asks for this page again.
+                listing.pages = None;
+                return Err(error.into());
+            }
+        };
+        directory.state().listed = Some(clock::now());
+        let prefix = listing.request.prefix.clone();
+        self.listing.page(&prefix, &page, &mut listing.ticket);
+        let names = self.listing.passed(&prefix, &page, &mut listing.ticket);
+        let of = (listing.ticket.since(), listing.ticket.mark());
+        listing.request.token = page.next;
+        let ended = listing.request.token.is_none();
+        let told = reading.entries.len();
+        self.show(directory, &prefix, names, of, reading);
+        if ended {
+            reading.rest = Rest::Nothing;
+            self.show_local(directory, &prefix, of, reading);
+            reading.sort(told);
         }
-        Ok(all)
+        Ok(())
     }
 
-    /// The names of one component in a directory.
+    /// Adds names that were listed at a time, before which own changes.
     fn show(
         &self,
         directory: &Inode,
+        prefix: &Key,
+        names: Vec<(Bytes, Known)>,
+        of: (Instant, u64),
+        reading: &mut Reading,
+    ) {
+        let before = reading.entries.len();
+        for (component, known) in names {
+            self.show_one(directory, prefix, &component, known, of, reading);
+        }
+        let children = directory.children();
+        if children.is_empty() {
+            return;
+        }
+        for entry in &mut reading.entries[before..] {
+            if let Some(child) = children.get(&entry.name)
+                && let state = child.state()
+                && !state.removed
+                && !state.superseded
+            {
+                entry.ino = child.ino;
+                entry.kind = child.kind;
+            }
+        }
+    }
+
+    /// Adds what a listing of that time does not tell: own changes since, and what exists only
+    /// here.
+    fn show_local(
+        &self,
+        directory: &Inode,
+        prefix: &Key,
+        of: (Instant, u64),
+        reading: &mut Reading,
+    ) {
+        let (since, mark) = of;
+        let mut more = Reading::default();
+        let changed = self.listing.changed_behind(prefix, mark);
+        self.show(directory, prefix, changed, of, &mut more);
+        let local: Vec<_> = directory
+            .children()
+            .iter()
+            .map(|(name, child)| (name.clone(), child.clone()))
+            .collect();
+        for (name, child) in local {
+            let state = child.state();
+            if state.removed || state.superseded {
+                continue;
+            }
+            // What the store told later than the listing was begun may not be in it.
+            let younger = state.file.dirty || state.checked > since;
+            drop(state);
+            if younger || self.is_kept(&child) {
+                more.push(DirEntry::of(name, child.ino, child.kind));
+            }
+        }
+        if more.entries.is_empty() {
+            return;
+        }
+        let told = reading.entries.iter().map(|entry| entry.name.clone());
+        let mut told: HashSet<Bytes> = told.collect();
+        for entry in more.entries {
+            if told.insert(entry.name.clone()) {
+                reading.push(entry);
+            }
+        }
+    }
+
+    /// Adds the names of one component.
+    fn show_one(
+        &self,
+        directory: &Inode,
+        prefix: &Key,
         component: &Bytes,
         known: Known,
         (since, mark): (Instant, u64),
-        entries: &mut BTreeMap<Bytes, DirEntry>,
+        reading: &mut Reading,
     ) {
         if self.is_hidden(directory, component) {
             return;
         }
-        let prefix = directory.key();
         let mut add = |encoded: Encoded<'_>, form: Form| {
             let (form, component) = match &encoded {
                 Encoded::Name(_) => (form, component.clone()),
@@ -282,24 +415,19 @@ impl Fs {
             };
             let target = Target { component, form };
             let (kind, key) = match target.choose(&known) {
-                _ if form == Form::Chunk => (Kind::Directory, target.directory_prefix(&prefix)),
-                Found::Directory(_) => (Kind::Directory, target.directory_prefix(&prefix)),
+                _ if form == Form::Chunk => (Kind::Directory, target.directory_prefix(prefix)),
+                Found::Directory(_) => (Kind::Directory, target.directory_prefix(prefix)),
                 Found::Object(info) => (
                     Attr::of_object(0, &info, &self.options).kind,
-                    target.object_key(&prefix),
+                    target.object_key(prefix),
                 ),
                 Found::Nothing => return,
             };
-            let known = (form != Form::Chunk).then(|| (known.clone(), since, mark));
-            let entry = DirEntry {
-                name: name.clone(),
-                ino: preferred_ino(&key, kind),
-                kind,
-                next: 0,
-                known,
+            reading.push(DirEntry {
+                known: (form != Form::Chunk).then(|| (known.clone(), since, mark)),
                 form,
-            };
-            entries.insert(name, entry);
+                ..DirEntry::of(name, preferred_ino(&key, kind), kind)
+            });
         };
         add(name::encode(component), Form::Plain);
         if known.directory && known.object.is_some() {
@@ -307,29 +435,12 @@ impl Fs {
         }
     }
 
-    /// The listing of a directory, since when it is known, and before which own changes.
-    async fn list(&self, directory: &Arc<Inode>) -> FsResult<(Vec<(Bytes, Known)>, Instant, u64)> {
-        let prefix = directory.key();
-        let mark = self.listing.mark();
-        if let Some((names, since)) = self.listing.all(&prefix)
-            && since + self.metadata_ttl() > clock::now()
-        {
-            return Ok((names, since, mark));
-        }
-        if let Some((names, since)) = self.walk(directory).await {
-            return Ok((names, since, mark));
-        }
-        let mut ticket = self.listing.begin(clock::now());
-        let (since, mark) = (ticket.since(), ticket.mark());
-        let mut request = ListRequest::directory(&prefix);
-        loop {
-            let page = self.driver.list(request.clone()).await?;
-            self.listing.page(&prefix, &page, &mut ticket);
-            request.token = page.next;
-            if request.token.is_none() {
-                // Not from the cache, which others may have filled with something else by now.
-                return Ok((self.listing.finish(&prefix, ticket), since, mark));
-            }
+    /// All names of a directory as far as they are known or a walk comes to them, and since when.
+    async fn known_names(&self, directory: &Arc<Inode>) -> Option<(Vec<(Bytes, Known)>, Instant)> {
+        let known = self.listing.all(&directory.key());
+        match known.filter(|(_, since)| *since + self.metadata_ttl() > clock::now()) {
+            None => self.walk(directory).await,
+            known => known,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::Fs;
 use super::inode::Inode;
+use super::pages::Pages;
 use crate::cache::listing::{Flat, Known};
 use crate::clock::{self, Instant};
 use crate::driver::{AttributeSupport, ListRequest};
@@ -25,6 +26,8 @@ pub(super) struct Walk {
     last: Key,
     asked: Instant,
     flat: Flat,
+    /// The pages that come next, once it is known to go on.
+    pages: Option<Pages>,
 }
 
 /// All names of a directory, and since when they are known.
@@ -85,6 +88,7 @@ impl Fs {
             last: Key::from(begin),
             asked: clock::now(),
             flat: Flat::default(),
+            pages: None,
         };
         match self.go_on(&mut walk, &prefix, Some(begin)).await {
             Met::There(names) => self.keep(walk, Some(names)),
@@ -122,15 +126,33 @@ impl Fs {
 
     /// Asks for the next page of a walk; the first one begins behind `begin`.
     async fn next_page(&self, walk: &mut Walk, begin: Option<&[u8]>) -> bool {
-        let ticket = self.listing.begin(clock::now());
-        walk.asked = ticket.since();
+        walk.asked = clock::now();
         let request = ListRequest {
             start_after: begin.map(Key::from),
             token: walk.token.take(),
             ..ListRequest::flat(&walk.top)
         };
+        let told = match &mut walk.pages {
+            _ if begin.is_some() => None,
+            Some(pages) => pages.next().await,
+            None => None,
+        };
+        // What waited for a walk that paused is no news any more.
+        let told = told.filter(|(ticket, _)| ticket.since() + self.metadata_ttl() > clock::now());
+        let (ticket, page) = match told {
+            Some(told) => told,
+            None => {
+                let goes_on = begin.is_none();
+                let mut pages = self.pages(request, goes_on);
+                let Some(told) = pages.next().await else {
+                    return false;
+                };
+                walk.pages = goes_on.then_some(pages);
+                told
+            }
+        };
         // A refusal is told by the question for this directory alone.
-        let Ok(page) = self.driver.list(request).await else {
+        let Ok(page) = page else {
             return false;
         };
         if let Some(last) = page.entries.last() {

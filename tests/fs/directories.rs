@@ -1,5 +1,6 @@
 //! Directories: making, removing, listing, and those that only keys imply.
 
+use crate::store::Plain;
 use crate::world::*;
 use std::time::Duration;
 
@@ -210,4 +211,65 @@ async fn nothing_is_made_in_a_removed_directory() {
     assert_eq!(created.unwrap_err().errno(), libc::ENOENT);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(world.keys().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_directory_is_told_before_its_last_page_has_come() {
+    let world = World::over(Plain::bare());
+    for i in 0..3500 {
+        world.put(&format!("d/f{i:04}"), "x").await;
+    }
+    let mount = world.mount();
+    let ino = mount.ino("d").await.unwrap();
+    let handle = mount.fs.opendir(ino).unwrap();
+    mount.fault.set("list:error=unreachable@4").unwrap();
+    let mut names = Vec::new();
+    let read = async |names: &mut Vec<String>, offset| {
+        let batch = mount.fs.readdir(handle, offset).await?;
+        names.extend(
+            batch
+                .iter()
+                .map(|entry| String::from_utf8_lossy(&entry.name).into_owned()),
+        );
+        Ok::<_, bucketfs::fs::FsError>(batch.last().map(|entry| entry.next))
+    };
+    let mut offset = 0;
+    // What was told before the failure stays, and who reads on is told the rest, once.
+    let failed = loop {
+        match read(&mut names, offset).await {
+            Ok(next) => offset = next.unwrap(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((failed.errno(), names.len()), (libc::EIO, 3001));
+    mount.fault.clear();
+    mount.save("d/f9999", "late").await.unwrap();
+    mount.unlink("d/f0000").await.unwrap();
+    while let Some(next) = read(&mut names, offset).await.unwrap() {
+        offset = next;
+    }
+    let mut once = names.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!((once.len(), names.len()), (3503, 3503));
+    assert_eq!(names.last().unwrap(), "f9999");
+    assert_eq!(mount.ls("d").await.unwrap().len(), 3500);
+    mount.fs.releasedir(handle).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_two_pages_tell_of_shows_once() {
+    let world = World::over(Plain::bare());
+    // `a/` sorts behind a page of names that begin with `a` and what comes before a slash.
+    world.put("a", "file").await;
+    for i in 0..1200 {
+        world.put(&format!("a-{i:04}"), "x").await;
+    }
+    world.put("a/b", "x").await;
+    let mount = world.mount();
+    let names = mount.ls("").await.unwrap();
+    let of_a: Vec<_> = names.iter().filter(|name| !name.contains('-')).collect();
+    assert_eq!(of_a, ["a", "a%~f"]);
+    assert_eq!(names.len(), 1202);
+    assert_eq!(mount.cat("a%~f").await.unwrap(), "file");
 }
