@@ -315,6 +315,7 @@ impl Values {
             })?,
             sse_kms_key_id: self.text("sse-kms-key-id")?,
             storage_class: self.text("storage-class")?,
+            findings_dir: None,
         };
         if options.no_sign_request && options.profile.is_some() {
             return Err(Failure::usage(

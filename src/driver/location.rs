@@ -4,6 +4,7 @@ use super::{Driver, Error, ErrorKind, Result};
 use crate::key::Key;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The URL of a store. Printing it, with `{}` or `{:?}`, never shows a password.
@@ -121,6 +122,8 @@ pub struct OpenOptions {
     pub sse_kms_key_id: Option<String>,
     /// Storage class of what is written; by default that of the object that is rewritten.
     pub storage_class: Option<String>,
+    /// Where it is kept for a day what was found out about a service; by default nowhere.
+    pub findings_dir: Option<PathBuf>,
 }
 
 /// How a service encrypts objects.

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::key::Key;
 use async_trait::async_trait;
-use probe::Findings;
+use probe::{Findings, known};
 use refusal::Purpose;
 use site::Site;
 use std::fmt;
@@ -277,6 +277,14 @@ impl Bucket {
 
     /// Tries out what the server honours, and refuses one that would lose writes.
     async fn explore(&mut self, prefix: &Key) -> Result<Findings> {
+        let place = known::place(self, prefix).await;
+        let known = match &place {
+            Some(place) => known::read(place).await,
+            None => None,
+        };
+        if let Some(findings) = known {
+            return self.accept(findings);
+        }
         let findings = probe::probe(self, prefix).await.map_err(|error| {
             match error.kind() {
                 ErrorKind::Denied => {
@@ -293,6 +301,15 @@ impl Bucket {
             }
         })?;
         log::debug!("{} honours {findings:?}", self.target.site());
+        let findings = self.accept(findings)?;
+        if let Some(place) = &place {
+            known::write(place, &findings).await;
+        }
+        Ok(findings)
+    }
+
+    /// Refuses a server of which it was found out that it would lose writes.
+    fn accept(&self, findings: Findings) -> Result<Findings> {
         if findings.put == Strength::None && !self.account.options.unsafe_writes {
             return Err(Error::new(
                 ErrorKind::Unsupported,

@@ -3,6 +3,7 @@
 use super::{Error, ErrorKind, Result};
 use crate::key::Key;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -295,7 +296,9 @@ pub struct Page {
 }
 
 /// How strong a condition is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub enum Strength {
     /// The store ignores it; a driver refuses a condition of this strength with `Unsupported`.
     #[default]
@@ -319,7 +322,7 @@ pub enum AttributeSupport {
 }
 
 /// What a driver's copy can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CopyCapability {
     /// Strength of [`CopyOptions::source`].
     pub source: Strength,

@@ -246,13 +246,15 @@ fn mounted(
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+    let mut store = settings.store.clone();
+    store.open.findings_dir = Some(state_root(settings).join("servers"));
     let Stack {
         driver,
         stats,
         limit,
         shows_buckets,
         ..
-    } = runtime.block_on(super::open(&settings.store))?;
+    } = runtime.block_on(super::open(&store))?;
     let mut options = super::fs_options(
         settings,
         holdings.staging.path.clone(),

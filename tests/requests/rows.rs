@@ -125,6 +125,7 @@ pub fn trials() -> Vec<Trial> {
         }
     }
     trials.extend([
+        trial(&[], "mount_again", mount_again),
         trial(&[], "stat_three_directories_deep", deep),
         trial(&[], "cat_again", cat_again),
         trial(&[], "append_to_32_mib", append_to_large),
@@ -158,6 +159,16 @@ pub fn tree(objects: &mut Objects<'_>, prefix: &str, directories: usize, files: 
 fn append(path: &Path, bytes: &[u8]) {
     let mut file = fs::File::options().append(true).open(path).unwrap();
     file.write_all(bytes).unwrap();
+}
+
+/// What a server honours is found out once a day.
+fn mount_again(place: &Place) {
+    let world = World::new(place, files);
+    assert!(world.mounting.contains("put"), "{}", world.mounting);
+    let again = world.again();
+    assert_eq!(again.mounting, "list 1");
+    fs::write(again.path("new"), "hello").unwrap();
+    assert_eq!(world.stored("new").unwrap(), "hello");
 }
 
 fn deep(place: &Place) {

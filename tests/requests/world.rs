@@ -16,6 +16,8 @@ pub const BUCKET: &str = "bucket";
 /// A mount of a bucket that was filled before.
 pub struct World<'a> {
     pub place: &'a Place,
+    /// What mounting has cost.
+    pub mounting: String,
     server: Arc<Server>,
     mount: Arc<Mount>,
 }
@@ -29,9 +31,9 @@ impl<'a> World<'a> {
             fill(&mut Objects(store));
         });
         let mount = mounted(place, &server, "mnt");
-        server.take();
         World {
             place,
+            mounting: server.take().to_string(),
             server,
             mount,
         }
@@ -41,9 +43,9 @@ impl<'a> World<'a> {
     pub fn again(&self) -> World<'a> {
         let server = self.server.clone();
         let mount = mounted(self.place, &server, "again");
-        server.take();
         World {
             place: self.place,
+            mounting: server.take().to_string(),
             server,
             mount,
         }

@@ -4,6 +4,7 @@
 //! tried in a way in which it must fail. Conditions of puts are raced as well: one that is tested
 //! before the write instead of with it lets two writers win.
 
+pub(super) mod known;
 mod uploads;
 
 use super::Bucket;
@@ -14,6 +15,7 @@ use crate::driver::{
 };
 use crate::key::Key;
 use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How often the whole is tried when the service says that it cannot answer now.
@@ -22,7 +24,7 @@ const ATTEMPTS: u32 = 3;
 const RACERS: usize = 2;
 
 /// What a server was seen to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Findings {
     /// Strength of the conditions of a put.
     pub put: Strength,
@@ -51,7 +53,7 @@ pub(super) struct Findings {
 }
 
 /// Forms of keys that a server does not keep apart from others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Folded {
     /// A `/` at the start.
     pub leading_slash: bool,

@@ -229,6 +229,13 @@ impl Store {
         })
     }
 
+    /// The access key that requests are signed with, which is no secret.
+    pub async fn access_key(&self) -> Option<String> {
+        let identity = self.credentials.as_ref()?.identity().await.ok()?;
+        let key = identity.data::<aws_credential_types::Credentials>()?;
+        Some(key.access_key_id().into())
+    }
+
     /// Makes a request. What comes back is a success or "not modified", with its body unread.
     pub async fn send(
         &self,
