@@ -33,6 +33,7 @@ mod node;
 mod pages;
 mod remove;
 mod rename;
+mod series;
 mod status;
 mod table;
 mod target;
@@ -200,6 +201,7 @@ pub struct Fs {
     listing: Arc<ListingCache>,
     look_aheads: ask::LookAheads,
     walk: Mutex<Option<walk::Walk>>,
+    series: Mutex<series::AllSeries>,
     fetcher: Arc<Fetcher>,
     area: Arc<StagingArea>,
     handles: Mutex<HashMap<u64, Arc<handle::Handle>>>,
@@ -278,6 +280,7 @@ impl Fs {
             listing: Arc::new(ListingCache::new(options.listing_entries)),
             look_aheads: ask::LookAheads::new(),
             walk: Mutex::default(),
+            series: Mutex::default(),
             fetcher: Fetcher::new(
                 driver.clone(),
                 FetchOptions {

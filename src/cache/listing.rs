@@ -10,6 +10,7 @@
 //! is younger than the page's request.
 
 mod flat;
+mod order;
 
 pub use flat::Flat;
 
@@ -21,7 +22,6 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -195,6 +195,35 @@ impl Ticket {
     pub fn mark(&self) -> u64 {
         self.sequence
     }
+
+    /// Takes in what a page tells. Gives the names that it tells of.
+    fn take(&mut self, prefix: &Key, page: &Page) -> Vec<Bytes> {
+        let mut names: Vec<Bytes> = Vec::with_capacity(page.entries.len());
+        for (entry, rest) in rests(prefix, page) {
+            self.last = Some(rest.clone());
+            let name = match rest.strip_suffix(b"/") {
+                Some(name) => rest.slice(..name.len()),
+                None => rest.clone(),
+            };
+            let is_directory = name.len() < rest.len();
+            let info = entry.object.as_ref();
+            if !is_directory && info.is_none() {
+                continue;
+            }
+            let info = info.map(|info| Arc::new(info.clone()));
+            let known = self.told.entry(name.clone()).or_default();
+            match info {
+                Some(info) if is_directory => known.marker = Marker::Present(info),
+                Some(info) => known.object = Some(info),
+                None => {}
+            }
+            known.directory |= is_directory;
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
 }
 
 /// All directories' knowledge, bounded in entries; the directory used longest ago goes first.
@@ -322,38 +351,10 @@ impl ListingCache {
 
     /// Takes in the next page of the listing that `ticket` began.
     pub fn page(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) {
-        let mut told: BTreeMap<Bytes, Known> = BTreeMap::new();
-        let mut last = ticket.last.clone();
-        for (entry, rest) in rests(prefix, page) {
-            last = Some(rest.clone());
-            match (rest.strip_suffix(b"/"), &entry.object) {
-                (Some(name), marker) => {
-                    let known = told.entry(rest.slice(..name.len())).or_default();
-                    known.directory = true;
-                    if let Some(info) = marker {
-                        known.marker = Marker::Present(Arc::new(info.clone()));
-                    }
-                }
-                (None, Some(info)) => {
-                    told.entry(rest).or_default().object = Some(Arc::new(info.clone()));
-                }
-                (None, None) => {}
-            }
-        }
-        for (name, known) in &told {
-            let all = ticket.told.entry(name.clone()).or_default();
-            all.directory |= known.directory;
-            if known.object.is_some() {
-                all.object.clone_from(&known.object);
-            }
-            if known.marker != Marker::Unknown {
-                all.marker.clone_from(&known.marker);
-            }
-        }
+        let told = ticket.take(prefix, page);
         // A page may be empty although others follow.
         let more = page.next.is_some();
-        let upto = more.then(|| last.clone().unwrap_or_default());
-        ticket.last = last;
+        let upto = more.then(|| ticket.last.clone().unwrap_or_default());
         let first = std::mem::replace(&mut ticket.first, false);
         self.change(prefix, |directory| {
             if self.is_outdated(prefix, ticket) || directory.settled > ticket.sequence {
@@ -375,7 +376,7 @@ impl ListingCache {
                     record.changed() > sequence || record.at().is_some_and(|at| at > ticket.since)
                 });
             }
-            for name in told.into_keys() {
+            for name in told {
                 // A name's object and its directory may stand in different pages.
                 let Some(known) = ticket.told.get(&name).cloned() else {
                     continue;
@@ -404,46 +405,6 @@ impl ListingCache {
                 listing: sequence,
             });
         });
-    }
-
-    /// The names of which the pages of a listing up to this one have told all, with what was
-    /// changed here since; each is given once.
-    pub fn passed(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) -> Vec<(Bytes, Known)> {
-        let told = std::mem::take(&mut ticket.told);
-        let window = Window {
-            upto: (page.next.is_some()).then(|| ticket.last.clone().unwrap_or_default()),
-            since: ticket.since,
-            listing: ticket.sequence,
-        };
-        let mut directories = self.directories.lock();
-        let directory = directories.get(prefix);
-        let changed = |name: &Bytes| {
-            let record = directory?.records.get(name)?;
-            (record.changed() > ticket.sequence).then(|| record.known.clone())
-        };
-        let mut names = Vec::with_capacity(told.len());
-        for (name, known) in told {
-            if !window.covers(&name) {
-                ticket.told.insert(name, known);
-                continue;
-            }
-            let known = changed(&name).unwrap_or(known);
-            if !known.is_absent() {
-                names.push((name, known));
-            }
-        }
-        names
-    }
-
-    /// The names of a directory that own changes behind a mark have put there.
-    pub fn changed_behind(&self, prefix: &Key, mark: u64) -> Vec<(Bytes, Known)> {
-        let directories = self.directories.lock();
-        let records = directories.peek(prefix).map(|directory| &directory.records);
-        let changed = records.into_iter().flatten();
-        changed
-            .filter(|(_, record)| record.changed() > mark && !record.known.is_absent())
-            .map(|(name, record)| (name.clone(), record.known.clone()))
-            .collect()
     }
 
     /// Whether something in a directory was forgotten after a ticket was given: what was asked for
@@ -543,21 +504,6 @@ impl ListingCache {
             .peek(prefix)
             .and_then(|directory| directory.deep);
         seen.is_some_and(|seen| seen + long > now)
-    }
-
-    /// The known names of a directory that follow `after`: what is listed next to a file is
-    /// looked ahead from here.
-    pub fn following(&self, prefix: &Key, after: &[u8], limit: usize) -> Vec<(Bytes, Known)> {
-        let mut directories = self.directories.lock();
-        let Some(directory) = directories.get(prefix) else {
-            return Vec::new();
-        };
-        directory
-            .records
-            .range::<[u8], _>((Bound::Excluded(after), Bound::Unbounded))
-            .take(limit)
-            .map(|(name, record)| (name.clone(), record.known.clone()))
-            .collect()
     }
 
     /// Notes what a request of its own told of one name, asked at `since` with a ticket of then.

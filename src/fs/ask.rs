@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// How much of an object rides on the question whether it is there, in bytes. Files up to this
 /// size need no other request to be read.
-const SMALL: u64 = 64 << 10;
+pub(super) const SMALL: u64 = 64 << 10;
 
 /// How long the names of a directory are asked for one by one after its first page did not tell
 /// the one that was wanted, and only for its first key after a page did not tell all of them.

@@ -8,6 +8,7 @@ use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
 use super::lost::Loser;
 use super::merge::Fate;
+use super::series::Wants;
 use super::target::{Form, Target};
 use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
@@ -440,7 +441,11 @@ impl Fs {
 
     /// Asks for what others stored beside the bytes, so that a rewrite keeps it.
     async fn learn_attributes(&self, inode: &Arc<Inode>, key: &Key, base: &ETag) -> FsResult<()> {
-        let told = match self.driver.head(key).await {
+        let told = match self.asked_ahead(key, Wants::Facts).await {
+            Some((info, _)) => Ok(info),
+            None => self.driver.head(key).await,
+        };
+        let told = match told {
             Ok(info) if info.etag == *base => Some(info),
             // Another version: the put's condition will tell.
             Ok(_) => None,

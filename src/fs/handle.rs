@@ -4,6 +4,7 @@ use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::lookup::Entry;
+use super::series::Wants;
 use super::{Consistency, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
@@ -110,6 +111,7 @@ impl Fs {
         }
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
         let lost = inode.state().losses();
+        self.opens(&inode, if truncate { Wants::Facts } else { Wants::Bytes });
         self.revalidate(&inode, truncate, reads).await?;
         // Meanwhile it may have become a conflict file: the name is another file's.
         if inode.state().losses() != lost {
@@ -208,7 +210,7 @@ impl Fs {
         if self.take_look_ahead(inode) {
             return Ok(());
         }
-        let since = clock::now();
+        let mut since = clock::now();
         let options = GetOptions {
             range: Some(0..BLOCK),
             if_none_match: version
@@ -220,7 +222,10 @@ impl Fs {
         let large = version
             .as_ref()
             .is_some_and(|version| !cached && version.size > upload::LARGE);
-        let asked = if large && !reads {
+        let asked = if let Some((info, at)) = self.asked_ahead(&key, Wants::Bytes).await {
+            since = at;
+            Ok(Some((info, None)))
+        } else if large && !reads {
             let info = self.driver.head(&key).await;
             info.map(|info| Some((info, None)))
         } else {

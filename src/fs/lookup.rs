@@ -35,7 +35,7 @@ pub enum Lookup {
 }
 
 /// How long a lookup's own answer counts for the open that follows it.
-const LOOK_AHEAD: Duration = Duration::from_millis(250);
+pub(super) const LOOK_AHEAD: Duration = Duration::from_millis(250);
 
 impl Fs {
     /// An inode by the kernel's number.

@@ -5,7 +5,9 @@
 use crate::store::Plain;
 use crate::world::{Mount, World, later};
 use bucketfs::driver::{Body, Driver, PutOptions};
+use bucketfs::layer::Operation;
 use std::pin::Pin;
+use std::time::Duration;
 
 type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -196,6 +198,87 @@ async fn a_directory_larger_than_a_page_is_listed_once_in_vain() {
     assert_eq!(mount.cost(), "get 11, list 12");
     assert_eq!(mount.cat("d/f0007").await.unwrap(), "old");
     assert_eq!(mount.cost(), "get 1");
+}
+
+/// Opens files that are so many names apart, over a network of 10 ms; gives how long that took.
+async fn read_in_order(mount: &Mount, files: impl Iterator<Item = usize>) -> Duration {
+    mount.fault.set("*:delay=10ms").unwrap();
+    let begin = tokio::time::Instant::now();
+    for i in files {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+    }
+    begin.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_opened_in_order_are_asked_for_ahead() {
+    // All names are known from the page that told that `d` is a directory, or three more tell them.
+    for (files, step, cost) in [(500, 1, "get 501, list 1"), (3500, 7, "get 501, list 4")] {
+        let world = plain(files).await;
+        let mount = world.mount();
+        let took = read_in_order(&mount, (0..files).step_by(step)).await;
+        assert_eq!(mount.cost(), cost);
+        // One after the other they take 5 s.
+        assert!(took < Duration::from_millis(700), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_opened_in_no_order_are_not_asked_for_ahead() {
+    let world = plain(900).await;
+    let mount = world.mount();
+    read_in_order(&mount, (0..50).map(|i| i * 389 % 900)).await;
+    assert_eq!(mount.cost(), "get 51, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_opened_slowly_are_not_asked_for_far_ahead() {
+    let world = plain(100).await;
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    mount.cost();
+    for i in 0..50 {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    let counts = mount.stats.snapshot().count(Operation::Get);
+    assert!(counts < 110, "{counts}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_ahead_is_what_an_open_would_find() {
+    let world = plain(100).await;
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    for i in 0..10 {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+    }
+    // Its bytes are here; an open a little later finds what is there then.
+    world.put("d/f0010", "new").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(mount.cat("d/f0010").await.unwrap(), "new");
+    for i in 11..16 {
+        assert_eq!(mount.cat(&format!("d/f{i:04}")).await.unwrap(), "old");
+    }
+    // What was written here since it was asked for is not undone by the answer.
+    mount.save("d/f0016", "ours").await.unwrap();
+    assert_eq!(mount.cat("d/f0016").await.unwrap(), "ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_files_that_are_overwritten_in_order_is_asked_for_ahead() {
+    let world = plain(50).await;
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    mount.cost();
+    mount.fault.set("*:delay=10ms").unwrap();
+    let begin = tokio::time::Instant::now();
+    for i in 0..50 {
+        mount.save(&format!("d/f{i:04}"), "new").await.unwrap();
+    }
+    assert_eq!(mount.cost(), "head 50, put 50");
+    // One after the other they take a second.
+    assert!(begin.elapsed() < Duration::from_millis(600));
 }
 
 #[tokio::test(start_paused = true)]
