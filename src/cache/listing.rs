@@ -420,6 +420,11 @@ impl ListingCache {
     pub fn asked(&self, prefix: &Key, now: Instant, ttl: Duration, large: Duration) -> bool {
         self.change(prefix, |directory| {
             let before = directory.asked.replace(now);
+            // What a young page did not tell lies behind it.
+            let window = directory.window.as_ref();
+            if window.is_some_and(|window| window.upto.is_some() && window.since + ttl > now) {
+                directory.large = Some(now);
+            }
             before.is_some_and(|before| before + ttl > now)
                 && directory.large.is_none_or(|seen| seen + large <= now)
         })

@@ -72,6 +72,8 @@ struct Row {
     pace: Duration,
     /// Opens of names before the frontier.
     behind: u32,
+    /// The distance of the last open, and how often it was that.
+    same: (usize, u32),
     /// How many steps ahead of the frontier is asked.
     ahead: usize,
     /// Up to which name.
@@ -121,6 +123,7 @@ impl Row {
             steps: 0,
             pace: Duration::ZERO,
             behind: 0,
+            same: (0, 0),
             ahead: 0,
             upto: name.clone(),
             width: 1,
@@ -144,7 +147,13 @@ impl Row {
             return false;
         };
         self.behind = 0;
-        if self.stride == 0 || !distance.is_multiple_of(self.stride) {
+        self.same = match self.same {
+            (same, times) if same == distance => (same, times + 1),
+            _ => (distance, 1),
+        };
+        // Names between those that were known at first may have made a greater distance of it.
+        let greater = distance > self.stride && self.same.1 > STEPS;
+        if self.stride == 0 || greater || !distance.is_multiple_of(self.stride) {
             if distance > STRIDE {
                 return false;
             }
