@@ -7,6 +7,7 @@ use bucketfs::driver::{
     GetOutcome, ListRequest, OpenOptions, Precondition, PutOptions, Removal, Strength,
 };
 use bucketfs::key::Key;
+use bucketfs::writeback::upload::{self, Part};
 use bytes::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeSet;
@@ -665,6 +666,63 @@ async fn uploads() -> Outcome {
 }
 
 /// Each way not to get in has its kind and a sentence that says what to do.
+/// A large object that was changed in places is made of what did not change, under its condition.
+async fn changed_in_places() -> Outcome {
+    let bucket = fresh().await?;
+    let driver: Arc<dyn Driver> = bucket.clone();
+    let claims = driver.capabilities();
+    if !claims.upload.is_some_and(|limits| limits.part_copy) {
+        return Ok(());
+    }
+    let key = Key::from("large");
+    let mut bytes: Vec<u8> = (0..30 << 20).map(|i: u32| (i / 977) as u8).collect();
+    let mut info = upload::put(
+        &driver,
+        &key,
+        Bytes::from(bytes.clone()).into(),
+        when(Precondition::IfAbsent),
+    )
+    .await?;
+    for (size, changed) in [
+        (
+            30 << 20,
+            vec![12 << 20..(12 << 20) + 3, 13 << 20..(13 << 20) + 9],
+        ),
+        (30 << 20, vec![0..1, (29 << 20)..(29 << 20) + 5]),
+        (
+            31 << 20,
+            vec![(6 << 20)..(14 << 20), (30 << 20)..(31 << 20)],
+        ),
+        (13 << 20, vec![]),
+    ] {
+        let before = bytes.len() as u64;
+        bytes.resize(size as usize, 0);
+        for range in &changed {
+            bytes[range.start as usize..range.end as usize].fill(size as u8 ^ 0x55);
+        }
+        let condition = Precondition::IfMatch(info.etag.clone());
+        let parts = upload::parts(&claims, before, size, &changed, &condition).ok_or("no parts")?;
+        let parts: Vec<Part<Body>> = parts
+            .into_iter()
+            .map(|part| match part {
+                Part::Kept(range) => Part::Kept(range),
+                Part::Sent(range) => {
+                    let range = range.start as usize..range.end as usize;
+                    Part::Sent(Body::from(bytes[range].to_vec()))
+                }
+            })
+            .collect();
+        assert!(parts.iter().any(|part| matches!(part, Part::Kept(_))));
+        let old = info.etag.clone();
+        info = upload::rebuild(&driver, &key, &old, &parts, when(condition.clone())).await?;
+        assert!(read(&bucket, &key).await? == bytes);
+        let lost = upload::rebuild(&driver, &key, &old, &parts, when(condition)).await;
+        assert_eq!(kind(lost), Some(ErrorKind::Changed));
+        assert_eq!(bucket.head(&key).await?.etag, info.etag);
+    }
+    Ok(())
+}
+
 async fn refusals() -> Outcome {
     let secret = "not-the-secret-key";
     let open = async |options: OpenOptions, keys: Option<StaticCredentials>, bucket: &str| {
@@ -752,6 +810,7 @@ fn main() {
         trial("large_copies", large_copies),
         trial("large_bodies", large_bodies),
         trial("uploads", uploads),
+        trial("changed_in_places", changed_in_places),
         trial("refusals", refusals),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();

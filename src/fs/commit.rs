@@ -23,7 +23,7 @@ use crate::name;
 use crate::writeback::ahead::Ahead;
 use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
-use crate::writeback::upload;
+use crate::writeback::upload::{self, Part};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,8 +59,8 @@ enum Content {
     Ahead(Option<Box<Ahead>>, Body, u64),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
-    /// Behind a version of the same object, which is copied on the server.
-    Behind(Origin, Body),
+    /// Partly a version of the same object, which is copied on the server; and the size of all.
+    Rebuilt(Origin, Vec<Part<Body>>, u64),
 }
 
 impl Plan {
@@ -78,7 +78,7 @@ impl Plan {
             Content::Here(body) => body.len(),
             Content::Ahead(_, _, size) => *size,
             Content::There(origin) => origin.size,
-            Content::Behind(origin, rest) => origin.size + rest.len(),
+            Content::Rebuilt(_, _, size) => *size,
         }
     }
 }
@@ -175,9 +175,9 @@ impl Fs {
                 self.keep_copy(inode).await?;
                 continue;
             }
-            let parts = matches!(plan.content, Content::Ahead(..) | Content::Behind(..));
+            let parts = matches!(plan.content, Content::Ahead(..) | Content::Rebuilt(..));
             if parts && !may_be_decided(error.kind()) {
-                inode.state().file.unjoined |= matches!(plan.content, Content::Behind(..));
+                inode.state().file.unjoined |= matches!(plan.content, Content::Rebuilt(..));
                 log::debug!("sending all of {:?} again: {error}", plan.key);
                 continue;
             }
@@ -271,29 +271,42 @@ impl Fs {
                 .filter(|origin| stage.is_origin() && origin.key != state.key)
                 .cloned();
             let missing = stage.missing(0..stage.size());
+            let size = stage.size();
+            let parts = stage
+                .origin()
+                .filter(|origin| origin.key == state.key && !state.file.unjoined)
+                // What is small and here goes in one put.
+                .filter(|_| size > upload::LARGE || !missing.is_empty())
+                .and_then(|origin| {
+                    let (claims, changed) = (&self.capabilities, stage.dirty());
+                    upload::parts(claims, origin.size, size, &changed, &precondition)
+                });
             match (foreign, stage.origin()) {
                 (Some(origin), _) if self.can_copy() && !missing.is_empty() => {
                     content = Content::There(origin);
                 }
-                (_, Some(origin))
-                    if !missing.is_empty()
-                        && origin.key == state.key
-                        && state.file.append_from == Some(origin.size)
-                        && !state.file.unjoined
-                        && upload::can_follow(&self.capabilities, origin.size, &precondition) =>
-                {
+                (_, Some(origin)) if let Some(parts) = parts => {
                     let origin = origin.clone();
-                    let rest = stage.body(origin.size..stage.size())?;
+                    let sent = parts.iter().filter_map(|part| match part {
+                        Part::Sent(range) => Some(range.clone()),
+                        Part::Kept(_) => None,
+                    });
+                    let missing: Vec<_> = sent.flat_map(|range| stage.missing(range)).collect();
+                    if !missing.is_empty() {
+                        return Ok(Step::Fetch(Arc::new(version_of(&origin)), missing));
+                    }
+                    let mut filled = Vec::with_capacity(parts.len());
+                    for part in parts {
+                        filled.push(match part {
+                            Part::Sent(range) => Part::Sent(stage.body(range)?),
+                            Part::Kept(range) => Part::Kept(range),
+                        });
+                    }
                     stage.mark();
-                    content = Content::Behind(origin, rest);
+                    content = Content::Rebuilt(origin, filled, size);
                 }
                 (_, Some(origin)) if !missing.is_empty() => {
-                    let version = Version {
-                        key: origin.key.clone(),
-                        etag: origin.etag.clone(),
-                        size: origin.size,
-                    };
-                    return Ok(Step::Fetch(Arc::new(version), missing));
+                    return Ok(Step::Fetch(Arc::new(version_of(origin)), missing));
                 }
                 _ => {
                     let ahead = ahead.filter(|ahead| {
@@ -352,9 +365,9 @@ impl Fs {
             Content::Here(body) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
-            Content::Behind(origin, rest) => {
-                let before = (origin.etag.clone(), origin.size);
-                upload::follow(&self.driver, &plan.key, before, rest, plan.options.clone()).await
+            Content::Rebuilt(origin, parts, _) => {
+                let options = plan.options.clone();
+                upload::rebuild(&self.driver, &plan.key, &origin.etag, parts, options).await
             }
             Content::There(origin) => {
                 let options = CopyOptions {
@@ -407,7 +420,7 @@ impl Fs {
             // What was copied here since is not the version that was sent, but the other object's.
             let sent = |stage: &Stage| match &plan.content {
                 Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),
-                Content::There(origin) | Content::Behind(origin, _) => {
+                Content::There(origin) | Content::Rebuilt(origin, ..) => {
                     stage.origin() == Some(origin)
                 }
             };
@@ -504,12 +517,21 @@ impl Fs {
         if let Err(error) = self.keep_content(inode).await {
             return error;
         }
+        let whole = {
+            let state = inode.state();
+            let stage = state.file.stage.as_ref();
+            stage.is_none_or(|stage| stage.missing(0..stage.size()).is_empty())
+        };
         let loser = match self.loser(inode) {
             Ok(loser) => loser,
             Err(error) => return error,
         };
         let generation = loser.1;
-        let error = self.put_aside(inode, loser, errno, why).await;
+        let why = match whole {
+            true => why.to_owned(),
+            false => format!("{why}; {UNREAD}"),
+        };
+        let error = self.put_aside(inode, loser, errno, &why).await;
         let mut state = inode.state();
         // Where nothing took the bytes they are not lost yet, but dirty still.
         if !state.file.dirty || state.file.generation > generation {
@@ -603,8 +625,18 @@ impl Fs {
 }
 
 const LOST: &str = "somebody else changed or removed it since it was opened here";
+const UNREAD: &str =
+    "what was neither written nor read here was not fetched before that, and is zeros";
 const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
+
+fn version_of(origin: &Origin) -> Version {
+    Version {
+        key: origin.key.clone(),
+        etag: origin.etag.clone(),
+        size: origin.size,
+    }
+}
 
 /// Whether a commit may have been applied, or lost, or cannot be sent now: sending its bytes in
 /// another way would not mend that.

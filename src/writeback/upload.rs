@@ -9,6 +9,8 @@ use crate::driver::{
 };
 use crate::key::Key;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::{FutureExt, TryFutureExt};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Objects larger than this go in parts.
@@ -115,59 +117,122 @@ async fn send(
     upload.complete(precondition.clone()).await
 }
 
-/// Whether a version of this size can be followed by appended bytes without being sent again.
-pub fn can_follow(claims: &Capabilities, size: u64, precondition: &Precondition) -> bool {
-    let Some(limits) = claims.upload.filter(|limits| limits.part_copy) else {
-        return false;
-    };
-    let as_strong = *precondition == Precondition::None || limits.condition >= claims.put_condition;
-    as_strong && size >= PART.max(limits.min_part)
+/// A part of an object that is made of a version before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part<T> {
+    /// What stays as it was: the store copies it.
+    Kept(Range<u64>),
+    /// What is sent: a range, or its bytes.
+    Sent(T),
 }
 
-/// Puts bytes behind an unchanged version of the same object, which the store copies. A version
-/// that is gone is `Changed`.
-pub async fn follow(
+/// How an object of `size` bytes is made of a version of `before` bytes with these ranges changed:
+/// the store copies what it can, and the rest is sent, more of it where parts would be too small.
+/// `None` where that cannot be, or copies less than what one part has.
+pub fn parts(
+    claims: &Capabilities,
+    before: u64,
+    size: u64,
+    changed: &[Range<u64>],
+    precondition: &Precondition,
+) -> Option<Vec<Part<Range<u64>>>> {
+    let limits = claims.upload.filter(|limits| limits.part_copy)?;
+    let as_strong = *precondition == Precondition::None || limits.condition >= claims.put_condition;
+    if !as_strong {
+        return None;
+    }
+    let least = limits.min_part.max(STEP);
+    let mut sent: Vec<Range<u64>> = Vec::new();
+    let behind = before.min(size)..size;
+    for range in changed.iter().chain([&behind]) {
+        let Range { mut start, mut end } = range.start.min(size)..range.end.min(size);
+        if start >= end {
+            continue;
+        }
+        // What would be too little to be copied is sent as well.
+        let last = sent.last().map_or(0, |last| last.end);
+        if start < last + least {
+            start = last;
+        }
+        match sent.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(end),
+            _ => {
+                // Only the last part may be small.
+                end = end.max(start + least).min(size);
+                sent.push(start..end);
+            }
+        }
+    }
+    let mut parts = Vec::new();
+    let mut split = |range: Range<u64>, count: u64, kept: bool| {
+        let (len, count) = (range.end - range.start, count.max(1));
+        let step = len.div_ceil(count);
+        for start in (range.start..range.end).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let part = start..range.end.min(start + step);
+            parts.push(match kept {
+                true => Part::Kept(part),
+                false => Part::Sent(part),
+            });
+        }
+    };
+    let (mut at, mut kept) = (0, 0);
+    for range in sent.iter().chain([&(size..size)]) {
+        let between = at..range.start;
+        if !between.is_empty() {
+            let len = between.end - between.start;
+            kept += len;
+            // As equal as may be, so that none is too small.
+            split(between, len.div_ceil(limits.max_part), true);
+        }
+        if !range.is_empty() {
+            split(range.clone(), (range.end - range.start) / PART, false);
+        }
+        at = range.end;
+    }
+    (kept >= PART && parts.len() <= limits.max_parts as usize).then_some(parts)
+}
+
+/// What it means that a version is not there to be copied.
+fn gone(error: Error, key: &Key) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Changed, error.message().to_owned())
+            .during("copy_part")
+            .on(key),
+        _ => error,
+    }
+}
+
+/// Makes an object of parts of its version before and of sent ones. A version that is gone is
+/// `Changed`.
+pub async fn rebuild(
     driver: &Arc<dyn Driver>,
     key: &Key,
-    before: (ETag, u64),
-    behind: &Body,
+    before: &ETag,
+    parts: &[Part<Body>],
     options: PutOptions,
 ) -> Result<ObjectInfo> {
-    let (etag, size) = before;
     let precondition = options.precondition.clone();
     let upload = driver.upload(key, options).await?;
-    let limits = driver.capabilities().upload;
-    let most = limits.map_or(u64::MAX, |limits| limits.max_part);
-    // As equal as may be, so that none is too small.
-    let copies = size.div_ceil(most);
-    let part = size.div_ceil(copies);
-    let copy = stream::iter(0..copies)
-        .map(|index| {
-            let range = index * part..((index + 1) * part).min(size);
-            upload.copy_part(index as u32 + 1, key, range, etag.clone())
-        })
+    let requests = parts.iter().zip(1..).map(|(part, number)| {
+        let upload = &upload;
+        match part {
+            Part::Sent(body) => upload.part(number, body.clone()),
+            Part::Kept(range) => {
+                let copied = upload.copy_part(number, key, range.clone(), before.clone());
+                copied.map_err(|error| gone(error, key)).boxed()
+            }
+        }
+    });
+    let requests: Vec<_> = requests.collect();
+    let made = stream::iter(requests)
         .buffer_unordered(WIDTH)
-        .try_collect::<()>();
-    let send = stream::iter(0..behind.len().div_ceil(PART))
-        .map(|index| {
-            let range = index * PART..(index + 1) * PART;
-            upload.part((copies + index) as u32 + 1, behind.slice(range))
-        })
-        .buffer_unordered(WIDTH)
-        .try_collect::<()>();
-    let copy = async {
-        copy.await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::Changed, error.message().to_owned())
-                .during("copy_part")
-                .on(key),
-            _ => error,
-        })
-    };
-    let sent = match futures::try_join!(copy, send) {
-        Ok(_) => upload.complete(precondition).await,
+        .try_collect::<()>()
+        .await;
+    let made = match made {
+        Ok(()) => upload.complete(precondition).await,
         Err(error) => Err(error),
     };
-    sent.map_err(|error| {
+    made.map_err(|error| {
         throw_away(upload);
         collision(error, key)
     })
@@ -232,6 +297,67 @@ mod tests {
         let part = size(5 << 40).expect("parts");
         assert!(part * 10_000 >= 5 << 40 && part <= 5 << 30);
         assert_eq!(size((5 << 30) * 10_000 + 1), None);
+    }
+
+    #[test]
+    fn what_did_not_change_is_copied() {
+        const MIB: u64 = 1 << 20;
+        let shown = |range: Range<u64>| {
+            let edge = |at: u64| match at % MIB {
+                0 => (at / MIB).to_string(),
+                more => format!("{}M{more}", at / MIB),
+            };
+            format!("{}-{}", edge(range.start), edge(range.end))
+        };
+        let made = |before: u64, size: u64, changed: &[Range<u64>]| {
+            let parts = parts(&claims(), before, size, changed, &Precondition::IfAbsent)?;
+            let words = parts.into_iter().map(|part| match part {
+                Part::Kept(range) => format!("={}", shown(range)),
+                Part::Sent(range) => format!("+{}", shown(range)),
+            });
+            Some(words.collect::<Vec<_>>().join(" "))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let at = |from: u64, to: u64| from * MIB..to * MIB;
+        // One byte in the middle: a part of the least size around it.
+        let one = 50 * MIB..50 * MIB + 1;
+        assert_eq!(
+            made(100 * MIB, 100 * MIB, std::slice::from_ref(&one)),
+            some("=0-50 +50-55 =55-100")
+        );
+        // Too near to the start, to each other, or to the end.
+        assert_eq!(
+            made(100 * MIB, 100 * MIB, &[at(3, 4), at(7, 8), at(98, 99)]),
+            some("+0-8 =8-98 +98-100")
+        );
+        assert_eq!(
+            made(100 * MIB, 100 * MIB, &[at(6, 7), at(15, 16)]),
+            some("=0-6 +6-16 =16-100")
+        );
+        // What is appended, and what is cut off.
+        assert_eq!(
+            made(32 * MIB, 33 * MIB, &[at(32, 33)]),
+            some("=0-32 +32-33")
+        );
+        assert_eq!(made(100 * MIB, 40 * MIB, &[at(90, 91)]), some("=0-40"));
+        // Large parts are several.
+        assert_eq!(
+            made(100 * MIB, 100 * MIB, &[at(20, 44)]),
+            some("=0-20 +20-28 +28-36 +36-44 =44-100")
+        );
+        let huge = 12 << 30;
+        let tail = huge..huge + 1;
+        assert_eq!(
+            made(huge, huge + 1, std::slice::from_ref(&tail)),
+            some("=0-4096 =4096-8192 =8192-12288 +12288-12288M1")
+        );
+        // Nothing much would be copied.
+        assert_eq!(made(100 * MIB, 100 * MIB, &[at(2, 94)]), None);
+        assert_eq!(made(7 * MIB, 8 * MIB, &[at(7, 8)]), None);
+        let mut claims = claims();
+        claims.upload.as_mut().expect("limits").part_copy = false;
+        let none = Precondition::None;
+        assert_eq!(parts(&claims, 100 * MIB, 100 * MIB, &[one], &none), None);
     }
 
     #[test]

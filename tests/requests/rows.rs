@@ -5,6 +5,7 @@ use crate::world::{Objects, World, list, trial};
 use libtest_mimic::Trial;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// An operation in a directory of 200 small files, and what it costs on a fresh mount and after
@@ -130,6 +131,9 @@ pub fn trials() -> Vec<Trial> {
         trial(&[], "cat_again", cat_again),
         trial(&[], "append_to_32_mib", append_to_large),
         trial(&[], "append_to_32_mib_behind_others", append_behind_others),
+        trial(&[], "change_in_the_middle_of_32_mib", change_in_the_middle),
+        trial(&[], "cut_of_32_mib", cut_large),
+        trial(&[], "change_of_32_mib_that_lost_a_race", change_lost),
         trial(&[], "rename_a_directory_of_20", rename_directory),
         trial(&[], "rmdir", rmdir),
         trial(&[Program("rm")], "rm_r_of_20", rm_r),
@@ -206,6 +210,62 @@ fn append_to_large(place: &Place) {
     );
     assert_eq!((counts.received, counts.sent), (4, 0));
     assert!(world.stored("large").unwrap() == [&old[..], b"tail"].concat());
+}
+
+fn change_in_the_middle(place: &Place) {
+    let mut old = pattern(LARGE, 1);
+    let world = World::new(place, |objects| objects.put("large", old.clone()));
+    world.ls("");
+    world.cost();
+    let file = fs::File::options().write(true).open(world.path("large"));
+    let file = file.unwrap();
+    file.write_all_at(b"changed", 20 << 20).unwrap();
+    file.sync_all().unwrap();
+    let counts = world.counts();
+    // The part around it is as large as parts must be.
+    assert_eq!(
+        counts.to_string(),
+        "begin 1, complete 1, get 1, head 1, part 1, part-copy 2"
+    );
+    assert_eq!((counts.received, counts.sent), (5 << 20, 5 << 20));
+    old[20 << 20..][..7].copy_from_slice(b"changed");
+    assert!(world.stored("large").unwrap() == old);
+    // What is known of the file is what was made.
+    file.write_all_at(b"again", 30 << 20).unwrap();
+    drop(file);
+    old[30 << 20..][..5].copy_from_slice(b"again");
+    assert!(world.stored("large").unwrap() == old);
+    assert!(fs::read(world.path("large")).unwrap() == old);
+}
+
+fn cut_large(place: &Place) {
+    let old = pattern(LARGE, 1);
+    let world = World::new(place, |objects| objects.put("large", old.clone()));
+    world.ls("");
+    world.cost();
+    let file = fs::File::options().write(true).open(world.path("large"));
+    file.unwrap().set_len(24 << 20).unwrap();
+    assert_eq!(world.cost(), "begin 1, complete 1, head 1, part-copy 1");
+    assert!(world.stored("large").unwrap() == old[..24 << 20]);
+}
+
+/// The loser's bytes are kept where they belong; what was never here is not in its file.
+fn change_lost(place: &Place) {
+    let old = pattern(LARGE, 1);
+    let world = World::new(place, |objects| objects.put("large", old.clone()));
+    let file = fs::File::options().write(true).open(world.path("large"));
+    let file = file.unwrap();
+    file.write_all_at(b"ours", 20 << 20).unwrap();
+    world.put("large", "theirs");
+    let lost = file.sync_all().unwrap_err();
+    assert_eq!(lost.raw_os_error(), Some(libc::ESTALE));
+    assert_eq!(world.stored("large").unwrap(), "theirs");
+    let names = fs::read_dir(world.path("")).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let kept = names.find(|name| name.starts_with("large.conflict-"));
+    let kept = fs::read(world.path(&kept.unwrap())).unwrap();
+    assert_eq!(kept.len(), LARGE);
+    assert_eq!(&kept[20 << 20..][..4], b"ours");
 }
 
 /// Who comes second appends behind the first.
