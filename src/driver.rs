@@ -201,7 +201,8 @@ pub trait Upload: Send + Sync + Debug {
     /// again replaces the part.
     async fn part(&self, number: u32, body: Body) -> Result<()>;
 
-    /// Takes part `number` from a range of an existing object of this etag.
+    /// Takes part `number` from a range of an existing object of this etag. The upload must have been
+    /// begun for that: [`PutOptions::copies_parts`].
     async fn copy_part(
         &self,
         number: u32,

@@ -4,6 +4,7 @@
 use super::content::Version;
 use crate::task;
 use bytes::{Buf, BufMut, Bytes};
+use crc_fast::CrcAlgorithm;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -209,7 +210,7 @@ impl Shared {
             return None;
         }
         let checksum = content.get_u32_le();
-        if crc32fast::hash(&content) != checksum {
+        if crc_fast::crc32_iso_hdlc(&content) != checksum {
             return None;
         }
         let length = content.get_u32_le() as usize;
@@ -248,10 +249,10 @@ impl Shared {
         start.put_u32_le(0);
         start.put_u32_le(head.len() as u32);
         start.put_slice(&head);
-        let mut checksum = crc32fast::Hasher::new();
+        let mut checksum = crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc);
         checksum.update(&start[FIXED - 4..]);
         checksum.update(&job.bytes);
-        start[8..12].copy_from_slice(&checksum.finalize().to_le_bytes());
+        start[8..12].copy_from_slice(&(checksum.finalize() as u32).to_le_bytes());
 
         let cost = cost((start.len() + job.bytes.len()) as u64);
         if cost > self.size {

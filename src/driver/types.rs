@@ -208,6 +208,8 @@ pub struct PutOptions {
     pub commits: Vec<CommitId>,
     /// The bytes that the body was edited from, so that a driver can write only what changed.
     pub base: Option<super::Body>,
+    /// Parts of the upload that is begun so will be copied; into others they need not be.
+    pub copies_parts: bool,
 }
 
 /// An object to remove among others.

@@ -333,7 +333,7 @@ impl Fs {
                 precondition,
                 attributes,
                 commits,
-                base: None,
+                ..PutOptions::default()
             },
             generation: state.file.generation,
             id,

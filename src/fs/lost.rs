@@ -77,7 +77,7 @@ impl Fs {
             precondition,
             attributes: self.stored_attributes(state),
             commits: vec![CommitId(clock::random())],
-            base: None,
+            ..PutOptions::default()
         };
         Ok((state.place.clone(), state.file.generation, body, options))
     }

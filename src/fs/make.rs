@@ -269,7 +269,7 @@ impl Fs {
             precondition: self.if_absent(),
             attributes: attributes.clone(),
             commits: commits.clone(),
-            base: None,
+            ..PutOptions::default()
         };
         let size = body.len();
         let empty = self.known_absent(directory, name, kind);

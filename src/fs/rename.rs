@@ -331,7 +331,7 @@ impl Fs {
             precondition: destination,
             attributes,
             commits,
-            base: None,
+            ..PutOptions::default()
         };
         upload::put(&self.driver, to, body, options)
             .await

@@ -212,6 +212,10 @@ pub async fn rebuild(
     options: PutOptions,
 ) -> Result<ObjectInfo> {
     let precondition = options.precondition.clone();
+    let options = PutOptions {
+        copies_parts: true,
+        ..options
+    };
     let upload = driver.upload(key, options).await?;
     let requests = parts.iter().zip(1..).map(|(part, number)| {
         let upload = &upload;

@@ -121,7 +121,11 @@ async fn parts_are_copied_from_objects(f: Fixture) {
         f.a.put(&key("from"), body, PutOptions::default())
             .await
             .unwrap();
-    let upload = f.a.upload(&key("to"), PutOptions::default()).await.unwrap();
+    let options = PutOptions {
+        copies_parts: true,
+        ..PutOptions::default()
+    };
+    let upload = f.a.upload(&key("to"), options).await.unwrap();
     let range = 100..100 + bytes.len() as u64;
     let copy = upload
         .copy_part(1, &key("from"), range.clone(), source.etag.clone())

@@ -205,6 +205,7 @@ fn a_large_file_survives_what_befalls_its_parts(place: &Place) {
     };
     let proxy = &scene.proxy;
     proxy.when(1, of("partNumber=1&"), Act::Reset);
+    proxy.when(1, of("partNumber=1&"), Act::Garble);
     proxy.when(1, of("partNumber=2&"), Act::LoseReply);
     proxy.when(2, of("partNumber=3&"), down("SlowDown"));
     proxy.when(1, of("uploads="), down("InternalError"));

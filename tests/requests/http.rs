@@ -255,6 +255,7 @@ impl Shared {
             }
             "part" => {
                 let number = number.ok_or((400, "InvalidArgument"))?;
+                checked(asked)?;
                 Ok(with_etag(&store.part(
                     upload,
                     number,
@@ -328,7 +329,7 @@ fn checked(asked: &Asked) -> Answer<()> {
     let Some(told) = asked.header("x-amz-checksum-crc32") else {
         return Ok(());
     };
-    let sum = crc32fast::hash(&asked.body).to_be_bytes();
+    let sum = crc_fast::crc32_iso_hdlc(&asked.body).to_be_bytes();
     match base64::engine::general_purpose::STANDARD.encode(sum) == told {
         true => Ok(()),
         false => Err((400, "BadDigest")),

@@ -210,7 +210,7 @@ impl Store {
                 precondition: options.destination.clone(),
                 attributes: attributes.clone(),
                 commits: commits.clone(),
-                base: None,
+                ..PutOptions::default()
             };
             return self.put_dir(to, &options).map_err(|error| error.on(to.key));
         }

@@ -107,7 +107,7 @@ impl Bucket {
                 true => info.commits,
                 false => options.commits.clone(),
             },
-            base: None,
+            ..PutOptions::default()
         };
         let copied = if object.range.end == size {
             let (_, bytes) = object.collect().await.map_err(|error| error.on(from))?;
@@ -130,7 +130,11 @@ impl Bucket {
         size: u64,
         options: &PutOptions,
     ) -> Result<ObjectInfo> {
-        let upload = self.upload_raw(to, options).await?;
+        let begin = PutOptions {
+            copies_parts: true,
+            ..options.clone()
+        };
+        let upload = self.upload_raw(to, &begin).await?;
         let most = super::upload::limits(Strength::None, true).max_parts;
         let part = PART.max(size.div_ceil(most.into()).next_multiple_of(1 << 20));
         let send = async {

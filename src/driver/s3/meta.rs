@@ -10,6 +10,7 @@ use crate::driver::{Attributes, Body, CommitId, Error, ErrorKind, ObjectInfo, Re
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
 use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -167,12 +168,12 @@ pub(super) const CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-
 
 /// The CRC-32 of a body as requests and documents tell it. The body is read once more for that.
 pub(super) async fn checksum(body: &Body) -> Result<String> {
-    let mut hasher = crc32fast::Hasher::new();
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc);
     let mut stream = body.stream();
     while let Some(piece) = stream.next().await {
-        hasher.update(&piece?);
+        digest.update(&piece?);
     }
-    Ok(BASE64.encode(hasher.finalize().to_be_bytes()))
+    Ok(BASE64.encode((digest.finalize() as u32).to_be_bytes()))
 }
 
 /// A header's value from text that is known to be plain.

@@ -180,6 +180,8 @@ impl Bucket {
         if let Some(etag) = &options.if_none_match {
             call.headers.insert(IF_NONE_MATCH, quoted(etag)?);
         }
+        let (name, value) = verify::MODE;
+        call.headers.insert(name, value);
         let (parts, body) = self.store.send(&self.target, &call).await?.into_parts();
         if parts.status == StatusCode::NOT_MODIFIED {
             return Ok(GetOutcome::Unmodified);
@@ -222,10 +224,11 @@ impl Bucket {
         }
         let mut body = connection::stream(body);
         let etags = &self.target.etags;
-        if size.is_some_and(|size| range == (0..size) && size <= verify::LARGEST)
-            && let Some(digest) = etags.digest(&info.etag, &parts.headers)
+        if let Some(size) = size
+            && range == (0..size)
+            && let Some(proof) = verify::proof(size, &info.etag, &parts.headers, etags)
         {
-            body = verify::verified(body, etags.clone(), info.etag.clone(), digest);
+            body = verify::verified(body, etags.clone(), proof);
         }
         Ok(GetOutcome::Found(Box::new(Object { info, range, body })))
     }

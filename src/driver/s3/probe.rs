@@ -43,9 +43,10 @@ pub(super) struct Findings {
     pub complete: Strength,
     /// Whether parts can be copied from objects of a known version.
     pub part_copy: bool,
-    /// Whether it looks at the checksum of a put. Parts go without: MinIO copies no parts into an
-    /// upload that has checksums.
+    /// Whether it looks at the checksum of a put.
     pub checksum: bool,
+    /// Whether it looks at the checksum of a part.
+    pub part_checksum: bool,
     /// Whether conditions of writes want etags without quotes.
     pub bare_etags: bool,
     /// Forms of keys that the server takes for other keys, or not at all.
@@ -75,6 +76,7 @@ impl Findings {
         complete: Strength::None,
         part_copy: false,
         checksum: false,
+        part_checksum: false,
         bare_etags: false,
         folded: Folded {
             leading_slash: false,
@@ -147,12 +149,13 @@ pub(super) async fn probe(bucket: &Bucket, prefix: &Key) -> Result<Findings> {
     loop {
         attempt += 1;
         let a = prefix.join(format!(".bucketfs/probe-{:016x}", clock::random()));
-        let (b, c) = (a.join("b"), a.join("c"));
+        let [b, c, d] = ["b", "c", "d"].map(|name| a.join(name));
         let result = Probe {
             bucket,
             a: &a,
             b: &b,
             c: &c,
+            d: &d,
         }
         .run()
         .await;
@@ -160,7 +163,7 @@ pub(super) async fn probe(bucket: &Bucket, prefix: &Key) -> Result<Findings> {
             Ok(findings) => return Ok(findings),
             Err(error) => {
                 // What cannot be removed now lies where `check --clean` looks for it.
-                for key in [&a, &b, &c] {
+                for key in [&a, &b, &c, &d] {
                     let _ = bucket.delete_raw(key, &Precondition::None).await;
                 }
                 if !error.retryable() || attempt == ATTEMPTS {
@@ -179,6 +182,7 @@ struct Probe<'a> {
     a: &'a Key,
     b: &'a Key,
     c: &'a Key,
+    d: &'a Key,
 }
 
 impl Probe<'_> {
@@ -322,12 +326,13 @@ impl Probe<'_> {
             _ => findings.put.min(Strength::Checked),
         };
         findings.part_copy = uploads.part_copy;
+        findings.part_checksum = uploads.checksum;
         // Where a single delete holds no condition, one of many does not either.
         findings.delete_many_condition = match findings.delete {
             Strength::None => Strength::None,
             held => held.min(probe.batch().await?),
         };
-        let keys = [self.a, self.b, self.c];
+        let keys = [self.a, self.b, self.c, self.d];
         let all = keys.map(|key| Removal::from(key.clone()));
         findings.delete_many = match self.bucket.delete_objects(&all, Strength::None).await {
             Ok(results) => results.iter().all(Result::is_ok),

@@ -202,6 +202,39 @@ async fn failures_behind_a_good_status_are_seen() {
     );
 }
 
+/// Where the server looks at them, parts have checksums, also when they are put together; an upload
+/// that copies parts has none.
+#[tokio::test]
+async fn parts_carry_checksums() {
+    let begun =
+        "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
+    let done = "<CompleteMultipartUploadResult><ETag>&quot;f-1&quot;</ETag></CompleteMultipartUploadResult>";
+    for copies_parts in [false, true] {
+        let (mut bucket, server) = serve(vec![
+            answer("200 OK", "", begun),
+            answer("200 OK", GOOD, ""),
+            answer("200 OK", "", done),
+        ])
+        .await;
+        bucket.findings.part_checksum = true;
+        let options = PutOptions {
+            copies_parts,
+            ..PutOptions::default()
+        };
+        let upload = bucket
+            .upload(&Key::from("k"), options)
+            .await
+            .expect("begun");
+        upload.part(1, "123456789".into()).await.expect("a part");
+        let completed = upload.complete(Precondition::IfAbsent).await;
+        completed.expect("completed");
+        let heads = server.await.expect("the server");
+        let has = |at: usize, text: &str| heads[at].contains(text);
+        assert_eq!(has(0, "x-amz-checksum-algorithm: crc32\r\n"), !copies_parts);
+        assert_eq!(has(1, "x-amz-checksum-crc32: y/q5jg==\r\n"), !copies_parts);
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_met_another_write_is_begun_anew() {
     let key = Key::from("k");

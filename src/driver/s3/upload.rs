@@ -27,6 +27,8 @@ const MAX_PARTS: u32 = 10_000;
 struct Part {
     etag: ETag,
     size: u64,
+    /// What it was sent with, where the upload was begun so.
+    checksum: Option<String>,
 }
 
 /// An upload under way. Dropped before its end it is aborted, as far as there is still a runtime
@@ -36,6 +38,9 @@ pub(super) struct S3Upload {
     key: Key,
     id: String,
     commits: Vec<CommitId>,
+    /// Whether parts have checksums, which the service compares. Then none can be copied: MinIO
+    /// refuses that.
+    checksums: bool,
     /// `None` once completed or aborted. A leaf lock, held for moments only.
     parts: Mutex<Option<BTreeMap<u32, Part>>>,
 }
@@ -55,10 +60,15 @@ impl Bucket {
     /// Begins an upload, whatever is known of the server's.
     pub(super) async fn upload_raw(&self, key: &Key, options: &PutOptions) -> Result<S3Upload> {
         let purpose = Purpose::of("upload", Some(key));
+        let checksums = self.findings.part_checksum && !options.copies_parts;
         let send = async {
             let mut call = Call::new(Method::POST, key.as_bytes());
             call.query = "uploads=";
             self.describe(&mut call.headers, options)?;
+            if checksums {
+                let algorithm = HeaderValue::from_static("CRC32");
+                call.headers.insert("x-amz-checksum-algorithm", algorithm);
+            }
             let (_, body) = self.store.ask(&self.target, &call).await?;
             Ok(xml::initiated(&body)?)
         };
@@ -68,6 +78,7 @@ impl Bucket {
             key: key.clone(),
             id,
             commits: options.commits.clone(),
+            checksums,
             parts: Mutex::new(Some(BTreeMap::new())),
         })
     }
@@ -180,7 +191,8 @@ impl S3Upload {
         let (document, size) = {
             let parts = self.parts.lock();
             let parts = parts.as_ref().ok_or_else(|| purpose.name(finished()))?;
-            let list = parts.iter().map(|(number, part)| (*number, &part.etag));
+            let list = parts.iter();
+            let list = list.map(|(number, part)| (*number, &part.etag, part.checksum.as_deref()));
             let size = parts.values().map(|part| part.size).sum();
             (Bytes::from(xml::complete(list)), size)
         };
@@ -261,14 +273,22 @@ impl S3Upload {
             }
         };
         let etag = send.await.map_err(|failed| purpose.error(failed))?;
-        self.insert(number, Part { etag, size })
+        let part = Part {
+            etag,
+            size,
+            checksum: None,
+        };
+        self.insert(number, part)
             .map_err(|error| purpose.name(error))
     }
-}
 
-#[async_trait]
-impl Upload for S3Upload {
-    async fn part(&self, number: u32, body: Body) -> Result<()> {
+    /// Sends a part with this checksum.
+    pub(super) async fn part_raw(
+        &self,
+        number: u32,
+        body: &Body,
+        checksum: Option<String>,
+    ) -> Result<()> {
         let purpose = Purpose::of("part", Some(&self.key));
         let query = self
             .part_query(number)
@@ -276,14 +296,34 @@ impl Upload for S3Upload {
         let send = async {
             let mut call = Call::new(Method::PUT, self.key.as_bytes());
             call.query = &query;
-            call.body = Outgoing::Object(&body);
+            call.body = Outgoing::Object(body);
+            if let Some(checksum) = &checksum {
+                call.headers.insert(meta::CHECKSUM, meta::ascii(checksum)?);
+            }
             self.bucket.store.ask(&self.bucket.target, &call).await
         };
         let (headers, _) = send.await.map_err(|failed| purpose.error(failed))?;
-        let etag = object::written_etag(&headers, &purpose)?;
-        let size = body.len();
-        self.insert(number, Part { etag, size })
+        let part = Part {
+            etag: object::written_etag(&headers, &purpose)?,
+            size: body.len(),
+            checksum,
+        };
+        self.insert(number, part)
             .map_err(|error| purpose.name(error))
+    }
+}
+
+#[async_trait]
+impl Upload for S3Upload {
+    async fn part(&self, number: u32, body: Body) -> Result<()> {
+        let checksum = match self.checksums {
+            true => Some(meta::checksum(&body).await.map_err(|error| {
+                let purpose = Purpose::of("part", Some(&self.key));
+                purpose.name(error)
+            })?),
+            false => None,
+        };
+        self.part_raw(number, &body, checksum).await
     }
 
     async fn copy_part(
@@ -295,7 +335,7 @@ impl Upload for S3Upload {
     ) -> Result<()> {
         let purpose = Purpose::of("copy_part", Some(from));
         self.bucket.check_key(from, &purpose)?;
-        if !self.bucket.findings.part_copy {
+        if !self.bucket.findings.part_copy || self.checksums {
             return Err(Error::unsupported("copy_part").on(from));
         }
         if range.is_empty() {

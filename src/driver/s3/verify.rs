@@ -1,16 +1,26 @@
-//! Bytes that were garbled on their way here, where that can be seen: most services give a small
-//! object the MD5 of its bytes as etag.
+//! Bytes that were garbled on their way here, where that can be seen: services tell a checksum of
+//! an object that was stored with one, and most give a small object the MD5 of its bytes as etag.
 
 use crate::driver::{ETag, Error, ErrorKind, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::Digest;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// The largest object that is looked at: it comes to its reader as a whole.
-pub(super) const LARGEST: u64 = 256 << 10;
+/// Asks for the checksum that an object was stored with.
+pub(super) const MODE: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("x-amz-checksum-mode"),
+    HeaderValue::from_static("ENABLED"),
+);
+/// The largest object whose MD5 is taken, which costs more than to fetch it.
+const LARGEST_DIGEST: u64 = 256 << 10;
+/// The largest object whose checksum is looked at: it comes to its reader as a whole.
+const LARGEST: u64 = 8 << 20;
 /// How often the same other digest has to come before it is believed that etags are none.
 const CERTAIN: u32 = 3;
 
@@ -67,27 +77,92 @@ impl Etags {
     }
 }
 
+/// What the bytes of an object are to be compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// A checksum by its name.
+    Checksum(Checksum, Vec<u8>),
+    /// The MD5 that the etag is, if it is one.
+    Digest(ETag, Md5),
+}
+
+/// How a checksum is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checksum {
+    Crc64Nvme,
+    Crc32C,
+    Crc32,
+}
+
+impl Checksum {
+    const ALL: [(Checksum, &str); 3] = [
+        (Checksum::Crc64Nvme, "x-amz-checksum-crc64nvme"),
+        (Checksum::Crc32C, "x-amz-checksum-crc32c"),
+        (Checksum::Crc32, "x-amz-checksum-crc32"),
+    ];
+
+    fn of(self, pieces: &[Bytes]) -> Vec<u8> {
+        let (algorithm, bytes) = match self {
+            Checksum::Crc64Nvme => (CrcAlgorithm::Crc64Nvme, 8),
+            Checksum::Crc32C => (CrcAlgorithm::Crc32Iscsi, 4),
+            Checksum::Crc32 => (CrcAlgorithm::Crc32IsoHdlc, 4),
+        };
+        let mut digest = crc_fast::Digest::new(algorithm);
+        for piece in pieces {
+            digest.update(piece);
+        }
+        digest.finalize().to_be_bytes()[8 - bytes..].to_vec()
+    }
+
+    /// The checksum of all bytes of an object that an answer tells. One of several parts is that of
+    /// their checksums, and has their number behind a hyphen.
+    fn told(headers: &HeaderMap) -> Option<(Checksum, Vec<u8>)> {
+        Checksum::ALL.iter().find_map(|(kind, name)| {
+            let text = headers.get(*name)?.to_str().ok()?;
+            let sum = BASE64.decode(text).ok()?;
+            let bytes = if *kind == Checksum::Crc64Nvme { 8 } else { 4 };
+            (sum.len() == bytes).then_some((*kind, sum))
+        })
+    }
+}
+
+/// What an answer with all `size` bytes of an object can be compared with.
+pub(super) fn proof(size: u64, etag: &ETag, headers: &HeaderMap, etags: &Etags) -> Option<Proof> {
+    if size > LARGEST {
+        return None;
+    }
+    if let Some((kind, sum)) = Checksum::told(headers) {
+        return Some(Proof::Checksum(kind, sum));
+    }
+    let digest = etags.digest(etag, headers)?;
+    (size <= LARGEST_DIGEST).then(|| Proof::Digest(etag.clone(), digest))
+}
+
 /// The bytes of an answer, none of them before all are known to be right.
 pub(super) fn verified(
     body: BoxStream<'static, Result<Bytes>>,
     etags: Arc<Etags>,
-    etag: ETag,
-    digest: Md5,
+    proof: Proof,
 ) -> BoxStream<'static, Result<Bytes>> {
     let whole = async move {
         let pieces: Vec<Bytes> = body.try_collect().await?;
-        let mut md5 = md5::Md5::new();
-        for piece in &pieces {
-            md5.update(piece);
+        let wrong = match &proof {
+            Proof::Checksum(kind, sum) => (kind.of(&pieces) != *sum)
+                .then_some("the bytes are not those that the server tells the checksum of"),
+            Proof::Digest(etag, digest) => {
+                let mut md5 = md5::Md5::new();
+                for piece in &pieces {
+                    md5.update(piece);
+                }
+                let seen = md5.finalize().into();
+                (seen != *digest && !etags.is_opaque(etag, seen))
+                    .then_some("the bytes are not those that their etag is the digest of")
+            }
+        };
+        match wrong {
+            Some(why) => Err(Error::new(ErrorKind::Corrupt, why)),
+            None => Ok(stream::iter(pieces.into_iter().map(Ok))),
         }
-        let seen = md5.finalize().into();
-        if seen != digest && !etags.is_opaque(&etag, seen) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "the bytes are not those that their etag is the digest of",
-            ));
-        }
-        Ok(stream::iter(pieces.into_iter().map(Ok)))
     };
     stream::once(whole).try_flatten().boxed()
 }
@@ -101,8 +176,8 @@ mod tests {
     async fn read(etags: &Arc<Etags>, etag: &str, bytes: &'static str) -> Result<Vec<u8>> {
         let etag = ETag::new(etag);
         let body = stream::iter([Ok(Bytes::from_static(bytes.as_bytes()))]).boxed();
-        let body = match etags.digest(&etag, &HeaderMap::new()) {
-            Some(digest) => verified(body, etags.clone(), etag, digest),
+        let body = match proof(bytes.len() as u64, &etag, &HeaderMap::new(), etags) {
+            Some(proof) => verified(body, etags.clone(), proof),
             None => body,
         };
         let pieces: Vec<Bytes> = body.try_collect().await?;
@@ -127,6 +202,52 @@ mod tests {
             "zz41402abc4b2a76b9719d911017c592",
         ] {
             assert_eq!(read(&etags, other, "any").await.unwrap(), b"any");
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_those_of_the_checksum_that_is_told() {
+        let etags: Arc<Etags> = Arc::default();
+        // The check values of CRC-64/NVME, CRC-32/ISCSI and CRC-32/ISO-HDLC.
+        let told = [
+            (
+                Checksum::ALL[0].1,
+                BASE64.encode(0xae8b_1486_0a79_9888_u64.to_be_bytes()),
+            ),
+            (
+                Checksum::ALL[1].1,
+                BASE64.encode(0xe306_9283_u32.to_be_bytes()),
+            ),
+            (
+                Checksum::ALL[2].1,
+                BASE64.encode(0xcbf4_3926_u32.to_be_bytes()),
+            ),
+        ];
+        let etag = ETag::new("opaque");
+        for (name, sum) in told {
+            for (sum, known) in [
+                (sum.clone(), true),
+                (format!("{sum}-2"), false),
+                ("AA==".into(), false),
+            ] {
+                let mut headers = HeaderMap::new();
+                headers.insert(name, sum.parse().unwrap());
+                let found = proof(9, &etag, &headers, &etags);
+                assert_eq!(found.is_some(), known, "{name}: {sum}");
+                let Some(found) = found else { continue };
+                assert_eq!(proof(LARGEST + 1, &etag, &headers, &etags), None);
+                for (text, good) in [("123456789", true), ("123456788", false)] {
+                    let pieces = [Ok(Bytes::from(&text[..4])), Ok(Bytes::from(&text[4..]))];
+                    let body = stream::iter(pieces).boxed();
+                    let read: Result<Vec<Bytes>> = verified(body, etags.clone(), found.clone())
+                        .try_collect()
+                        .await;
+                    match read {
+                        Ok(pieces) => assert!(good && pieces.concat() == text.as_bytes()),
+                        Err(error) => assert!(!good && error.retryable()),
+                    }
+                }
+            }
         }
     }
 

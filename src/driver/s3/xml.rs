@@ -411,17 +411,24 @@ pub(super) fn uploads(xml: &[u8]) -> Result<Uploads> {
     })
 }
 
-/// The body of the completion of an upload: its parts in the order of their numbers.
-pub(super) fn complete<'a>(parts: impl Iterator<Item = (u32, &'a ETag)>) -> String {
+/// The body of the completion of an upload: its parts in the order of their numbers, with the
+/// checksums that they were sent with.
+pub(super) fn complete<'a>(
+    parts: impl Iterator<Item = (u32, &'a ETag, Option<&'a str>)>,
+) -> String {
     let mut xml =
         String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
-    for (number, etag) in parts {
+    for (number, etag, checksum) in parts {
         xml.push_str("<Part><PartNumber>");
         // Writing to a string does not fail.
         let _ = write!(xml, "{number}");
         xml.push_str("</PartNumber><ETag>\"");
         escape(&mut xml, etag.as_str());
-        xml.push_str("\"</ETag></Part>");
+        xml.push_str("\"</ETag>");
+        if let Some(checksum) = checksum {
+            let _ = write!(xml, "<ChecksumCRC32>{checksum}</ChecksumCRC32>");
+        }
+        xml.push_str("</Part>");
     }
     xml.push_str("</CompleteMultipartUpload>");
     xml

@@ -3,7 +3,7 @@
 use super::{Probe, Verdict, honoured, verdict};
 use crate::driver::s3::upload::S3Upload;
 use crate::driver::{
-    ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Strength, Upload,
+    Body, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Strength, Upload,
 };
 use futures::future::join_all;
 
@@ -16,6 +16,8 @@ pub(super) struct Uploads {
     pub condition: Strength,
     /// It copies parts from objects and honours their versions.
     pub part_copy: bool,
+    /// It looks at the checksums of parts.
+    pub checksum: bool,
 }
 
 /// A refusal for good as an answer, and an answer that makes no sense: who may put need not be
@@ -71,8 +73,41 @@ impl Probe<'_> {
         })
     }
 
-    /// Tries and races the condition of a completion, and copies a part.
+    /// Whether a part with a right checksum is taken and one with a wrong checksum refused, in an
+    /// upload that has them.
+    async fn checks_parts(&self) -> Result<bool> {
+        if !self.bucket.findings.checksum {
+            return Ok(false);
+        }
+        let mut bucket = self.bucket.clone();
+        bucket.findings.part_checksum = true;
+        let begun = bucket.upload_raw(self.d, &PutOptions::default()).await;
+        let Ok(upload) = settled(begun)? else {
+            return Ok(false);
+        };
+        let body = Body::from("d");
+        let wrong = upload.part_raw(1, &body, Some("AAAAAA==".into())).await;
+        let right = async {
+            upload.part(1, body).await?;
+            upload.complete_raw(&Precondition::None).await
+        };
+        let checks = settled(wrong)?.is_err() && settled(right.await)?.is_ok();
+        if !checks && let Err(error) = upload.abort().await {
+            log::debug!("an upload stays behind: {error}");
+        }
+        Ok(checks)
+    }
+
+    /// Tries and races the condition of a completion, copies a part, and sends one with a checksum.
     pub(super) async fn uploads(&self) -> Result<Uploads> {
+        let (found, checksum) = tokio::join!(self.conditional_uploads(), self.checks_parts());
+        Ok(Uploads {
+            checksum: checksum?,
+            ..found?
+        })
+    }
+
+    async fn conditional_uploads(&self) -> Result<Uploads> {
         let mut uploads = Vec::new();
         for upload in join_all(["1", "2", "3", "4", "5"].map(|text| self.begin(text))).await {
             match settled(upload)? {

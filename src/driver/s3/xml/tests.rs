@@ -130,10 +130,11 @@ fn uploads_are_read_and_parts_written() {
     assert_eq!(late.expect_err("an error").code, "InternalError");
     let (one, two) = (ETag::new("a"), ETag::new("b<"));
     assert_eq!(
-        complete([(1, &one), (7, &two)].into_iter()),
+        complete([(1, &one, None), (7, &two, Some("y/Q5Jg=="))].into_iter()),
         "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
          <Part><PartNumber>1</PartNumber><ETag>\"a\"</ETag></Part>\
-         <Part><PartNumber>7</PartNumber><ETag>\"b&lt;\"</ETag></Part></CompleteMultipartUpload>"
+         <Part><PartNumber>7</PartNumber><ETag>\"b&lt;\"</ETag>\
+         <ChecksumCRC32>y/Q5Jg==</ChecksumCRC32></Part></CompleteMultipartUpload>"
     );
     let page = uploads(
         b"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>\
