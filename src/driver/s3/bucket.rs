@@ -151,15 +151,46 @@ impl Bucket {
 }
 
 impl Store {
-    /// The buckets that these credentials may see.
+    /// The buckets that these credentials may see, page by page: an account may have more than one
+    /// answer holds. Services that know no pages tell all at once.
     pub async fn buckets(&self) -> Result<Vec<BucketInfo>> {
         let purpose = Purpose::of("buckets", None);
         let target = Target::new(None, self.site.clone());
-        let (_, body) = self
-            .ask(&target, &Call::new(Method::GET, b""))
-            .await
-            .map_err(|failed| purpose.error(failed))?;
-        xml::buckets(&body).map_err(|error| purpose.name(error))
+        let mut all = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let mut query = Query::default();
+            if let Some(token) = &token {
+                query = query.with("continuation-token", token);
+            }
+            let query = query.with_number("max-buckets", MOST).into_string();
+            let mut call = Call::new(Method::GET, b"");
+            call.query = &query;
+            let answer = match self.ask(&target, &call).await {
+                Err(Failed::Refused(refusal))
+                    if token.is_none()
+                        && matches!(refusal.status.as_u16(), 400 | 405 | 501)
+                        && !refusal.complaint.code.contains("Token") =>
+                {
+                    log::debug!("no pages of buckets: {}", refusal.complaint.code);
+                    self.ask(&target, &Call::new(Method::GET, b"")).await
+                }
+                answer => answer,
+            };
+            let (_, body) = answer.map_err(|failed| purpose.error(failed))?;
+            let (page, next) = xml::buckets(&body).map_err(|error| purpose.name(error))?;
+            all.extend(page);
+            if next.is_some() && next == token {
+                return Err(purpose.name(Error::new(
+                    ErrorKind::Corrupt,
+                    "the list of buckets does not go on",
+                )));
+            }
+            match next {
+                None => return Ok(all),
+                next => token = next,
+            }
+        }
     }
 
     /// Makes a bucket.

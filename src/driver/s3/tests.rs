@@ -202,6 +202,46 @@ async fn failures_behind_a_good_status_are_seen() {
     );
 }
 
+#[tokio::test]
+async fn an_account_has_more_buckets_than_a_page() {
+    let page = |name: &str, next: &str| {
+        let more = match next {
+            "" => String::new(),
+            next => format!("<ContinuationToken>{next}</ContinuationToken>"),
+        };
+        let text = format!(
+            "<ListAllMyBucketsResult><Buckets><Bucket><Name>{name}</Name></Bucket></Buckets>{more}</ListAllMyBucketsResult>"
+        );
+        answer("200 OK", "", &text)
+    };
+    let names = async |bucket: &Bucket| {
+        let found = bucket.buckets().await?;
+        let names: Vec<String> = found.into_iter().map(|bucket| bucket.name).collect();
+        Ok::<_, crate::driver::Error>(names.join(" "))
+    };
+    let (bucket, server) = serve(vec![page("a", "t/1"), page("b", "u"), page("c", "")]).await;
+    assert_eq!(names(&bucket).await.expect("all"), "a b c");
+    let heads = server.await.expect("the server");
+    assert!(
+        heads[0].starts_with("get /?max-buckets=1000 "),
+        "{}",
+        heads[0]
+    );
+    let second = "get /?continuation-token=t%2f1&max-buckets=1000 ";
+    assert!(heads[1].starts_with(second), "{}", heads[1]);
+
+    let (bucket, _server) = serve(vec![page("a", "t"), page("b", "t")]).await;
+    let error = names(&bucket).await.expect_err("no end");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+
+    // One that knows no pages.
+    let refusal = complaint("400 Bad Request", "", "InvalidArgument");
+    let (bucket, server) = serve(vec![refusal, page("a", "")]).await;
+    assert_eq!(names(&bucket).await.expect("all"), "a");
+    let heads = server.await.expect("the server");
+    assert!(heads[1].starts_with("get / "), "{}", heads[1]);
+}
+
 /// Where the server looks at them, parts have checksums, also when they are put together; an upload
 /// that copies parts has none.
 #[tokio::test]

@@ -458,9 +458,10 @@ pub(super) fn undeleted(xml: &[u8]) -> Result<Vec<(String, Complaint)>> {
     Ok(failed)
 }
 
-/// The buckets of an account.
-pub(super) fn buckets(xml: &[u8]) -> Result<Vec<BucketInfo>> {
+/// Buckets of an account, and how the list goes on.
+pub(super) fn buckets(xml: &[u8]) -> Result<(Vec<BucketInfo>, Option<String>)> {
     let mut buckets = Vec::new();
+    let mut next = None;
     let (mut name, mut created) = (None, None);
     read(
         xml,
@@ -469,6 +470,9 @@ pub(super) fn buckets(xml: &[u8]) -> Result<Vec<BucketInfo>> {
             match node {
                 Node::Leaf(b"Bucket", b"Name", text) => name = Some(std::mem::take(text)),
                 Node::Leaf(b"Bucket", b"CreationDate", text) => created = time(text.trim()),
+                Node::Leaf(_, b"ContinuationToken", text) => {
+                    next = Some(std::mem::take(text)).filter(|token| !token.is_empty());
+                }
                 Node::End(b"Bucket") => {
                     let created = created.take();
                     match name.take() {
@@ -481,7 +485,7 @@ pub(super) fn buckets(xml: &[u8]) -> Result<Vec<BucketInfo>> {
             Ok(())
         },
     )?;
-    Ok(buckets)
+    Ok((buckets, next))
 }
 
 /// Whether a document can hold this key.

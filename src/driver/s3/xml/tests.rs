@@ -179,9 +179,14 @@ fn failed_deletes_and_buckets_are_read() {
     let found = buckets(b"<ListAllMyBucketsResult><Owner><ID>i</ID></Owner><Buckets><Bucket><Name>x</Name><CreationDate>2019-12-11T23:32:47+00:00</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>").expect("good XML");
     assert_eq!(
         found,
-        [BucketInfo {
-            name: "x".into(),
-            created: None
-        }]
+        (
+            vec![BucketInfo {
+                name: "x".into(),
+                created: None
+            }],
+            None
+        )
     );
+    let more = buckets(b"<ListAllMyBucketsResult><Buckets/><ContinuationToken>a/b=</ContinuationToken></ListAllMyBucketsResult>");
+    assert_eq!(more.expect("good XML"), (Vec::new(), Some("a/b=".into())));
 }
