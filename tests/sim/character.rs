@@ -94,6 +94,9 @@ impl Character {
         };
         let ttl = [0, 20, 1000, 1000, 5000][random.usize(..5)];
         let processes = [1, 1, 2][random.usize(..3)];
+        let stateless = random.u32(..8) == 0;
+        // What neither the store nor a disk has room for is nowhere, and its writer was told.
+        let limited = random.u32(..5) == 0 && !stateless;
         Character {
             digests,
             page: [1, 2, 3, 1000][random.usize(..4)],
@@ -117,14 +120,14 @@ impl Character {
             crashes,
             long: [0, 5, 5, 60][random.usize(..4)],
             staging: (random.u32(..5) == 0).then(|| random.u64(0..40_000)),
-            stateless: random.u32(..8) == 0,
-            room: match random.u32(..5) {
-                0 => StagingRoom::Limited {
+            stateless,
+            room: match limited {
+                true => StagingRoom::Limited {
                     file_memory: random.u64(..200),
                     memory: random.u64(..1000),
                     disk: [random.u64(..2000), u64::MAX][random.usize(..2)],
                 },
-                _ => StagingRoom::Usual,
+                false => StagingRoom::Usual,
             },
         }
     }
