@@ -22,6 +22,7 @@ mod limit;
 mod prefix;
 mod progress;
 mod read_only;
+mod renamed;
 mod retry;
 mod stats;
 

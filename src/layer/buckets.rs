@@ -2,6 +2,7 @@
 
 mod list;
 
+use super::renamed::Renamed;
 use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
@@ -14,7 +15,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -420,9 +420,20 @@ impl Driver for Buckets {
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
         let (place, driver) = self.holder("upload", key).await?;
         let upload = driver.upload(&place.key, options).await;
-        Ok(Box::new(BucketUpload {
-            inner: upload.map_err(outside(&place.name))?,
-            name: place.name,
+        let marker = marker(&place.name);
+        let inward = move |from: &Key| match from.strip_prefix(&marker) {
+            Some(from) => Ok(from),
+            None => refuse(
+                ErrorKind::Unsupported,
+                "this goes from one bucket to another",
+                "copy_part",
+                from,
+            ),
+        };
+        Ok(Box::new(Renamed {
+            upload: upload.map_err(outside(&place.name))?,
+            inward,
+            outward: outside(&place.name),
         }))
     }
 
@@ -497,49 +508,6 @@ impl Driver for Buckets {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.store.space().await
-    }
-}
-
-#[derive(Debug)]
-struct BucketUpload {
-    inner: Box<dyn Upload>,
-    name: String,
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Upload for BucketUpload {
-    async fn part(&self, number: u32, body: Body) -> Result<()> {
-        let part = self.inner.part(number, body).await;
-        part.map_err(outside(&self.name))
-    }
-
-    async fn copy_part(
-        &self,
-        number: u32,
-        from: &Key,
-        range: Range<u64>,
-        if_match: ETag,
-    ) -> Result<()> {
-        let Some(from) = from.strip_prefix(&marker(&self.name)) else {
-            return refuse(
-                ErrorKind::Unsupported,
-                "this goes from one bucket to another",
-                "copy_part",
-                from,
-            );
-        };
-        let part = self.inner.copy_part(number, &from, range, if_match).await;
-        part.map_err(outside(&self.name))
-    }
-
-    async fn complete(&self, precondition: Precondition) -> Result<ObjectInfo> {
-        let complete = self.inner.complete(precondition).await;
-        complete.map_err(outside(&self.name))
-    }
-
-    async fn abort(&self) -> Result<()> {
-        self.inner.abort().await.map_err(outside(&self.name))
     }
 }
 

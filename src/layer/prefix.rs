@@ -1,5 +1,6 @@
 //! A part of a bucket, as a bucket of its own.
 
+use super::renamed::Renamed;
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, ObjectInfo, Page, Precondition,
@@ -9,7 +10,6 @@ use crate::key::Key;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -63,7 +63,7 @@ impl Prefix {
 }
 
 /// An error as the caller of a prefixed driver sees it.
-fn strip(prefix: &Key) -> impl Fn(Error) -> Error + Send + 'static {
+fn strip(prefix: &Key) -> impl Fn(Error) -> Error + Send + Sync + 'static {
     let prefix = prefix.clone();
     move |error| {
         let key = error.key().and_then(|key| key.strip_prefix(&prefix));
@@ -170,9 +170,11 @@ impl Driver for Prefix {
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
         let key = self.object("upload", key, ErrorKind::InvalidKey)?;
         let upload = self.inner.upload(&key, options).await;
-        Ok(Box::new(PrefixUpload {
-            inner: upload.map_err(strip(&self.prefix))?,
-            prefix: self.prefix.clone(),
+        let prefix = self.prefix.clone();
+        Ok(Box::new(Renamed {
+            upload: upload.map_err(strip(&self.prefix))?,
+            inward: move |key: &Key| Ok(prefix.join(key.as_bytes())),
+            outward: strip(&self.prefix),
         }))
     }
 
@@ -237,41 +239,5 @@ impl Driver for Prefix {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.inner.space().await
-    }
-}
-
-#[derive(Debug)]
-struct PrefixUpload {
-    inner: Box<dyn Upload>,
-    prefix: Key,
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Upload for PrefixUpload {
-    async fn part(&self, number: u32, body: Body) -> Result<()> {
-        let part = self.inner.part(number, body).await;
-        part.map_err(strip(&self.prefix))
-    }
-
-    async fn copy_part(
-        &self,
-        number: u32,
-        from: &Key,
-        range: Range<u64>,
-        if_match: ETag,
-    ) -> Result<()> {
-        let from = self.prefix.join(from.as_bytes());
-        let part = self.inner.copy_part(number, &from, range, if_match).await;
-        part.map_err(strip(&self.prefix))
-    }
-
-    async fn complete(&self, precondition: Precondition) -> Result<ObjectInfo> {
-        let complete = self.inner.complete(precondition).await;
-        complete.map_err(strip(&self.prefix))
-    }
-
-    async fn abort(&self) -> Result<()> {
-        self.inner.abort().await.map_err(strip(&self.prefix))
     }
 }
