@@ -35,11 +35,12 @@ pub struct FetchOptions {
 }
 
 impl FetchOptions {
-    /// Up to 8 MiB ahead of a handle, and no disk cache.
+    /// Up to 32 MiB ahead of a handle, less where memory is scarce, and no disk cache: a round trip
+    /// of 30 ms then leaves room for a gigabyte per second.
     pub fn new(memory: u64) -> Self {
         FetchOptions {
             memory,
-            window: 8 << 20,
+            window: (memory / 8).clamp(8 << 20, 32 << 20),
             disk: None,
         }
     }

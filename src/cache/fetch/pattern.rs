@@ -10,10 +10,10 @@ use std::time::Duration;
 
 /// The window that a handle begins with.
 const FIRST: u64 = 256 << 10;
-/// Sizes of the requests that a window is cut into, give or take a half: of a window of 8 MiB
-/// four are on their way at a time.
+/// Sizes of the requests that a window is cut into, give or take a half: of a window of 32 MiB
+/// eight are on their way at a time.
 const LEAST_PIECE: u64 = 1 << 20;
-const MOST_PIECE: u64 = 2 << 20;
+const MOST_PIECE: u64 = 4 << 20;
 /// By how many requests of its size a sequential reader may be out of order: the kernel's
 /// read-ahead is answered by several threads.
 const DISORDER: u64 = 4;
@@ -92,7 +92,7 @@ impl Pattern {
         let (window, mut end) = match state.window {
             0 => (FIRST, range.start + FIRST),
             window => {
-                let window = (window * 2).min(budget.window);
+                let window = (window * 4).min(budget.window);
                 (window, state.frontier + window)
             }
         };
@@ -113,7 +113,7 @@ impl Pattern {
         let blocks = state.asked / BLOCK..end.min(size).div_ceil(BLOCK);
         state.asked = end;
         let len = blocks.end - blocks.start;
-        let piece = (state.window / 2).clamp(LEAST_PIECE, MOST_PIECE) / BLOCK;
+        let piece = (state.window / 4).clamp(LEAST_PIECE, MOST_PIECE) / BLOCK;
         Some(Ahead {
             blocks,
             piece: len.div_ceil((len / piece).max(1)),
