@@ -203,11 +203,11 @@ class Store:
                 pass
 
 
-def counting_server():
+def counting_server(*profile):
     """The command of the server that the tests count with, built if need be; nothing without cargo."""
     if not shutil.which("cargo"):
         return None
-    argv = ["cargo", "test", "--no-run", "--test", "requests", "--message-format=json"]
+    argv = ["cargo", "test", *profile, "--no-run", "--test", "requests", "--message-format=json"]
     built = subprocess.run(argv, cwd=os.path.join(HERE, ".."), capture_output=True, text=True)
     found = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
     for one in found:

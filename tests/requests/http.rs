@@ -13,8 +13,9 @@ use quick_xml::events::Event;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 type Reply = Response<Full<Bytes>>;
 
@@ -50,6 +51,8 @@ pub struct Server {
 struct Shared {
     store: Mutex<Store>,
     counts: Mutex<Counts>,
+    /// How long each answer waits, in milliseconds: `POST /?delay=10` sets it.
+    delay: AtomicU64,
 }
 
 impl Server {
@@ -186,6 +189,17 @@ impl Shared {
                 Err(_) => return refused((400, "IncompleteBody"), false),
             },
         };
+        if asked.method == Method::POST
+            && let Some(delay) = asked.query.get("delay")
+        {
+            let delay = delay.parse().unwrap_or(0);
+            self.delay.store(delay, Ordering::Relaxed);
+            return empty(200);
+        }
+        let delay = self.delay.load(Ordering::Relaxed);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
         let head = asked.method == Method::HEAD;
         let kind = asked.kind();
         let reply = self
