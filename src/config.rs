@@ -12,7 +12,7 @@ pub use options::{Flags, StoreFlags};
 
 use crate::driver::{Encryption, Location, OpenOptions};
 use crate::exit::Failure;
-use crate::fs::{Consistency, ExclusiveCreate};
+use crate::fs::{Consistency, ExclusiveCreate, StatAttrs};
 use crate::key::Key;
 use log::LevelFilter;
 use options::OPTIONS;
@@ -58,6 +58,8 @@ pub struct StoreSettings {
     pub fault: Option<String>,
     /// Whether buckets of a whole store may be made and removed.
     pub create_buckets: bool,
+    /// Neither read nor write an index of attributes.
+    pub no_index: bool,
     /// How much is logged.
     pub log_level: LevelFilter,
 }
@@ -95,6 +97,8 @@ pub struct Settings {
     pub metadata_ttl: Duration,
     /// How long an absent name is believed absent.
     pub negative_ttl: Duration,
+    /// For which objects attributes are asked that a listing does not tell.
+    pub stat_attrs: StatAttrs,
     /// Whether opens revalidate.
     pub consistency: Consistency,
     /// Memory for content, in bytes.
@@ -180,6 +184,14 @@ pub fn resolve(sources: Sources) -> Result<Settings, Failure> {
         negative_ttl: values
             .parse_given("negative-metadata-ttl", values::time_to_live)?
             .unwrap_or(metadata_ttl),
+        stat_attrs: values.parse("stat-attrs", |text| {
+            let words = [
+                ("lazy", StatAttrs::Lazy),
+                ("full", StatAttrs::Full),
+                ("none", StatAttrs::None),
+            ];
+            values::choice(text, &words)
+        })?,
         consistency: values.parse("consistency", |text| {
             let words = [
                 ("close-to-open", Consistency::CloseToOpen),
@@ -295,6 +307,7 @@ impl Values {
             concurrency,
             fault: self.text("fault")?,
             create_buckets: self.switch("create-buckets")?,
+            no_index: self.switch("no-index")?,
             log_level,
         })
     }

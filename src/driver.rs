@@ -59,6 +59,13 @@ pub trait Driver: Send + Sync + Debug + 'static {
     /// What this driver can do. It does not change while the driver lives.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether an object may have attributes that a listing did not tell, as far as anybody told.
+    /// Nothing is asked for that.
+    fn has_attributes(&self, key: &Key) -> bool {
+        let _ = key;
+        false
+    }
+
     /// Facts of an object, with attributes and commit ids where they are kept.
     async fn head(&self, key: &Key) -> Result<ObjectInfo>;
 
@@ -181,7 +188,8 @@ pub trait Driver: Send + Sync + Debug + 'static {
     }
 
     /// Makes sure that what was written to `key` survives a power cut of this machine. Stores that
-    /// acknowledge only what is durable have nothing to do; a missing key is fine.
+    /// acknowledge only what is durable have nothing to do; a missing key is fine. The empty key
+    /// stands for all that is still to be written anywhere.
     async fn sync(&self, key: &Key) -> Result<()> {
         let _ = key;
         Ok(())

@@ -55,7 +55,7 @@ use crate::cache::disk::DiskOptions;
 use crate::cache::fetch::{FetchOptions, Fetcher};
 use crate::cache::listing::ListingCache;
 use crate::clock::{self, Instant};
-use crate::driver::{Capabilities, Driver, ObjectInfo, Space};
+use crate::driver::{AttributeSupport, Capabilities, Driver, ObjectInfo, Space};
 use crate::key::Key;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
@@ -88,6 +88,18 @@ pub enum ExclusiveCreate {
     Locks,
     /// At commit.
     Commit,
+}
+
+/// Where the store keeps attributes and does not list them: for which objects they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StatAttrs {
+    /// For those that may have some, as far as anybody told.
+    #[default]
+    Lazy,
+    /// For each one.
+    Full,
+    /// For none; stored ones are not shown and not changed.
+    None,
 }
 
 /// Whether an open trusts what is cached.
@@ -148,6 +160,8 @@ pub struct FsOptions {
     pub file_mode: u32,
     /// Permission bits of directories that store none.
     pub dir_mode: u32,
+    /// For which objects attributes are asked that a listing does not tell.
+    pub stat_attrs: StatAttrs,
     /// Refuse every change.
     pub read_only: bool,
     /// How long attributes and names are believed.
@@ -268,7 +282,12 @@ impl Fs {
         notify: Arc<dyn KernelNotify>,
     ) -> std::io::Result<Arc<Fs>> {
         let started = clock::wall();
-        let capabilities = driver.capabilities();
+        let mut capabilities = driver.capabilities();
+        if options.stat_attrs == StatAttrs::None {
+            capabilities.attributes = AttributeSupport::None;
+            capabilities.set_attributes = false;
+            capabilities.special_files = false;
+        }
         let root = Attr {
             nlink: 2,
             ..Attr::of_directory(ROOT, None, started, &options)

@@ -2,7 +2,7 @@
 //! know. [`stack`] puts them in the one order that is right:
 //!
 //! ```text
-//! driver <- fault <- stats <- deadline <- limit <- retry <- buckets <- prefix <- read-only <- caller
+//! driver <- fault <- stats <- deadline <- limit <- retry <- buckets <- prefix <- read-only <- index <- caller
 //! ```
 //!
 //! - *fault* stands for the store, so everything above it must cope with what it does.
@@ -12,12 +12,15 @@
 //! - *limit* is below *retry*, so that a request that waits for its next attempt holds no place.
 //! - *retry* sees the store's keys; *prefix* and *read-only* decide what the caller sees, and
 //!   cost nothing below.
+//! - *index* is there where attributes are kept and not listed, and asks for its own objects as
+//!   everybody does.
 //! - *buckets* is there when a whole store was opened: each bucket comes with the layers below.
 
 mod around;
 mod buckets;
 mod deadline;
 mod fault;
+mod index;
 mod limit;
 mod prefix;
 mod progress;
@@ -30,13 +33,14 @@ pub use around::{Call, Layered, Operation, Policy};
 pub use buckets::Buckets;
 pub use deadline::Deadline;
 pub use fault::FaultPlan;
+pub use index::Index;
 pub use limit::{Limit, Pace};
 pub use prefix::Prefix;
 pub use read_only::ReadOnly;
 pub use retry::{Retry, RetryOptions};
 pub use stats::{OperationStats, Stats, StatsSnapshot};
 
-use crate::driver::{Driver, Opened, Result};
+use crate::driver::{AttributeSupport, Driver, Opened, Result};
 use crate::key::Key;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +58,8 @@ pub struct LayerOptions {
     pub prefix: Key,
     /// Refuse every change.
     pub read_only: bool,
+    /// Show attributes in listings, by an index in the bucket.
+    pub index: bool,
     /// Let buckets of a whole store be made and removed.
     pub create_buckets: bool,
     /// Faults to inject, as [`FaultPlan::parse`] reads them.
@@ -68,6 +74,7 @@ impl Default for LayerOptions {
             concurrency: 64,
             prefix: Key::empty(),
             read_only: false,
+            index: false,
             create_buckets: false,
             fault: None,
         }
@@ -85,6 +92,8 @@ pub struct Stack {
     pub fault: Option<Arc<FaultPlan>>,
     /// What bounds the requests under way.
     pub limit: Arc<Limit>,
+    /// The index of attributes, if there is one. Nothing is asked or written before it begins.
+    pub index: Option<Arc<Index>>,
     /// Whether the top of it shows the buckets of a store.
     pub shows_buckets: bool,
 }
@@ -122,8 +131,15 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
     if options.read_only {
         driver = Arc::new(ReadOnly::new(driver));
     }
+    let indexed = driver.capabilities().attributes == AttributeSupport::Object;
+    let index = (options.index && indexed)
+        .then(|| Index::over(driver.clone(), opened.is_store, !options.read_only));
+    if let Some(index) = &index {
+        driver = index.clone();
+    }
     Ok(Stack {
         driver,
+        index,
         stats,
         fault,
         limit,

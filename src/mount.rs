@@ -76,6 +76,7 @@ pub async fn open(settings: &StoreSettings) -> Result<Stack, Failure> {
         concurrency: settings.concurrency,
         prefix: settings.prefix.clone(),
         read_only: settings.open.read_only,
+        index: !settings.no_index,
         create_buckets: settings.create_buckets,
         fault: settings.fault.clone(),
     };
@@ -96,6 +97,7 @@ pub fn fs_options(
         gid: settings.gid,
         file_mode: settings.file_mode,
         dir_mode: settings.dir_mode,
+        stat_attrs: settings.stat_attrs,
         read_only: settings.read_only,
         metadata_ttl: settings.metadata_ttl,
         negative_ttl: settings.negative_ttl,

@@ -11,6 +11,8 @@ mod budget;
 mod conflicts;
 #[path = "fs/directories.rs"]
 mod directories;
+#[path = "fs/index.rs"]
+mod index;
 #[path = "fs/limits.rs"]
 mod limits;
 #[path = "fs/names.rs"]

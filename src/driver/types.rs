@@ -323,6 +323,18 @@ pub enum AttributeSupport {
     Listed,
 }
 
+/// Tells whether an object can have these attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct AttributeCheck(pub fn(&Attributes) -> Result<()>);
+
+impl PartialEq for AttributeCheck {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for AttributeCheck {}
+
 /// What a driver's copy can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CopyCapability {
@@ -367,6 +379,9 @@ pub struct Capabilities {
     pub attributes: AttributeSupport,
     /// Whether `set_attributes` works.
     pub set_attributes: bool,
+    /// Refuses attributes that are too many for an object, before anything is sent: changes of
+    /// some wait for a put.
+    pub check_attributes: AttributeCheck,
     /// Whether symbolic links, fifos, sockets and devices can be stored; where not, attributes
     /// with such a mode are refused.
     pub special_files: bool,
@@ -415,6 +430,7 @@ impl Default for Capabilities {
             range: true,
             attributes: AttributeSupport::None,
             set_attributes: false,
+            check_attributes: AttributeCheck(|_| Ok(())),
             special_files: false,
             commit_ids: false,
             directories_persist: false,

@@ -1,15 +1,20 @@
 //! Questions to the store about names, each with as much of what is wanted next as a round trip
 //! holds.
 
-use super::Fs;
+use super::attr::Attr;
+use super::dir::DirEntry;
 use super::errno::{FsError, FsResult};
+use super::inode::Inode;
 use super::locks::looks_like_lock;
-use super::target::{Form, Target};
+use super::target::{Form, Found, Target};
+use super::{Fs, StatAttrs};
 use crate::cache::content::Version;
 use crate::cache::listing::{Flat, Known, Marker, Ticket};
 use crate::clock;
 use crate::driver::{AttributeSupport, ErrorKind, GetOptions, ListRequest, ObjectInfo, Result};
 use crate::key::Key;
+use bytes::Bytes;
+use futures::StreamExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI8, Ordering};
 use std::time::Duration;
@@ -17,6 +22,9 @@ use std::time::Duration;
 /// How much of an object rides on the question whether it is there, in bytes. Files up to this
 /// size need no other request to be read.
 pub(super) const SMALL: u64 = 64 << 10;
+
+/// How many objects of a directory are asked for their attributes at a time.
+const ASKING: usize = 32;
 
 /// How long the names of a directory are asked for one by one after its first page did not tell
 /// the one that was wanted, and only for its first key after a page did not tell all of them.
@@ -77,13 +85,134 @@ impl Fs {
         }
     }
 
+    /// Whether attributes have to be asked for that nobody told of what was found in a directory.
+    pub(super) fn must_ask(&self, prefix: &Key, target: &Target, found: &Found) -> bool {
+        let untold = match found {
+            _ if target.form == Form::Chunk => false,
+            Found::Nothing | Found::Directory(Marker::Absent) => false,
+            Found::Directory(Marker::Unknown) => true,
+            Found::Directory(Marker::Present(info)) | Found::Object(info) => {
+                info.attributes.is_none()
+            }
+        };
+        let expected = || match found {
+            Found::Directory(_) => self.driver.has_attributes(&target.directory_prefix(prefix)),
+            Found::Object(_) | Found::Nothing => {
+                self.driver.has_attributes(&target.object_key(prefix))
+            }
+        };
+        untold
+            && match (self.capabilities.attributes, self.options.stat_attrs) {
+                (AttributeSupport::None, _) | (_, StatAttrs::None) => false,
+                (AttributeSupport::Listed, _) | (_, StatAttrs::Full) => true,
+                (AttributeSupport::Object, StatAttrs::Lazy) => expected(),
+            }
+    }
+
+    /// Asks for the attributes of what was found under a name.
+    pub(super) async fn ask_attributes(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+        mut known: Known,
+    ) -> FsResult<(Known, Ticket)> {
+        let found = target.choose(&known);
+        if self.capabilities.attributes == AttributeSupport::Listed {
+            return self.ask(prefix, target, name).await;
+        }
+        let ticket = self.listing.begin(clock::now());
+        let key = match &found {
+            Found::Directory(_) => target.directory_prefix(prefix),
+            Found::Object(_) | Found::Nothing => target.object_key(prefix),
+        };
+        let told = match self.driver.head(&key).await {
+            Ok(info) => Some(Arc::new(info)),
+            // Who may not look is shown what a listing tells.
+            Err(error) if error.kind() == ErrorKind::Denied => match &found {
+                Found::Object(info) | Found::Directory(Marker::Present(info)) => {
+                    let mut info = ObjectInfo::clone(info);
+                    info.attributes = Some(Arc::default());
+                    Some(Arc::new(info))
+                }
+                Found::Directory(_) | Found::Nothing => None,
+            },
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidKey => None,
+                _ => return Err(error.into()),
+            },
+        };
+        match (found, told) {
+            (Found::Directory(_), told) => {
+                known.marker = told.map_or(Marker::Absent, Marker::Present);
+            }
+            (_, Some(info)) => known.object = Some(info),
+            // It has just gone.
+            (_, None) => return self.ask(prefix, target, name).await,
+        }
+        self.listing
+            .learned(prefix, &target.component, known.clone(), &ticket);
+        Ok((known, ticket))
+    }
+
+    /// Asks for what listings did not tell of entries of a directory that are about to be shown.
+    pub(super) async fn complete(&self, directory: &Inode, entries: &mut [DirEntry]) {
+        let prefix = directory.key();
+        let open: Vec<(usize, Target, Known)> = entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| {
+                let (known, ..) = entry.known.as_ref()?;
+                let target = entry.target()?;
+                let found = target.choose(known);
+                self.must_ask(&prefix, &target, &found)
+                    .then(|| (index, target, known.clone()))
+            })
+            .collect();
+        let names: Vec<Bytes> = entries.iter().map(|entry| entry.name.clone()).collect();
+        let told: Vec<_> = futures::stream::iter(open)
+            .map(|(index, target, known)| {
+                let (prefix, name) = (&prefix, &names[index]);
+                async move {
+                    let before = self.listing.mark();
+                    let now = self.listing.get(prefix, &target.component);
+                    let told = match now {
+                        // Somebody else has asked meanwhile.
+                        Some((now, since))
+                            if !self.must_ask(prefix, &target, &target.choose(&now)) =>
+                        {
+                            Some((now, since, before))
+                        }
+                        _ => {
+                            let asked = self.ask_attributes(prefix, &target, name, known).await;
+                            let asked = asked.ok();
+                            asked.map(|(known, ticket)| (known, ticket.since(), ticket.mark()))
+                        }
+                    };
+                    (index, target, told)
+                }
+            })
+            .buffer_unordered(ASKING)
+            .collect()
+            .await;
+        for (index, target, told) in told {
+            let Some((known, since, mark)) = told else {
+                continue;
+            };
+            if let Found::Object(info) = target.choose(&known) {
+                entries[index].kind = Attr::of_object(0, &info, &self.options).kind;
+            }
+            entries[index].known = Some((known, since, mark));
+        }
+    }
+
     /// Whether a listing of the directory is to tell what a name is. The second name that is asked
     /// for is rarely the last one.
     fn lists_instead(&self, prefix: &Key, target: &Target, name: &[u8]) -> bool {
         let now = clock::now();
         self.capabilities.remote
-            // A listing tells less than a head where attributes are kept beside it.
-            && self.capabilities.attributes != AttributeSupport::Object
+            // A listing tells less than a head where all attributes are wanted.
+            && self.options.stat_attrs != StatAttrs::Full
             && target.form != Form::Chunk
             && !looks_like_lock(name)
             && self.listing.asked(prefix, now, self.metadata_ttl(), LARGE)

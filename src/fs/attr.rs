@@ -1,6 +1,6 @@
 //! `stat` attributes: from stored ones and their defaults, and back.
 
-use super::FsOptions;
+use super::{FsOptions, StatAttrs};
 use crate::driver::{Attributes, ObjectInfo};
 use std::time::SystemTime;
 
@@ -85,8 +85,16 @@ impl Attr {
     /// What a stored object is; fields that are not stored have the mount's defaults.
     pub fn of_object(ino: u64, info: &ObjectInfo, options: &FsOptions) -> Attr {
         let none = Attributes::default();
-        let stored = info.attributes.as_deref().unwrap_or(&none);
-        let kind = stored.mode.map_or(Kind::File, Kind::of_mode);
+        let stored = info
+            .attributes
+            .as_deref()
+            .filter(|_| options.stat_attrs != StatAttrs::None)
+            .unwrap_or(&none);
+        // What is a directory its key says.
+        let kind = match stored.mode.map(Kind::of_mode) {
+            None | Some(Kind::Directory) => Kind::File,
+            Some(kind) => kind,
+        };
         let mtime = stored.mtime.unwrap_or(info.modified);
         Attr {
             ino,
@@ -113,6 +121,7 @@ impl Attr {
         let none = Attributes::default();
         let stored = marker
             .and_then(|info| info.attributes.as_deref())
+            .filter(|_| options.stat_attrs != StatAttrs::None)
             .unwrap_or(&none);
         let ctime = marker.map_or(started, |info| info.modified);
         let mtime = stored.mtime.unwrap_or(ctime);

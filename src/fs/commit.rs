@@ -55,8 +55,9 @@ pub(super) struct Plan {
 /// Where a commit's bytes are.
 enum Content {
     Here(Body),
-    /// Partly on the way to the store already; the rest, and the size of all.
-    Ahead(Option<Box<Ahead>>, Body, u64),
+    /// Partly on the way to the store already; the rest, the size of all, and other attributes than
+    /// it began with.
+    Ahead(Option<Box<Ahead>>, Body, u64, Option<Attributes>),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
     /// Partly a version of the same object, which is copied on the server; and the size of all.
@@ -76,7 +77,7 @@ impl Plan {
     fn size(&self) -> u64 {
         match &self.content {
             Content::Here(body) => body.len(),
-            Content::Ahead(_, _, size) => *size,
+            Content::Ahead(_, _, size, _) => *size,
             Content::There(origin) => origin.size,
             Content::Rebuilt(_, _, size) => *size,
         }
@@ -264,7 +265,7 @@ impl Fs {
         };
         let mut content = Content::Here(Body::empty());
         let mut commits = state.file.next_commits();
-        let attributes = self.stored_attributes(state);
+        let mut attributes = self.stored_attributes(state);
         if let Some(stage) = &mut state.file.stage {
             let foreign = stage
                 .origin()
@@ -310,15 +311,23 @@ impl Fs {
                 }
                 _ => {
                     let ahead = ahead.filter(|ahead| {
-                        ahead.holds(stage)
-                            && ahead.serves(&state.key, &attributes, &state.file.commits)
+                        ahead.holds(stage) && ahead.serves(&state.key, &state.file.commits)
                     });
                     let whole = stage.snapshot()?;
                     content = match ahead {
                         Some(ahead) => {
                             commits = ahead.commits().to_vec();
                             let rest = whole.slice(ahead.sent()..whole.len());
-                            Content::Ahead(Some(ahead), rest, whole.len())
+                            let begun = ahead.attributes().clone();
+                            let times = !state.mtime_set;
+                            let same = Attributes {
+                                mtime: attributes.mtime.filter(|_| !times),
+                                atime: attributes.atime.filter(|_| !times),
+                                ..attributes.clone()
+                            } == begun;
+                            let later = (!same).then(|| attributes.clone());
+                            attributes = begun;
+                            Content::Ahead(Some(ahead), rest, whole.len(), later)
                         }
                         None => Content::Here(whole),
                     };
@@ -358,10 +367,33 @@ impl Fs {
 
     async fn send(&self, plan: &mut Plan) -> Result<ObjectInfo> {
         match &mut plan.content {
-            Content::Ahead(ahead, rest, _) => match ahead.take() {
-                Some(ahead) => ahead.finish(rest, plan.options.precondition.clone()).await,
-                None => Err(Error::new(ErrorKind::NotFound, "nothing went ahead")),
-            },
+            Content::Ahead(ahead, rest, _, later) => {
+                let Some(ahead) = ahead.take() else {
+                    return Err(Error::new(ErrorKind::NotFound, "nothing went ahead"));
+                };
+                let precondition = plan.options.precondition.clone();
+                let info = ahead.finish(rest, precondition).await?;
+                let Some(later) = later.take() else {
+                    return Ok(info);
+                };
+                let options = CopyOptions {
+                    source: Some(info.etag.clone()),
+                    destination: Precondition::None,
+                    attributes: Some(later.clone()),
+                    commits: plan.options.commits.clone(),
+                };
+                match self.driver.copy(&plan.key, &plan.key, options).await {
+                    Ok(copied) => {
+                        plan.options.attributes = later;
+                        Ok(copied)
+                    }
+                    // The bytes are there, and that is what a commit promises.
+                    Err(error) => {
+                        log::warn!("{:?} has no modes and times of its own: {error}", plan.key);
+                        Ok(info)
+                    }
+                }
+            }
             Content::Here(body) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
@@ -412,7 +444,8 @@ impl Fs {
             state.check(clock::now());
             state.taken = info.modified;
             // Where no times are kept, `stat` shows at once what the store will tell.
-            if self.capabilities.attributes == AttributeSupport::None {
+            if attributes.mtime.is_none() || self.capabilities.attributes == AttributeSupport::None
+            {
                 state.attr.mtime = info.modified;
                 state.attr.atime = info.modified;
             }

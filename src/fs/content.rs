@@ -7,13 +7,23 @@ use super::inode::{FileState, Inode, State};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
-use crate::driver::{ErrorKind, PutOptions};
+use crate::driver::{Attributes, ErrorKind, PutOptions};
 use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::{Origin, Stage};
 use crate::writeback::upload;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// What is told of a file at the beginning of its upload: the time of its last write is that at
+/// which the store will take it.
+fn without_times(attributes: Attributes) -> Attributes {
+    Attributes {
+        mtime: None,
+        atime: None,
+        ..attributes
+    }
+}
 
 /// How content is written into a file that is not wholly here.
 fn origin(version: &Arc<Version>) -> Origin {
@@ -41,6 +51,7 @@ impl Fs {
         let now = clock::wall();
         state.attr.mtime = now;
         state.attr.ctime = now;
+        state.mtime_set = false;
         if uid != 0 {
             state.attr.drop_privilege_bits();
         }
@@ -124,7 +135,7 @@ impl Fs {
             }
             state.file.aheads += 1;
             let options = PutOptions {
-                attributes: self.stored_attributes(state),
+                attributes: without_times(self.stored_attributes(state)),
                 commits: state.file.next_commits(),
                 ..PutOptions::default()
             };

@@ -13,9 +13,9 @@ use super::lookup::Entry;
 use super::pages::Pages;
 use super::table::preferred_ino;
 use super::target::{Form, Found, Seen, Target};
-use crate::cache::listing::{Known, Marker, Ticket};
+use crate::cache::listing::{Known, Ticket};
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, Error, ErrorKind, ListRequest};
+use crate::driver::{Error, ErrorKind, ListRequest};
 use crate::key::Key;
 use crate::name::{self, Encoded};
 use crate::{sys, task};
@@ -93,7 +93,7 @@ pub struct DirEntry {
     /// The offset from which a later call goes on behind it.
     pub next: u64,
     /// What the listing told, for attributes.
-    known: Option<(Known, Instant, u64)>,
+    pub(super) known: Option<(Known, Instant, u64)>,
     form: Form,
 }
 
@@ -107,6 +107,14 @@ impl DirEntry {
             known: None,
             form: Form::Plain,
         }
+    }
+
+    /// What the name stands for.
+    pub(super) fn target(&self) -> Option<Target> {
+        Some(Target {
+            form: self.form,
+            ..Target::of(&self.name)?
+        })
     }
 }
 
@@ -179,7 +187,10 @@ impl Fs {
         }
         let len = reading.entries.len();
         let from = from.min(len);
-        Ok(reading.entries[from..len.min(from + BATCH)].to_vec())
+        let mut entries = reading.entries[from..len.min(from + BATCH)].to_vec();
+        drop(reading);
+        self.complete(&handle.inode, &mut entries).await;
+        Ok(entries)
     }
 
     /// The entries from an offset on with their attributes. The lookup count of each is raised;
@@ -220,10 +231,7 @@ impl Fs {
             return Listed::Name;
         }
         let from_listing = entry.known.clone().and_then(|told| {
-            let target = Target {
-                form: entry.form,
-                ..Target::of(&entry.name)?
-            };
+            let target = entry.target()?;
             // What changed here since the snapshot is in the listing; what is as it was need not
             // be asked for one by one because the snapshot took longer to read than the TTL.
             let before = self.listing.mark();
@@ -233,9 +241,7 @@ impl Fs {
                 None => told,
             };
             let found = target.choose(&known);
-            let unknown = matches!(found, Found::Directory(Marker::Unknown))
-                && entry.form != Form::Chunk
-                && self.capabilities.attributes != AttributeSupport::None;
+            let unknown = self.must_ask(&directory.key(), &target, &found);
             let seen = Seen {
                 found,
                 since,

@@ -284,8 +284,10 @@ impl Fs {
                 return Ok(());
             }
         }
-        if !self.adopt(inode, &info, since) {
-            // Older handles keep the old version: the name gets a fresh inode.
+        let another = super::attr::Attr::of_object(0, &info, &self.options).kind != inode.kind;
+        if another || !self.adopt(inode, &info, since) {
+            // Older handles keep the old version, and what a link is is no file: the name gets a
+            // fresh inode.
             self.note_object(inode, Some(&info), since);
             self.forget_name(inode);
             return Err(FsError::plain(libc::ESTALE));

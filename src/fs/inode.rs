@@ -74,6 +74,8 @@ pub struct State {
     pub checked: Instant,
     /// When something was heard that makes it doubtful: what was asked for before does not count.
     pub expired: Option<Instant>,
+    /// Whether the time of the last change of the bytes is one that a program has set.
+    pub mtime_set: bool,
     /// Stored attributes with media type and user attributes; `None` while unknown.
     pub attributes: Option<Arc<Attributes>>,
     /// The file's content and its way to the store.
@@ -249,6 +251,7 @@ impl Inode {
                 taken: SystemTime::UNIX_EPOCH,
                 checked: now,
                 expired: None,
+                mtime_set: false,
                 attributes: None,
                 file: FileState::default(),
                 marker: None,

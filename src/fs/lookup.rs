@@ -9,7 +9,7 @@ use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
 use crate::cache::listing::{Known, Marker};
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, ObjectInfo};
+use crate::driver::ObjectInfo;
 use crate::key::Key;
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -217,12 +217,9 @@ impl Fs {
                 }
             };
             let mut there = target.choose(&known);
-            if let Found::Directory(Marker::Unknown) = there
-                && target.form != Form::Chunk
-                && self.capabilities.attributes != AttributeSupport::None
-            {
-                // The listing told no attributes of the directory: its marker does.
-                let (known, ticket) = self.ask(&prefix, &target, name).await?;
+            if self.must_ask(&prefix, &target, &there) {
+                let asking = self.ask_attributes(&prefix, &target, name, known);
+                let (known, ticket) = asking.await?;
                 there = target.choose(&known);
                 (since, mark) = (ticket.since(), ticket.mark());
             }

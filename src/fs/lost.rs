@@ -6,7 +6,9 @@ use super::inode::{Inode, Place};
 use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, Unsent};
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
-use crate::driver::{Body, CommitId, Error, ObjectInfo, Precondition, PutOptions, Strength};
+use crate::driver::{
+    AttributeSupport, Body, CommitId, Error, ObjectInfo, Precondition, PutOptions, Strength,
+};
 use crate::key::Key;
 use crate::writeback::conflict::{self, Kept};
 use crate::writeback::stage::{Origin, Stage};
@@ -342,6 +344,16 @@ impl Fs {
             .is_err()
         {
             log::warn!("not every emptied directory got its marker: the store is silent");
+        }
+        if self.capabilities.attributes == AttributeSupport::Object
+            && !self.options.read_only
+            && tokio::time::timeout(timeout, self.driver.sync(&Key::empty()))
+                .await
+                .is_err()
+        {
+            log::warn!(
+                "listings of the next mount will show fewer attributes: the store is silent"
+            );
         }
         report
     }

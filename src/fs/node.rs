@@ -1,16 +1,18 @@
 //! Attributes, extended attributes, links' targets, and the room that is left.
 
-use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT, State};
 use super::lookup::Entry;
+use super::{Fs, StatAttrs};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
-    AttributeChange, AttributeSupport, CommitId, CopyOptions, ErrorKind, ObjectInfo, Space,
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo, Result,
+    Space, Strength,
 };
+use crate::key::Key;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -151,6 +153,12 @@ impl Fs {
                     return Err(self.no_attributes(inode));
                 }
             } else if state.is_local() || never_stored {
+                if !change.user.is_empty() {
+                    let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
+                    state.attr.store(&mut attributes);
+                    change.apply(&mut attributes);
+                    (self.capabilities.check_attributes.0)(&attributes)?;
+                }
                 apply(&mut state, &change);
                 state.touch_attributes();
                 return Ok(());
@@ -173,10 +181,14 @@ impl Fs {
             return Err(self.no_attributes(inode));
         }
         let etag = Some(version.etag.clone());
-        match self.driver.set_attributes(&key, change.clone(), etag).await {
-            Ok(info) => {
+        match self.store_change(inode, &key, &change, etag).await {
+            Ok(mut info) => {
+                info.size = Some(version.size);
                 let mut state = inode.state();
                 apply(&mut state, &change);
+                if info.attributes.is_some() {
+                    state.attributes.clone_from(&info.attributes);
+                }
                 state.attr.ctime = info.modified.max(state.attr.ctime);
                 self.same_content(&mut state, &info);
                 drop(state);
@@ -200,6 +212,50 @@ impl Fs {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Changes stored attributes: by one copy of the object onto itself where they are known, else
+    /// the driver asks for them.
+    async fn store_change(
+        &self,
+        inode: &Inode,
+        key: &Key,
+        change: &AttributeChange,
+        etag: Option<ETag>,
+    ) -> Result<ObjectInfo> {
+        let copies = self
+            .capabilities
+            .copy
+            .is_some_and(|copy| copy.source == Strength::Atomic);
+        let known = {
+            let state = inode.state();
+            let known = state.attributes.clone();
+            known.map(|known| (known, state.attr, state.file.commits.clone()))
+        };
+        let (Some((known, attr, mut commits)), true, AttributeSupport::Object) =
+            (known, copies, self.capabilities.attributes)
+        else {
+            return self.driver.set_attributes(key, change.clone(), etag).await;
+        };
+        let mut attributes = Arc::unwrap_or_clone(known);
+        // The time of the copy is not that of the bytes.
+        attributes.mtime.get_or_insert(attr.mtime);
+        change.apply(&mut attributes);
+        (self.capabilities.check_attributes.0)(&attributes).map_err(|error| error.on(key))?;
+        if commits.is_empty() {
+            commits.push(CommitId(clock::random()));
+        }
+        let options = CopyOptions {
+            source: etag,
+            attributes: Some(attributes.clone()),
+            commits,
+            ..CopyOptions::default()
+        };
+        let info = self.driver.copy(key, key, options).await?;
+        Ok(ObjectInfo {
+            attributes: Some(attributes.into()),
+            ..info
+        })
     }
 
     fn no_attributes(&self, inode: &Inode) -> FsError {
@@ -246,7 +302,7 @@ impl Fs {
         let copies = self
             .capabilities
             .copy
-            .is_some_and(|copy| copy.source == crate::driver::Strength::Atomic);
+            .is_some_and(|copy| copy.source == Strength::Atomic);
         if !copies {
             return Err(self.no_attributes(inode));
         }
@@ -292,7 +348,7 @@ impl Fs {
         if marker != Some(true) {
             self.write_marker(inode).await?;
         }
-        let info = match self.driver.set_attributes(&key, change.clone(), None).await {
+        let info = match self.store_change(inode, &key, &change, None).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Somebody removed the marker; the directory is still named by its keys.
@@ -306,6 +362,9 @@ impl Fs {
         };
         let mut state = inode.state();
         apply(&mut state, &change);
+        if info.attributes.is_some() {
+            state.attributes.clone_from(&info.attributes);
+        }
         state.attr.ctime = info.modified.max(state.attr.ctime);
         state.taken = info.modified;
         state.check(clock::now());
@@ -334,7 +393,8 @@ impl Fs {
         }
         let key = {
             let state = inode.state();
-            if state.attributes.is_some() || state.is_local() {
+            let new = state.is_local() && state.file.base.is_none();
+            if state.attributes.is_some() || new {
                 return Ok(());
             }
             state.key.clone()
@@ -343,11 +403,27 @@ impl Fs {
             return Ok(());
         }
         match self.driver.head(&key).await {
-            Ok(info) => inode.state().attributes = Some(info.attributes.unwrap_or_default()),
+            Ok(info) => {
+                let mut state = inode.state();
+                let base = state.file.base.as_ref();
+                // Of another version nothing is kept; its put's condition will tell.
+                if base.is_none_or(|base| *base == info.etag) {
+                    state.attributes = Some(info.attributes.unwrap_or_default());
+                }
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Whether an inode may have attributes that nobody told.
+    fn are_expected(&self, inode: &Inode) -> bool {
+        match (self.capabilities.attributes, self.options.stat_attrs) {
+            (AttributeSupport::None, _) | (_, StatAttrs::None) => false,
+            (AttributeSupport::Listed, _) | (_, StatAttrs::Full) => true,
+            (AttributeSupport::Object, StatAttrs::Lazy) => self.driver.has_attributes(&inode.key()),
+        }
     }
 
     /// An extended attribute.
@@ -377,6 +453,11 @@ impl Fs {
     /// The names of extended attributes, each followed by a NUL byte.
     pub async fn listxattr(&self, ino: u64) -> FsResult<Bytes> {
         let inode = self.inode(ino)?;
+        // `ls -l` asks for the names of each file.
+        let untold = inode.state().attributes.is_none();
+        if untold && !self.are_expected(&inode) {
+            return Ok(Bytes::new());
+        }
         match self.user_attributes(&inode).await {
             Ok(()) => {}
             Err(error) if error.errno() == libc::EOPNOTSUPP => return Ok(Bytes::new()),
@@ -488,5 +569,12 @@ fn apply(state: &mut State, change: &AttributeChange) {
     attr.mtime = change.mtime.unwrap_or(attr.mtime);
     attr.atime = change.atime.unwrap_or(attr.atime);
     attr.ctime = clock::wall();
-    change.apply(Arc::make_mut(state.attributes.get_or_insert_default()));
+    state.mtime_set |= change.mtime.is_some() || change.atime.is_some();
+    // Those of a version whose others nobody has told yet are asked for with its next commit.
+    if state.file.base.is_none() && state.marker != Some(true) {
+        state.attributes.get_or_insert_default();
+    }
+    if let Some(attributes) = &mut state.attributes {
+        change.apply(Arc::make_mut(attributes));
+    }
 }

@@ -47,7 +47,7 @@ impl Fs {
     /// Whether listings without delimiter tell all that those with one do, and are worth it.
     pub(super) fn lists_flat(&self) -> bool {
         self.capabilities.remote
-            && self.capabilities.attributes == AttributeSupport::None
+            && self.capabilities.attributes != AttributeSupport::Listed
             && !self.metadata_ttl().is_zero()
     }
 

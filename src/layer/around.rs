@@ -131,6 +131,10 @@ impl<P: Policy> Driver for Layered<P> {
         self.inner.capabilities()
     }
 
+    fn has_attributes(&self, key: &Key) -> bool {
+        self.inner.has_attributes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.run(Operation::Head, Some(key), self.inner.head(key))
             .await

@@ -292,6 +292,10 @@ impl Driver for Buckets {
         }
     }
 
+    fn has_attributes(&self, key: &Key) -> bool {
+        self.store.has_attributes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         if let Some(place) = place(key).filter(|place| place.key.is_empty()) {
             return match self.find(&place.name).await? {

@@ -82,6 +82,10 @@ impl Driver for Prefix {
         }
     }
 
+    fn has_attributes(&self, key: &Key) -> bool {
+        self.inner.has_attributes(&self.full(key))
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let key = self.object("head", key, ErrorKind::NotFound)?;
         self.inner.head(&key).await.map_err(strip(&self.prefix))

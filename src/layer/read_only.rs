@@ -49,6 +49,10 @@ impl Driver for ReadOnly {
         }
     }
 
+    fn has_attributes(&self, key: &Key) -> bool {
+        self.0.has_attributes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.head(key).await
     }

@@ -236,6 +236,10 @@ impl Driver for Retry {
         self.inner.capabilities()
     }
 
+    fn has_attributes(&self, key: &Key) -> bool {
+        self.inner.has_attributes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.retry(|_| self.inner.head(key)).await
     }

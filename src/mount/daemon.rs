@@ -252,9 +252,12 @@ fn mounted(
         driver,
         stats,
         limit,
+        index,
         shows_buckets,
         ..
     } = runtime.block_on(super::open(&store))?;
+    // Beside what the kernel is asked for.
+    let begun = index.map(|index| runtime.spawn(async move { index.begin().await }));
     let mut options = super::fs_options(
         settings,
         holdings.staging.path.clone(),
@@ -274,6 +277,10 @@ fn mounted(
     };
     let kernel = KernelOptions::of(settings);
     let session = Session::start(runtime.handle(), driver, options, &kernel, dir)?;
+    if let Some(begun) = begun {
+        // Without it listings show fewer attributes.
+        let _ = runtime.block_on(begun);
+    }
     let listener = publish(settings, dir, &holdings.registration, &runtime)
         .map_err(|error| Failure::other(format!("cannot publish the mount: {error}")))?;
     let url = settings.store.location.to_string();

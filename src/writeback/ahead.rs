@@ -111,14 +111,17 @@ impl Ahead {
         self.parts.is_empty() || stage.handed_over(self.mark) == Some(self.sent())
     }
 
-    /// Whether it can become the commit of an inode with this key, these attributes and earlier
-    /// commits.
-    pub fn serves(&self, key: &Key, attributes: &Attributes, before: &[CommitId]) -> bool {
+    /// Whether it can become the commit of an inode with this key and earlier commits.
+    pub fn serves(&self, key: &Key, before: &[CommitId]) -> bool {
         let kept = self.options.commits.get(1..).unwrap_or_default();
         !self.parts.is_empty()
             && self.key == *key
-            && self.options.attributes == *attributes
             && kept == &before[..before.len().min(CommitId::KEPT - 1)]
+    }
+
+    /// The attributes that it began with.
+    pub fn attributes(&self) -> &Attributes {
+        &self.options.attributes
     }
 
     /// The commit ids that it carries, its own first.

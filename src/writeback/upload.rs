@@ -243,11 +243,11 @@ pub async fn rebuild(
 }
 
 /// The size of the parts in which files can go ahead of their commit; `None` where they cannot.
-/// What is told of an object beside its bytes is told when its upload begins, so attributes that
-/// change with every write must not be among it.
+/// What is told of an object beside its bytes is told when its upload begins, before programs set
+/// modes and times; where listings tell attributes, nobody may see it without.
 pub fn part_ahead(claims: &Capabilities, largest_file: u64) -> Option<u64> {
     let limits = claims.upload?;
-    if claims.attributes != AttributeSupport::None || limits.condition < claims.put_condition {
+    if claims.attributes == AttributeSupport::Listed || limits.condition < claims.put_condition {
         return None;
     }
     // Of one size for whatever the file's may become.

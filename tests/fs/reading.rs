@@ -76,7 +76,8 @@ async fn a_listing_answers_for_names_in_it_and_names_that_are_not() {
 
 #[tokio::test(start_paused = true)]
 async fn two_hundred_files_are_listed_with_attributes_by_one_request() {
-    for world in [World::memory(), World::s3()] {
+    // Where the names below it are asked for with a directory, they are known.
+    for (world, cost) in [(World::memory(), "list 1"), (World::s3(), "")] {
         for i in 0..200 {
             world.put(&format!("d/{i:03}"), "x").await;
         }
@@ -84,7 +85,7 @@ async fn two_hundred_files_are_listed_with_attributes_by_one_request() {
         let ino = mount.ino("d").await.unwrap();
         mount.cost();
         assert_eq!(mount.names(ino).await.unwrap().len(), 200);
-        assert_eq!(mount.cost(), "list 1");
+        assert_eq!(mount.cost(), cost);
     }
 }
 

@@ -3,13 +3,14 @@
 
 use crate::store::{Late, Plain};
 use bucketfs::driver::memory::Memory;
-use bucketfs::driver::{Driver, GetOptions, ListRequest, PutOptions};
+use bucketfs::driver::{AttributeSupport, Driver, GetOptions, ListRequest, PutOptions};
 use bucketfs::fs::{
     Attr, Caller, Consistency, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify,
     Listed, Lookup, Opened, ROOT, SetAttr, Top,
 };
 use bucketfs::key::Key;
-use bucketfs::layer::{FaultPlan, Layered, Retry, RetryOptions, Stats};
+use bucketfs::layer::{FaultPlan, Index, Layered, Retry, RetryOptions, Stats};
+use futures::FutureExt;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
         gid: 2,
         file_mode: 0o644,
         dir_mode: 0o755,
+        stat_attrs: Default::default(),
         read_only: false,
         metadata_ttl: Duration::from_secs(1),
         negative_ttl: Duration::from_secs(1),
@@ -119,9 +121,16 @@ impl World {
         if retry {
             driver = Arc::new(Retry::new(driver, RetryOptions::default()));
         }
+        if self.store.capabilities.attributes == AttributeSupport::Object {
+            let index = Index::over(driver, false, true);
+            let begun = tokio::task::unconstrained(index.begin());
+            // Where others hold the memory just now, the first listing asks.
+            begun.now_or_never();
+            driver = index;
+        }
         let kernel = Arc::new(Kernel::default());
         let fs = Fs::new(driver, options, kernel.clone()).unwrap();
-        Mount {
+        let mount = Mount {
             fs,
             fault,
             late,
@@ -130,7 +139,10 @@ impl World {
             state,
             counted: Mutex::default(),
             paid: Mutex::default(),
-        }
+        };
+        // What a mount asks before it is there.
+        mount.cost();
+        mount
     }
 
     /// Removes what mounts that have ended kept on disk.

@@ -102,6 +102,7 @@ impl Mount {
             gid: 2,
             file_mode: 0o644,
             dir_mode: 0o755,
+            stat_attrs: Default::default(),
             read_only: false,
             metadata_ttl: ttl,
             negative_ttl: ttl,

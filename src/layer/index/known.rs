@@ -1,0 +1,308 @@
+//! What is known of objects' attributes, directory by directory.
+
+use crate::clock::{self, Instant};
+use crate::driver::{Attributes, CommitId, ETag, ListEntry, ObjectInfo};
+use crate::key::Key;
+use bytes::Bytes;
+use lru::LruCache;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How many records are kept in memory, over all directories.
+const CAPACITY: usize = 400_000;
+
+/// How long after a change another one may have the same time, by which the two are told apart.
+pub const SETTLING: Duration = Duration::from_secs(2);
+
+/// How long what was told of a directory's marker is believed: no listing of the directory above
+/// tells whether it is still so.
+const MARKER_TTL: Duration = Duration::from_secs(60);
+
+/// Attributes, and the one version of an object that they are those of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub etag: ETag,
+    pub size: u64,
+    /// When the store says that it took the bytes or the attributes, in seconds.
+    pub modified: u64,
+    /// Whether the store's listing says so; else it is a second off at most.
+    pub exact: bool,
+    /// Whether this mount wrote the attributes.
+    pub own: bool,
+    pub attributes: Arc<Attributes>,
+    /// The newest commit.
+    pub commit: Option<CommitId>,
+    /// When it was learned, in the order of what was learned.
+    pub at: u64,
+}
+
+/// Seconds since 1970.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+impl Record {
+    /// Whether it is of the version that a listing tells.
+    fn is_of(&self, info: &ObjectInfo) -> bool {
+        let told = seconds(info.modified);
+        self.etag == info.etag
+            && Some(self.size) == info.size
+            && (self.modified == told || !self.exact && self.modified.abs_diff(told) <= 1)
+    }
+
+    /// Whether every change of the object that has its time has been made by now.
+    pub fn is_settled(&self) -> bool {
+        seconds(clock::wall()) >= self.modified + SETTLING.as_secs()
+    }
+}
+
+/// Whether anything is stored that a listing does not tell.
+fn tells(attributes: &Attributes) -> bool {
+    let Attributes {
+        mode,
+        uid,
+        gid,
+        mtime,
+        atime,
+        rdev,
+        content_type: _,
+        user,
+        headers: _,
+    } = attributes;
+    mode.is_some()
+        || uid.is_some()
+        || gid.is_some()
+        || mtime.is_some()
+        || atime.is_some()
+        || rdev.is_some()
+        || !user.is_empty()
+}
+
+/// A directory.
+#[derive(Debug, Default)]
+pub struct Directory {
+    pub records: HashMap<Bytes, Record>,
+    /// Whether an object in it is known to have attributes.
+    pub expected: bool,
+    /// Since when there is something to write.
+    pub changed: Option<Instant>,
+    /// The etags of the index objects that were read or written, by their number.
+    pub parts: HashMap<u32, ETag>,
+    /// When they were read.
+    pub read: Option<Instant>,
+    /// The marker's facts, or that there is none, and when that was told.
+    pub marker: Option<(Option<ObjectInfo>, Instant)>,
+}
+
+/// All directories; those used longest ago go first.
+#[derive(Debug)]
+pub struct Known {
+    directories: LruCache<Key, Directory>,
+    records: usize,
+    learned: u64,
+}
+
+/// The directory that an object is in, and its name there: none for the directory's own marker.
+pub fn place(key: &Key) -> (Key, Bytes) {
+    let bytes = key.bytes();
+    let cut = bytes.iter().rposition(|byte| *byte == b'/');
+    let cut = cut.map_or(0, |at| at + 1);
+    (Key::new(bytes.slice(..cut)), bytes.slice(cut..))
+}
+
+impl Known {
+    pub fn new() -> Self {
+        Known {
+            directories: LruCache::unbounded(),
+            records: 0,
+            learned: 0,
+        }
+    }
+
+    /// A mark in the order of what is learned.
+    pub fn mark(&self) -> u64 {
+        self.learned
+    }
+
+    pub fn get(&mut self, directory: &Key) -> Option<&mut Directory> {
+        self.directories.get_mut(directory)
+    }
+
+    pub fn peek(&self, directory: &Key) -> Option<&Directory> {
+        self.directories.peek(directory)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Directory)> {
+        self.directories.iter()
+    }
+
+    /// Changes a directory, which is made if it is not there.
+    pub fn change<R>(&mut self, key: &Key, act: impl FnOnce(&mut Directory) -> R) -> R {
+        let directory = self
+            .directories
+            .get_or_insert_mut(key.clone(), Directory::default);
+        let before = directory.records.len();
+        let result = act(directory);
+        self.records = self.records + directory.records.len() - before;
+        while self.records > CAPACITY && self.directories.len() > 1 {
+            let Some((_, gone)) = self.directories.pop_lru() else {
+                break;
+            };
+            self.records -= gone.records.len();
+        }
+        result
+    }
+
+    /// Notes what was told of an object, or written with it by this mount.
+    pub fn learn(&mut self, key: &Key, info: &ObjectInfo, attributes: &Arc<Attributes>, own: bool) {
+        let Some(size) = info.size else { return };
+        let (directory, name) = place(key);
+        self.learned += 1;
+        let record = Record {
+            etag: info.etag.clone(),
+            size,
+            modified: seconds(info.modified),
+            exact: !own,
+            own,
+            attributes: attributes.clone(),
+            commit: info.commits.first().copied(),
+            at: self.learned,
+        };
+        let told = ObjectInfo {
+            attributes: Some(attributes.clone()),
+            ..info.clone()
+        };
+        let tells = tells(attributes);
+        if !tells && !name.is_empty() && !self.peek(&directory).is_some_and(|known| known.expected)
+        {
+            return self.forget(key);
+        }
+        self.change(&directory, |directory| {
+            if name.is_empty() {
+                directory.marker = Some((Some(told), clock::now()));
+            }
+            if let Some(known) = directory.records.get(&name) {
+                // An answer from before an own change of the same second must not undo it.
+                let older = known.own
+                    && !own
+                    && known.etag == record.etag
+                    && record.modified <= known.modified + 1
+                    && !record.is_settled();
+                let same = known.is_of(info) && known.attributes == record.attributes;
+                if older || same && known.commit == record.commit && known.exact == record.exact {
+                    return;
+                }
+            }
+            directory.expected |= tells;
+            if directory.expected {
+                directory.changed.get_or_insert_with(clock::now);
+            }
+            directory.records.insert(name, record);
+        });
+    }
+
+    /// Notes that an object is gone, or is something that nobody told.
+    pub fn forget(&mut self, key: &Key) {
+        let (directory, name) = place(key);
+        if self.peek(&directory).is_none() {
+            return;
+        }
+        self.change(&directory, |directory| {
+            if name.is_empty() {
+                directory.marker = None;
+            }
+            if directory.records.remove(&name).is_some() && directory.expected {
+                directory.changed.get_or_insert_with(clock::now);
+            }
+        });
+    }
+
+    /// Notes that a directory has no marker.
+    pub fn no_marker(&mut self, directory: &Key) {
+        self.forget(directory);
+        if let Some(directory) = self.get(directory) {
+            directory.marker = Some((None, clock::now()));
+        }
+    }
+
+    /// Whether a marker is known not to be there, or what it is.
+    pub fn marker(&self, directory: &Key) -> Option<&Option<ObjectInfo>> {
+        let (marker, at) = self.peek(directory)?.marker.as_ref()?;
+        (*at + MARKER_TTL > clock::now()).then_some(marker)
+    }
+
+    /// What is known of an object that a copy is made of.
+    pub fn source(&self, key: &Key, etag: Option<&ETag>) -> Option<Record> {
+        let (directory, name) = place(key);
+        let record = self.peek(&directory)?.records.get(&name)?;
+        etag.is_none_or(|etag| *etag == record.etag)
+            .then(|| record.clone())
+    }
+
+    /// Fills in what is known of a listed entry. Whether it should have been known and is not.
+    pub fn fill(&mut self, entry: &mut ListEntry) -> bool {
+        let Some(info) = &mut entry.object else {
+            if let Some(Some(marker)) = self.marker(&entry.key) {
+                entry.object = Some(marker.clone());
+            }
+            return false;
+        };
+        if info.attributes.is_some() {
+            return false;
+        }
+        let (directory, name) = place(&entry.key);
+        let Some(directory) = self.directories.peek_mut(&directory) else {
+            return false;
+        };
+        let Some(record) = directory.records.get_mut(&name) else {
+            return directory.expected;
+        };
+        if !record.is_of(info) || !record.own && !record.is_settled() {
+            return directory.expected;
+        }
+        record.modified = seconds(info.modified);
+        record.exact = true;
+        info.attributes = Some(record.attributes.clone());
+        info.commits.extend(record.commit);
+        if name.is_empty() {
+            directory.marker = Some((Some(info.clone()), clock::now()));
+        }
+        false
+    }
+
+    /// Takes in what an index object told. What is known already is younger.
+    pub fn read(&mut self, directory: &Key, records: Vec<(Bytes, Record)>) {
+        self.change(directory, |directory| {
+            for (name, record) in records {
+                directory.expected |= tells(&record.attributes);
+                directory.records.entry(name).or_insert(record);
+            }
+        });
+    }
+
+    /// Forgets objects of a directory that a listing of all of it, begun at a mark, did not tell.
+    pub fn prune(&mut self, directory: &Key, entries: &[ListEntry], mark: u64) {
+        let Some(known) = self.get(directory) else {
+            return;
+        };
+        if known.records.is_empty() {
+            return;
+        }
+        let names: std::collections::HashSet<Bytes> = entries
+            .iter()
+            .filter(|entry| entry.object.is_some())
+            .map(|entry| place(&entry.key).1)
+            .collect();
+        self.change(directory, |known| {
+            let before = known.records.len();
+            known
+                .records
+                .retain(|name, record| record.at > mark || name.is_empty() || names.contains(name));
+            if known.records.len() < before && known.expected {
+                known.changed.get_or_insert_with(clock::now);
+            }
+        });
+    }
+}

@@ -1,0 +1,311 @@
+//! Attributes that listings of the store do not tell: by the index in the bucket, or asked for.
+
+use crate::store::Plain;
+use crate::world::{CALLER, CREATE, Mount, READ, World, later};
+use bucketfs::clock;
+use bucketfs::driver::{AttributeChange, AttributeSupport, Driver, ListRequest};
+use bucketfs::fs::{Kind, SetAttr, StatAttrs};
+use bucketfs::key::Key;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(60);
+
+fn mode(mode: u32) -> SetAttr {
+    SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    }
+}
+
+/// A file with a mode that is not the default one.
+async fn save(mount: &Mount, path: &str, bits: u32) {
+    let handle = mount.open(path, CREATE).await.unwrap();
+    mount.write(handle, 0, "text").unwrap();
+    mount.setattr(path, mode(bits)).await.unwrap();
+    mount.close(handle).await.unwrap();
+}
+
+/// The end of a mount.
+async fn end(mount: Mount) {
+    let report = mount.fs.drain(DAY).await;
+    assert!(report.unsent.is_empty());
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+/// How many index objects there are.
+async fn indexes(world: &World) -> usize {
+    let keys = world.keys().await;
+    let own = keys
+        .iter()
+        .filter(|key| key.starts_with(".bucketfs/index/"));
+    own.count()
+}
+
+async fn modes(mount: &Mount, path: &str) -> Vec<u32> {
+    let names = mount.ls(path.trim_end_matches('/')).await.unwrap();
+    let mut modes = Vec::new();
+    for name in names {
+        modes.push(mount.stat(&format!("{path}{name}")).await.unwrap().mode);
+    }
+    modes
+}
+
+/// Three files in a directory, and a mount that has ended.
+async fn three() -> World {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    mount.mkdir("d").await.unwrap();
+    for (name, bits) in [("d/a", 0o600), ("d/b", 0o640), ("d/c", 0o755)] {
+        save(&mount, name, bits).await;
+    }
+    settle().await;
+    end(mount).await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_mount_lists_attributes_by_one_more_request() {
+    let world = three().await;
+    assert_eq!(indexes(&world).await, 1);
+    let mount = world.mount();
+    assert_eq!(mount.ls("").await.unwrap(), ["d"]);
+    mount.cost();
+    assert_eq!(modes(&mount, "d/").await, [0o600, 0o640, 0o755]);
+    assert_eq!(mount.cost(), "get 1, list 1");
+    let seen = mount.stat("d/a").await.unwrap();
+    assert_eq!((seen.uid, seen.gid), (CALLER.uid, CALLER.gid));
+    // What is known of them is enough to change or replace them at once.
+    mount.setattr("d/a", mode(0o400)).await.unwrap();
+    assert_eq!(mount.cost(), "copy 1");
+    mount.save("d/b", "other").await.unwrap();
+    assert_eq!(mount.cost(), "put 1");
+    later().await;
+    assert_eq!(modes(&mount, "d/").await, [0o400, 0o640, 0o755]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_another_version_or_time_is_ignored() {
+    let world = three().await;
+    // Somebody else changes the mode of one, and the bytes of another.
+    let change = AttributeChange {
+        mode: Some(0o100_444),
+        ..AttributeChange::default()
+    };
+    let key = Key::from("d/a");
+    let set = world.raw().set_attributes(&key, change, None);
+    set.await.unwrap();
+    world.put("d/b", "other").await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    assert_eq!(modes(&mount, "d/").await, [0o444, 0o644, 0o755]);
+    assert_eq!(mount.cost(), "get 1, head 2, list 1");
+    // What was asked for once is known, when no other change can have the same time any more.
+    settle().await;
+    assert_eq!(modes(&mount, "d/").await, [0o444, 0o644, 0o755]);
+    assert_eq!(mount.cost(), "get 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_young_is_not_written_and_asked_for() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    save(&mount, "a", 0o600).await;
+    settle().await;
+    save(&mount, "b", 0o600).await;
+    end(mount).await;
+    let mount = world.mount();
+    assert_eq!(modes(&mount, "").await, [0o600, 0o600]);
+    assert_eq!(mount.cost(), "get 1, head 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_without_stored_attributes_costs_nothing_more() {
+    clock::simulate(1);
+    let world = World::s3();
+    for name in ["d/a", "d/b", "e/f"] {
+        world.put(name, "text").await;
+    }
+    let mount = world.mount();
+    for path in ["", "d", "e"] {
+        mount.ls(path).await.unwrap();
+    }
+    mount.cat("d/a").await.unwrap();
+    later().await;
+    mount.ls("d").await.unwrap();
+    assert_eq!(mount.cost(), "get 2, list 3");
+    tokio::time::sleep(DAY).await;
+    end(mount).await;
+    assert_eq!(indexes(&world).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_index_is_written_when_a_directory_is_left_alone() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    for i in 0..20 {
+        save(&mount, &format!("f{i}"), 0o600).await;
+    }
+    assert_eq!(indexes(&world).await, 0);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(indexes(&world).await, 1);
+    mount.cost();
+    tokio::time::sleep(DAY).await;
+    assert_eq!(mount.cost(), "", "nothing has changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_two_mounts_know_is_written_together() {
+    clock::simulate(1);
+    let world = World::s3();
+    let (one, two) = (world.mount(), world.mount());
+    save(&one, "a", 0o600).await;
+    save(&two, "b", 0o640).await;
+    settle().await;
+    end(one).await;
+    end(two).await;
+    let mount = world.mount();
+    assert_eq!(modes(&mount, "").await, [0o600, 0o640]);
+    assert_eq!(mount.cost(), "get 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_stays_flat() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    for i in 0..5 {
+        mount.mkdir(&format!("d{i}")).await.unwrap();
+        save(&mount, &format!("d{i}/f"), 0o600).await;
+    }
+    settle().await;
+    end(mount).await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    // The directories' markers, which their listing above does not tell.
+    assert_eq!(mount.cost(), "head 5, list 1");
+    for i in 0..5 {
+        assert_eq!(modes(&mount, &format!("d{i}/")).await, [0o600]);
+    }
+    assert_eq!(mount.cost(), "get 5, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_are_links_in_the_next_mount_and_however_they_are_found() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    mount
+        .fs
+        .symlink(1, b"link", b"target", CALLER)
+        .await
+        .unwrap();
+    settle().await;
+    end(mount).await;
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    assert_eq!(mount.stat("link").await.unwrap().kind, Kind::Symlink);
+    // Without an index a listing shows a file, until it is opened.
+    for key in world.keys().await {
+        if key.starts_with(".bucketfs/") {
+            world.delete(&key).await;
+        }
+    }
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    assert_eq!(mount.stat("link").await.unwrap().kind, Kind::File);
+    let opened = mount.open("link", READ).await;
+    assert!(opened.is_ok(), "the kernel opens what a link leads to");
+    assert_eq!(mount.stat("link").await.unwrap().kind, Kind::Symlink);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_or_none_can_be_asked_for() {
+    let world = three().await;
+    for key in world.keys().await {
+        if key.starts_with(".bucketfs/") {
+            world.delete(&key).await;
+        }
+    }
+    let mount = world.mount_with(|options| options.stat_attrs = StatAttrs::Full, false);
+    let seen = modes(&mount, "d/").await;
+    assert_eq!(seen, [0o600, 0o640, 0o755]);
+    let mount = world.mount_with(|options| options.stat_attrs = StatAttrs::None, false);
+    let seen = modes(&mount, "d/").await;
+    assert_eq!(seen, [0o644, 0o644, 0o644]);
+    mount.cost();
+    assert_eq!(mount.cat("d/c").await.unwrap(), "text");
+    assert_eq!(mount.stat("d/c").await.unwrap().mode, 0o644);
+    let refused = mount.setattr("d/c", mode(0o600)).await;
+    assert_eq!(refused, Err(libc::EOPNOTSUPP));
+    // A rewrite leaves what it does not show.
+    mount.save("d/c", "more").await.unwrap();
+    let kept = world.raw().head(&Key::from("d/c")).await.unwrap();
+    assert_eq!(kept.told_attributes().mode, Some(0o100_755));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_directory_has_several_index_objects() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    mount.mkdir("d").await.unwrap();
+    for i in 0..8900 {
+        save(&mount, &format!("d/f{i:04}"), 0o600).await;
+    }
+    settle().await;
+    end(mount).await;
+    assert_eq!(indexes(&world).await, 2);
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    assert!(modes(&mount, "d/").await.iter().all(|mode| *mode == 0o600));
+    assert_eq!(mount.cost(), "get 2, list 9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_lost_with_a_garbled_index() {
+    let world = three().await;
+    for key in world.keys().await {
+        if key.starts_with(".bucketfs/") {
+            world
+                .put(&key, "{\"form\": \"bucketfs index 1\", \"direc")
+                .await;
+        }
+    }
+    let mount = world.mount();
+    assert_eq!(modes(&mount, "d/").await, [0o600, 0o640, 0o755]);
+    later().await;
+    end(mount).await;
+    settle().await;
+    let page = world
+        .raw()
+        .list(ListRequest::flat(&Key::from(".bucketfs/")));
+    assert_eq!(page.await.unwrap().entries.len(), 1);
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.cost();
+    assert_eq!(modes(&mount, "d/").await, [0o600, 0o640, 0o755]);
+    assert_eq!(mount.cost(), "get 1, list 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lists_attributes_has_no_index() {
+    clock::simulate(1);
+    let world = World::over(Plain::memory());
+    assert_eq!(
+        world.store.capabilities.attributes,
+        AttributeSupport::Listed
+    );
+    let mount = world.mount();
+    save(&mount, "a", 0o600).await;
+    settle().await;
+    end(mount).await;
+    assert_eq!(world.keys().await, ["a"]);
+}
