@@ -6,6 +6,8 @@
 // The attributes by which clippy knows tests are those of the standard harness.
 #![allow(clippy::unwrap_used)]
 
+#[path = "requests/attributes.rs"]
+mod attributes;
 #[path = "mount/guard.rs"]
 mod guard;
 #[path = "mount/harness.rs"]
@@ -39,6 +41,7 @@ fn main() {
     arguments.test_threads = arguments.test_threads.or(Some(1));
     let mut trials = rows::trials();
     trials.extend(programs::trials());
+    trials.extend(attributes::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();
     conclusion.exit()

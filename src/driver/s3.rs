@@ -4,10 +4,11 @@
 //! a mount's cost is its requests. Which conditions a server honours is found out when it is
 //! opened for writing, on keys of our own.
 //!
-//! What other tools stored with an object comes with its attributes: the media type and the user
-//! metadata. Attributes of files are not kept yet.
+//! What is stored with an object comes with its attributes: modes and times, the media type, and
+//! the user metadata of other tools.
 
 mod account;
+mod attributes;
 mod bucket;
 mod connect;
 mod copy;
@@ -29,9 +30,9 @@ mod verify;
 mod xml;
 
 use super::{
-    AttributeSupport, Body, BucketInfo, Capabilities, CopyOptions, Driver, Error, ErrorKind,
-    GetOptions, GetOutcome, ListRequest, Location, ObjectInfo, OpenOptions, Opened, Page,
-    Precondition, PutOptions, Removal, Result, Strength, Upload,
+    AttributeChange, AttributeCheck, AttributeSupport, Body, BucketInfo, Capabilities, CopyOptions,
+    Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Location, ObjectInfo,
+    OpenOptions, Opened, Page, Precondition, PutOptions, Removal, Result, Strength, Upload,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -364,7 +365,10 @@ impl Driver for Bucket {
             put_condition: self.findings.put,
             delete_condition: self.findings.delete,
             range: true,
-            attributes: AttributeSupport::None,
+            attributes: AttributeSupport::Object,
+            set_attributes: writable && self.copies().is_some(),
+            check_attributes: AttributeCheck(meta::check),
+            special_files: true,
             commit_ids: true,
             copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
@@ -396,10 +400,6 @@ impl Driver for Bucket {
         options
             .precondition
             .require(self.findings.put, "put")
-            .map_err(|error| purpose.name(error))?;
-        options
-            .attributes
-            .require_plain("put")
             .map_err(|error| purpose.name(error))?;
         if body.len() > MAX_OBJECT {
             return Err(purpose.name(Error::new(
@@ -450,12 +450,21 @@ impl Driver for Bucket {
             .destination
             .require(copy.destination, "copy")
             .map_err(|error| destination.name(error))?;
-        if let Some(attributes) = &options.attributes {
-            attributes
-                .require_plain("copy")
-                .map_err(|error| destination.name(error))?;
-        }
         self.copy_object(from, to, &options).await
+    }
+
+    async fn set_attributes(
+        &self,
+        key: &Key,
+        change: AttributeChange,
+        if_match: Option<ETag>,
+    ) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("set_attributes", Some(key));
+        self.check_written_key(key, &purpose)?;
+        if self.copies().is_none() {
+            return Err(Error::unsupported("set_attributes").on(key));
+        }
+        self.restate(key, &change, if_match.as_ref()).await
     }
 
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
@@ -472,10 +481,6 @@ impl Driver for Bucket {
         if !self.findings.upload {
             return Err(Error::unsupported("upload").on(key));
         }
-        options
-            .attributes
-            .require_plain("upload")
-            .map_err(|error| purpose.name(error))?;
         Ok(Box::new(self.upload_raw(key, &options).await?))
     }
 

@@ -345,15 +345,17 @@ impl Fs {
             let state = inode.state();
             (state.key.clone(), state.marker)
         };
-        if marker != Some(true) {
-            self.write_marker(inode).await?;
+        if marker != Some(true) && self.write_marker(inode, &change).await? {
+            return Ok(());
         }
         let info = match self.store_change(inode, &key, &change, None).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Somebody removed the marker; the directory is still named by its keys.
                 inode.state().marker = Some(false);
-                self.write_marker(inode).await?;
+                if self.write_marker(inode, &change).await? {
+                    return Ok(());
+                }
                 self.driver
                     .set_attributes(&key, change.clone(), None)
                     .await?
@@ -559,7 +561,7 @@ fn user_name(name: &[u8]) -> FsResult<String> {
 }
 
 /// Applies a change to what is known here.
-fn apply(state: &mut State, change: &AttributeChange) {
+pub(super) fn apply(state: &mut State, change: &AttributeChange) {
     let attr: &mut Attr = &mut state.attr;
     if let Some(mode) = change.mode {
         attr.mode = mode & 0o7777;

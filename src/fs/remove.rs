@@ -5,10 +5,12 @@ use super::attr::Kind;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT};
 use super::locks::looks_like_lock;
+use super::node::apply;
 use super::target::Target;
 use crate::clock::{self, Instant};
 use crate::driver::{
-    AttributeSupport, Body, ErrorKind, ListRequest, Precondition, PutOptions, Strength,
+    AttributeChange, AttributeSupport, Body, ErrorKind, ListRequest, Precondition, PutOptions,
+    Strength,
 };
 use crate::key::Key;
 use std::sync::Arc;
@@ -288,7 +290,10 @@ impl Fs {
             } else {
                 match self.contents(&directory.key()).await {
                     Ok(Contents::Keys | Contents::Marker) => Ok(()),
-                    Ok(Contents::Nothing) => self.write_marker(&directory).await,
+                    Ok(Contents::Nothing) => {
+                        let unchanged = AttributeChange::default();
+                        self.write_marker(&directory, &unchanged).await.map(|_| ())
+                    }
                     Err(error) => Err(error),
                 }
             };
@@ -302,14 +307,21 @@ impl Fs {
         }
     }
 
-    /// Writes a directory's marker with its attributes; one that is there stays as it is.
-    pub(super) async fn write_marker(&self, directory: &Arc<Inode>) -> FsResult<()> {
+    /// Writes a directory's marker with its attributes, changed like this; one that is there stays
+    /// as it is. Whether it was written.
+    pub(super) async fn write_marker(
+        &self,
+        directory: &Arc<Inode>,
+        change: &AttributeChange,
+    ) -> FsResult<bool> {
         let (key, attributes) = {
             let state = directory.state();
             let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
             if self.capabilities.attributes != AttributeSupport::None {
                 state.attr.store(&mut attributes);
             }
+            change.apply(&mut attributes);
+            (self.capabilities.check_attributes.0)(&attributes)?;
             (state.key.clone(), attributes)
         };
         let options = PutOptions {
@@ -317,17 +329,24 @@ impl Fs {
             attributes: attributes.clone(),
             ..PutOptions::default()
         };
-        match self.driver.put(&key, Body::empty(), options).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Exists => {}
+        let written = match self.driver.put(&key, Body::empty(), options).await {
+            Ok(info) => Some(info),
+            Err(error) if error.kind() == ErrorKind::Exists => None,
             Err(error) => return Err(error.into()),
-        }
+        };
         let mut state = directory.state();
         state.marker = Some(true);
-        state.attributes = Some(Arc::new(attributes));
+        if let Some(info) = &written {
+            state.attributes = Some(Arc::new(attributes));
+            if !change.is_empty() {
+                apply(&mut state, change);
+                state.taken = info.modified;
+                state.check(clock::now());
+            }
+        }
         drop(state);
         self.note_directory(directory, true);
-        Ok(())
+        Ok(written.is_some())
     }
 
     /// Notes in the listing that a name is gone.

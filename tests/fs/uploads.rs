@@ -2,9 +2,11 @@
 
 use crate::store::Plain;
 use crate::world::{Mount, World};
-use bucketfs::fs::SetAttr;
+use bucketfs::driver::Driver;
+use bucketfs::fs::{SetAttr, SetTime};
+use bucketfs::key::Key;
 use bucketfs::layer::Operation;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const MIB: u64 = 1 << 20;
 const CREATE: i32 = libc::O_CREAT | libc::O_WRONLY;
@@ -61,7 +63,7 @@ async fn a_large_file_goes_ahead_of_its_close() {
 }
 
 #[tokio::test]
-async fn where_attributes_are_kept_parts_wait_for_the_commit() {
+async fn where_attributes_are_listed_parts_wait_for_the_commit() {
     let world = World::memory();
     let mount = world.mount();
     let handle = mount.open("big", CREATE).await.unwrap();
@@ -71,6 +73,45 @@ async fn where_attributes_are_kept_parts_wait_for_the_commit() {
     mount.close(handle).await.unwrap();
     assert_eq!(mount.cost(), "complete 1, part 3, upload 1");
     assert!(holds(&world, "big", 0..20).await);
+}
+
+#[tokio::test]
+async fn modes_and_times_of_what_went_ahead_are_set_by_a_copy() {
+    let mut store = Plain::s3();
+    store.digests = false;
+    let world = World::over(store);
+    let mount = world.mount();
+    let stored = async |key: &str| {
+        let info = world.raw().head(&Key::from(key)).await.unwrap();
+        info.told_attributes()
+    };
+    // The time of the last write is that of the commit.
+    let handle = mount.open("written", CREATE).await.unwrap();
+    mount.cost();
+    write(&mount, handle, 0..20);
+    mount.close(handle).await.unwrap();
+    assert_eq!(mount.cost(), "complete 1, part 3, upload 1");
+    let kept = stored("written").await;
+    assert_eq!((kept.mode, kept.mtime), (Some(0o100_644), None));
+    let info = world.raw().head(&Key::from("written")).await.unwrap();
+    let seen = mount.stat("written").await.unwrap();
+    assert_eq!(seen.mtime, info.modified);
+
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let set = SetAttr {
+        mode: Some(0o600),
+        mtime: Some(SetTime::At(time)),
+        ..SetAttr::default()
+    };
+    let handle = mount.open("copied", CREATE).await.unwrap();
+    mount.cost();
+    write(&mount, handle, 0..20);
+    mount.setattr("copied", set).await.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(mount.cost(), "complete 1, copy 1, part 3, upload 1");
+    let kept = stored("copied").await;
+    assert_eq!((kept.mode, kept.mtime), (Some(0o100_600), Some(time)));
+    assert!(holds(&world, "copied", 0..20).await);
 }
 
 #[tokio::test]

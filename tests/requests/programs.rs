@@ -37,11 +37,12 @@ fn git_status(place: &Place) {
     let again = world.again();
     assert_eq!(again.sh(&format!("{git} -C c status -s")), "");
     // What git reads and asks for of its own, `index.lock`, and pages of all names: times and sizes
-    // are those that the index knows, so that no file is read.
+    // are those that git's index knows, so that no file is read. The first mount has written no
+    // index of attributes yet, so that files beside one that was read are asked for theirs.
     let cost = again.counts();
     let count = |kind| cost.requests.get(kind).copied().unwrap_or(0);
     assert!(
-        count("get") < 40 && count("list") < 20 && count("head") < 10,
+        count("get") < 40 && count("list") < 20 && count("head") < 20,
         "{cost}"
     );
     assert!(count("put") <= 2 && count("delete") <= 1, "{cost}");

@@ -30,7 +30,7 @@ impl<'a> World<'a> {
             store.create_bucket(BUCKET);
             fill(&mut Objects(store));
         });
-        let mount = mounted(place, &server, "mnt");
+        let mount = mounted(place, &server, "mnt", &[]);
         World {
             place,
             mounting: server.take().to_string(),
@@ -41,14 +41,27 @@ impl<'a> World<'a> {
 
     /// A second mount of it.
     pub fn again(&self) -> World<'a> {
+        self.another("again", &[])
+    }
+
+    /// A mount of it in a directory of this name, with these options.
+    pub fn another(&self, name: &str, args: &[&str]) -> World<'a> {
         let server = self.server.clone();
-        let mount = mounted(self.place, &server, "again");
+        let mount = mounted(self.place, &server, name, args);
         World {
             place: self.place,
             mounting: server.take().to_string(),
             server,
             mount,
         }
+    }
+
+    /// Ends the mount in order.
+    pub fn end(self) -> World<'a> {
+        let pid = rustix::process::Pid::from_raw(self.mount.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.mount.ends(0);
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -95,12 +108,13 @@ impl<'a> World<'a> {
 }
 
 /// Mounts the bucket of a server.
-fn mounted(place: &Place, server: &Server, name: &str) -> Arc<Mount> {
+fn mounted(place: &Place, server: &Server, name: &str, args: &[&str]) -> Arc<Mount> {
     let (dir, url) = (place.path(name), server.url());
     fs::create_dir(&dir).unwrap();
     let bucket = format!("s3://{BUCKET}");
     let mut command = place.command(&["mount", "-f", &bucket, dir.to_str().unwrap()]);
     command.args(["--endpoint-url", &url, "--region", "us-east-1"]);
+    command.args(args);
     // What is known must not grow old because the machine is slow.
     command.args(["--metadata-ttl", "60"]);
     for (variable, _) in std::env::vars_os() {
@@ -131,6 +145,20 @@ impl Objects<'_> {
         let any = Conditions::default();
         let kind = vec![("content-type".into(), "text/plain".into())];
         let put = self.0.put((BUCKET, key), bytes.into(), kind, &any);
+        assert!(put.is_ok());
+    }
+
+    /// The same as s3fs puts it.
+    pub fn put_with_mode(&mut self, key: &str, bytes: &str, mode: u32) {
+        let any = Conditions::default();
+        let headers = [
+            ("content-type", "application/octet-stream".into()),
+            ("x-amz-meta-mode", mode.to_string()),
+            ("x-amz-meta-mtime", "981173106".into()),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value));
+        let bytes = bytes.to_owned().into();
+        let put = self.0.put((BUCKET, key), bytes, headers.into(), &any);
         assert!(put.is_ok());
     }
 }

@@ -2,11 +2,11 @@
 //! when it is first written to.
 
 use super::probe::Folded;
-use super::{Account, Bucket, Findings, MAX_KEY, MAX_OBJECT, bucket, upload};
+use super::{Account, Bucket, Findings, MAX_KEY, MAX_OBJECT, bucket, meta, upload};
 use crate::driver::{
-    AttributeSupport, Body, BucketInfo, Capabilities, CopyCapability, CopyOptions, Driver, Error,
-    ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions,
-    Removal, Result, Strength, Upload,
+    AttributeChange, AttributeCheck, AttributeSupport, Body, BucketInfo, Capabilities,
+    CopyCapability, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome,
+    ListRequest, ObjectInfo, Page, Precondition, PutOptions, Removal, Result, Strength, Upload,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -26,7 +26,10 @@ fn claims(account: &Account) -> Capabilities {
         put_condition: strength,
         delete_condition: Strength::None,
         range: true,
-        attributes: AttributeSupport::None,
+        attributes: AttributeSupport::Object,
+        set_attributes: writable,
+        check_attributes: AttributeCheck(meta::check),
+        special_files: true,
         commit_ids: true,
         copy: writable.then_some(CopyCapability {
             source: strength,
@@ -202,6 +205,16 @@ impl Driver for Late {
         let bucket = self.tried().await?;
         options.destination = self.held(bucket, options.destination);
         bucket.copy(from, to, options).await
+    }
+
+    async fn set_attributes(
+        &self,
+        key: &Key,
+        change: AttributeChange,
+        if_match: Option<ETag>,
+    ) -> Result<ObjectInfo> {
+        let bucket = self.tried().await?;
+        bucket.set_attributes(key, change, if_match).await
     }
 
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {

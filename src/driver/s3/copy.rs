@@ -7,9 +7,10 @@
 use super::refusal::{Failed, Purpose};
 use super::store::Call;
 use super::{Bucket, MAX_OBJECT, meta, object, site, xml};
+use crate::clock;
 use crate::driver::{
-    Body, CopyCapability, CopyOptions, ETag, Error, ErrorKind, GetOptions, ObjectInfo,
-    Precondition, PutOptions, Result, Strength, Upload,
+    AttributeChange, Body, CommitId, CopyCapability, CopyOptions, ETag, Error, ErrorKind,
+    GetOptions, ObjectInfo, Precondition, PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -19,6 +20,8 @@ use http::{HeaderValue, Method, StatusCode};
 const SMALL: u64 = 1 << 20;
 /// The size of a copied part, unless there would be too many.
 const PART: u64 = 256 << 20;
+/// How often attributes of whichever version are changed anew, when it is another one by then.
+const ROUNDS: u32 = 8;
 /// How many parts are copied at once.
 const WIDTH: usize = 8;
 
@@ -98,7 +101,11 @@ impl Bucket {
         let info = object.info.clone();
         let size = info.size.unwrap_or(object.range.end);
         let put = PutOptions {
-            precondition: options.destination.clone(),
+            precondition: match &options.destination {
+                // Parts, unlike a copy, take their time: who writes meanwhile must not lose.
+                Precondition::None if from == to => Precondition::IfMatch(info.etag.clone()),
+                given => given.clone(),
+            },
             attributes: match &options.attributes {
                 Some(attributes) => attributes.clone(),
                 None => info.told_attributes(),
@@ -120,6 +127,59 @@ impl Bucket {
         let mut copied = copied.map_err(named)?;
         copied.commits.clone_from(&options.commits);
         Ok(copied)
+    }
+
+    /// Changes attributes of an object by a copy onto itself: of that version, so that a writer
+    /// who comes between loses neither bytes nor what was said of them. That needs no condition
+    /// on the destination, which is the source.
+    pub(super) async fn restate(
+        &self,
+        key: &Key,
+        change: &AttributeChange,
+        if_match: Option<&ETag>,
+    ) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("set_attributes", Some(key));
+        let held = |copy: CopyCapability| copy.source != Strength::None;
+        let holds_source = self.copies().is_some_and(held);
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let looked = self.look(key, if_match, None).await;
+            let (info, _) = looked
+                .map_err(|failed| purpose.error(failed))?
+                .ok_or_else(|| purpose.name(Error::new(ErrorKind::Corrupt, "no answer")))?;
+            let mut attributes = info.told_attributes();
+            // The time of the copy is not that of the bytes.
+            attributes.mtime.get_or_insert(info.modified);
+            change.apply(&mut attributes);
+            // Without any the copy would ask for them.
+            let commits = match info.commits.is_empty() {
+                true => vec![CommitId(clock::random())],
+                false => info.commits.clone(),
+            };
+            let options = CopyOptions {
+                source: holds_source.then(|| info.etag.clone()),
+                destination: Precondition::None,
+                attributes: Some(attributes.clone()),
+                commits: commits.clone(),
+            };
+            match self.copy_object(key, key, &options).await {
+                Ok(copied) => {
+                    return Ok(ObjectInfo {
+                        size: info.size,
+                        attributes: Some(attributes.into()),
+                        commits,
+                        ..copied
+                    });
+                }
+                // Whichever version is there is meant.
+                Err(error)
+                    if error.kind() == ErrorKind::Changed
+                        && if_match.is_none()
+                        && rounds < ROUNDS => {}
+                Err(error) => return Err(error.during("set_attributes")),
+            }
+        }
     }
 
     async fn join_parts(
@@ -198,7 +258,7 @@ impl Bucket {
                 }
             }
             let attributes = attributes.unwrap_or_default();
-            self.describe_as(&mut call.headers, &attributes, &commits)
+            self.describe(&mut call.headers, to, &attributes, &commits)
                 .map_err(|error| source.name(error))?;
         } else {
             self.impose(&mut call.headers);

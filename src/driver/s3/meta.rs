@@ -1,12 +1,14 @@
-//! Objects' facts as headers: etags, times, user metadata, commit ids.
+//! Objects' facts as headers: etags, times, user metadata, commit ids. What of the metadata are
+//! attributes of files is in [`super::attributes`].
 //!
 //! User metadata lies where every tool looks for it, in `x-amz-meta-NAME`. A header holds printable
 //! ASCII only; other values are written as RFC 2047 words (`=?UTF-8?B?...?=`), which is the form in
 //! which Amazon itself gives such values back, and are read in both of its encodings.
 
-use super::xml;
+use super::{attributes as file, xml};
 use crate::clock;
 use crate::driver::{Attributes, Body, CommitId, Error, ErrorKind, ObjectInfo, Result};
+use crate::key::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -18,9 +20,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What user metadata begins with.
-const META: &str = "x-amz-meta-";
+pub(super) const META: &str = "x-amz-meta-";
 /// Where commit ids lie.
 const COMMITS: &str = "x-amz-meta-bucketfs-commit";
+
+/// The most bytes of user metadata, names and values together, that the service keeps.
+const MOST: usize = 2048;
 
 /// How an object's bytes are kept.
 pub(super) const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
@@ -44,8 +49,9 @@ fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, why)
 }
 
-/// The facts that the answer to a HEAD or GET tells. `size` is that of the whole object.
-pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo> {
+/// The facts that the answer to a HEAD or GET tells. `size` is that of the whole object. A media
+/// type that goes by the key is none of its own: under another key it is another one.
+pub(super) fn info(headers: &HeaderMap, key: &Key, size: Option<u64>) -> Result<ObjectInfo> {
     let text = |name| {
         headers
             .get(name)
@@ -80,6 +86,10 @@ pub(super) fn info(headers: &HeaderMap, size: Option<u64>) -> Result<ObjectInfo>
                 .user
                 .insert(name.to_owned(), decode(value.as_bytes()));
         }
+    }
+    file::recognise(&mut attributes);
+    if attributes.content_type.as_deref() == Some(file::media_type(key, attributes.mode)) {
+        attributes.content_type = None;
     }
     Ok(ObjectInfo {
         size,
@@ -122,25 +132,28 @@ pub(super) fn written(headers: &HeaderMap) -> SystemTime {
     date(headers).unwrap_or_else(clock::wall)
 }
 
-/// Adds the headers of an object's attributes and commit ids. Attributes of files have no place
-/// here yet, and neither have names that are no header names.
+/// Adds the headers of an object's attributes and commit ids. Refused are more attributes than an
+/// object can have here.
 pub(super) fn describe(
     headers: &mut HeaderMap,
+    key: &Key,
     attributes: &Attributes,
     commits: &[CommitId],
 ) -> Result<()> {
-    if let Some(kind) = &attributes.content_type {
-        let value = HeaderValue::from_str(kind)
-            .ok()
-            .filter(|value| value.to_str().is_ok());
-        let value = value.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("{kind:?} is no media type"),
-            )
-        })?;
-        headers.insert(CONTENT_TYPE, value);
-    }
+    let kind = match &attributes.content_type {
+        Some(kind) => kind,
+        None => file::media_type(key, attributes.mode),
+    };
+    let value = HeaderValue::from_str(kind)
+        .ok()
+        .filter(|value| value.to_str().is_ok());
+    let value = value.ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!("{kind:?} is no media type"),
+        )
+    })?;
+    headers.insert(CONTENT_TYPE, value);
     for (name, value) in &attributes.headers {
         // Other stores may have other such names.
         if let Some(name) = CARRIED.iter().find(|known| known.as_str() == name)
@@ -149,18 +162,38 @@ pub(super) fn describe(
             headers.insert(name, value);
         }
     }
-    for (name, value) in &attributes.user {
+    let mut size = 0;
+    let mut add = |name: HeaderName, value: HeaderValue| {
+        size += name.as_str().len() + value.len();
+        headers.insert(name, value);
+    };
+    for (name, value) in file::metadata(attributes) {
         let name = HeaderName::try_from(format!("{META}{name}"));
         if let Ok(name) = name
             && name != COMMITS
         {
-            headers.insert(name, encode(value)?);
+            add(name, encode(&value)?);
         }
     }
     if !commits.is_empty() {
-        headers.insert(COMMITS, ascii(&CommitId::format(commits))?);
+        let value = ascii(&CommitId::format(commits))?;
+        add(HeaderName::from_static(COMMITS), value);
+    }
+    if size > MOST {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "its attributes are {size} bytes of user metadata, and S3 keeps {MOST}; use fewer or shorter extended attributes"
+            ),
+        ));
     }
     Ok(())
+}
+
+/// Whether an object can have these attributes, whatever commits it will have been through.
+pub(super) fn check(attributes: &Attributes) -> Result<()> {
+    let commits = [CommitId(0); CommitId::KEPT];
+    describe(&mut HeaderMap::new(), &Key::empty(), attributes, &commits)
 }
 
 /// The checksum of a body.
@@ -292,8 +325,13 @@ mod tests {
             ("etag", "W/\"abc\""),
             ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT"),
         ]);
-        describe(&mut sent, &attributes, &commits).expect("describable");
-        let got = info(&sent, Some(5)).expect("good headers");
+        let key = Key::from("k");
+        attributes
+            .headers
+            .insert("x-amz-meta-plain".into(), String::new());
+        describe(&mut sent, &key, &attributes, &commits).expect("describable");
+        assert_eq!(sent["x-amz-meta-plain"], "a b");
+        let got = info(&sent, &key, Some(5)).expect("good headers");
         assert_eq!(got.attributes, Some(Arc::new(attributes)));
         assert_eq!(got.commits, commits);
         assert_eq!(got.etag.as_str(), "abc");
@@ -325,14 +363,15 @@ mod tests {
             ("etag", "\"a\""),
             ("last-modified", "Mon, 12 Oct 2009 17:50:00 GMT"),
         ];
-        assert!(info(&headers(&good), None).is_ok());
+        let key = Key::from("k");
+        assert!(info(&headers(&good), &key, None).is_ok());
         for wrong in [
             &good[..1],
             &good[1..],
             &[("etag", "\"\""), good[1]],
             &[good[0], ("last-modified", "yesterday")],
         ] {
-            let error = info(&headers(wrong), None).expect_err("incomplete");
+            let error = info(&headers(wrong), &key, None).expect_err("incomplete");
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }

@@ -9,12 +9,9 @@ use crate::driver::{
 };
 use crate::key::Key;
 use futures::StreamExt;
-use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, RANGE};
+use http::header::{IF_MATCH, IF_NONE_MATCH, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use std::ops::Range;
-
-/// What an object is without a media type.
-const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// How often a get is tried again when the object grows past the range while it is looked at.
 const GROWTHS: usize = 4;
@@ -97,7 +94,7 @@ impl Bucket {
             )
         })?;
         Ok(Some((
-            meta::info(&parts.headers, Some(size))?,
+            meta::info(&parts.headers, key, Some(size))?,
             parts.headers,
         )))
     }
@@ -211,7 +208,7 @@ impl Bucket {
             }
             (0..size, Some(size))
         };
-        let info = meta::info(&parts.headers, size)?;
+        let info = meta::info(&parts.headers, key, size)?;
         if options
             .if_match
             .as_ref()
@@ -253,7 +250,12 @@ impl Bucket {
         let send = async {
             let mut call = Call::new(Method::PUT, key.as_bytes());
             call.body = Outgoing::Object(body);
-            self.describe(&mut call.headers, options)?;
+            self.describe(
+                &mut call.headers,
+                key,
+                &options.attributes,
+                &options.commits,
+            )?;
             if self.findings.checksum {
                 let checksum = meta::checksum(body).await?;
                 call.headers.insert(meta::CHECKSUM, meta::ascii(&checksum)?);
@@ -273,19 +275,14 @@ impl Bucket {
     }
 
     /// Adds what is said of a new object beside its bytes.
-    pub(super) fn describe(&self, headers: &mut HeaderMap, options: &PutOptions) -> Result<()> {
-        self.describe_as(headers, &options.attributes, &options.commits)
-    }
-
-    /// The same for a copy, which is a new object as well.
-    pub(super) fn describe_as(
+    pub(super) fn describe(
         &self,
         headers: &mut HeaderMap,
+        key: &Key,
         attributes: &Attributes,
         commits: &[CommitId],
     ) -> Result<()> {
-        headers.insert(CONTENT_TYPE, BYTES);
-        meta::describe(headers, attributes, commits)?;
+        meta::describe(headers, key, attributes, commits)?;
         self.impose(headers);
         Ok(())
     }

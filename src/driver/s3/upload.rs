@@ -64,7 +64,12 @@ impl Bucket {
         let send = async {
             let mut call = Call::new(Method::POST, key.as_bytes());
             call.query = "uploads=";
-            self.describe(&mut call.headers, options)?;
+            self.describe(
+                &mut call.headers,
+                key,
+                &options.attributes,
+                &options.commits,
+            )?;
             if checksums {
                 let algorithm = HeaderValue::from_static("CRC32");
                 call.headers.insert("x-amz-checksum-algorithm", algorithm);

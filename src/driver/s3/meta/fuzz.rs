@@ -28,7 +28,7 @@ proptest! {
     #[test]
     fn no_header_is_too_strange(lines in proptest::collection::vec(mutated(inputs(CORPUS)), 0..8)) {
         let headers = headers(&lines);
-        match info(&headers, None) {
+        match info(&headers, &Key::from("k"), None) {
             Ok(info) => prop_assert!(!info.etag.as_str().is_empty() && info.attributes.is_some()),
             Err(error) => prop_assert_eq!(error.kind(), ErrorKind::Corrupt),
         }
@@ -59,16 +59,18 @@ proptest! {
             .filter(|(name, _)| format!("{META}{name}") != COMMITS)
             .map(|(name, value)| (name, value.into()))
             .collect();
-        let attributes = Attributes { user, ..Attributes::default() };
+        let headers = user.keys().filter(|name| name.len() % 2 == 0);
+        let headers = headers.map(|name| (format!("{META}{name}"), String::new())).collect();
+        let attributes = Attributes { user, headers, ..Attributes::default() };
         let commits: Vec<_> = commits.into_iter().map(CommitId).collect();
         let mut sent = HeaderMap::new();
-        describe(&mut sent, &attributes, &commits).unwrap();
+        describe(&mut sent, &Key::from("k"), &attributes, &commits).unwrap();
         for value in sent.values() {
             prop_assert!(value.to_str().is_ok(), "{:?} is no plain text", value);
         }
         sent.insert(ETAG, HeaderValue::from_static("\"e\""));
         sent.insert(LAST_MODIFIED, HeaderValue::from_static("Mon, 12 Oct 2009 17:50:00 GMT"));
-        let told = info(&sent, None).unwrap();
+        let told = info(&sent, &Key::from("k"), None).unwrap();
         prop_assert_eq!(told.told_attributes().user, attributes.user);
         prop_assert_eq!(told.commits, commits);
     }
