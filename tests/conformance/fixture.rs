@@ -9,8 +9,8 @@ use bucketfs::driver::{
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{
-    Buckets, Deadline, FaultPlan, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions, Stats,
-    stack,
+    Buckets, Deadline, FaultPlan, Index, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions,
+    Stats, stack,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, LocalBoxFuture};
@@ -181,6 +181,7 @@ pub fn stores() -> Vec<Store> {
             let options = LayerOptions {
                 prefix: "below/".into(),
                 fault: spec.map(str::to_owned),
+                index: true,
                 ..LayerOptions::default()
             };
             move |driver| {
@@ -213,6 +214,7 @@ pub fn stores() -> Vec<Store> {
         stores.push(store.under("retry", |driver| {
             Arc::new(Retry::new(driver, RetryOptions::default()))
         }));
+        stores.push(store.under("index", |driver| Index::over(driver, false, true)));
         stores.push(store.under("prefix", |driver| {
             Arc::new(Prefix::new(driver, "a/b".into()))
         }));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How many records are kept in memory, over all directories.
-const CAPACITY: usize = 400_000;
+const CAPACITY: usize = 200_000;
 
 /// How long after a change another one may have the same time, by which the two are told apart.
 pub const SETTLING: Duration = Duration::from_secs(2);
@@ -80,20 +80,38 @@ fn tells(attributes: &Attributes) -> bool {
         || !user.is_empty()
 }
 
+/// When what is still to be written of a directory changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed {
+    pub first: Instant,
+    pub last: Instant,
+}
+
 /// A directory.
 #[derive(Debug, Default)]
 pub struct Directory {
     pub records: HashMap<Bytes, Record>,
     /// Whether an object in it is known to have attributes.
     pub expected: bool,
-    /// Since when there is something to write.
-    pub changed: Option<Instant>,
+    /// What is still to be written.
+    pub changed: Option<Changed>,
     /// The etags of the index objects that were read or written, by their number.
     pub parts: HashMap<u32, ETag>,
     /// When they were read.
     pub read: Option<Instant>,
     /// The marker's facts, or that there is none, and when that was told.
     pub marker: Option<(Option<ObjectInfo>, Instant)>,
+}
+
+impl Directory {
+    /// Notes a change, where that is to be written.
+    fn touch(&mut self) {
+        let now = clock::now();
+        if self.expected {
+            let first = self.changed.map_or(now, |changed| changed.first);
+            self.changed = Some(Changed { first, last: now });
+        }
+    }
 }
 
 /// All directories; those used longest ago go first.
@@ -196,9 +214,7 @@ impl Known {
                 }
             }
             directory.expected |= tells;
-            if directory.expected {
-                directory.changed.get_or_insert_with(clock::now);
-            }
+            directory.touch();
             directory.records.insert(name, record);
         });
     }
@@ -213,8 +229,8 @@ impl Known {
             if name.is_empty() {
                 directory.marker = None;
             }
-            if directory.records.remove(&name).is_some() && directory.expected {
-                directory.changed.get_or_insert_with(clock::now);
+            if directory.records.remove(&name).is_some() {
+                directory.touch();
             }
         });
     }
@@ -264,6 +280,8 @@ impl Known {
         }
         record.modified = seconds(info.modified);
         record.exact = true;
+        // One text for both.
+        record.etag = info.etag.clone();
         info.attributes = Some(record.attributes.clone());
         info.commits.extend(record.commit);
         if name.is_empty() {
@@ -300,8 +318,8 @@ impl Known {
             known
                 .records
                 .retain(|name, record| record.at > mark || name.is_empty() || names.contains(name));
-            if known.records.len() < before && known.expected {
-                known.changed.get_or_insert_with(clock::now);
+            if known.records.len() < before {
+                known.touch();
             }
         });
     }

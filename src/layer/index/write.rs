@@ -1,7 +1,7 @@
 //! How index objects are written: in the background, when a directory has been left alone for a
 //! while, and at the end of a mount.
 
-use super::known::{Directory, Record};
+use super::known::{Changed, Directory, Record};
 use super::{PART, PARTS, SETTLING, Shared, digest, file};
 use crate::clock;
 use crate::driver::{Body, ETag, ErrorKind, Precondition, PutOptions, Result};
@@ -17,6 +17,7 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_secs(2);
 /// How long a directory has to be left alone, and how long at most it waits for that.
 const QUIET: Duration = Duration::from_secs(8);
+const LONG: Duration = Duration::from_secs(120);
 /// How many directories are written at a time.
 const WIDTH: usize = 8;
 /// How often a part is written again over what somebody else wrote meanwhile.
@@ -32,10 +33,11 @@ pub(super) async fn now_and_then(shared: Weak<Shared>) {
         let due = {
             let known = shared.known.lock();
             let due = known.iter().filter(|(_, directory)| {
-                let waits = directory
-                    .changed
-                    .is_some_and(|at| at + QUIET <= clock::now());
-                directory.expected && waits
+                let due = |changed: Changed| {
+                    let now = clock::now();
+                    changed.last + QUIET <= now || changed.first + LONG <= now
+                };
+                directory.changed.is_some_and(due)
             });
             due.map(|(key, _)| key.clone()).collect::<Vec<_>>()
         };
@@ -52,7 +54,7 @@ pub(super) async fn all(shared: &Arc<Shared>) {
         let known = shared.known.lock();
         let changed = known
             .iter()
-            .filter(|(_, directory)| directory.expected && directory.changed.is_some());
+            .filter(|(_, directory)| directory.changed.is_some());
         changed.map(|(key, _)| key.clone()).collect::<Vec<_>>()
     };
     write(shared, changed).await;
@@ -100,7 +102,11 @@ impl Shared {
             };
             // What is too young to be written makes it due once more.
             let young = known.records.values().any(|record| !record.is_settled());
-            known.changed = young.then(|| clock::now() - QUIET + SETTLING);
+            known.changed = young.then(|| {
+                let now = clock::now();
+                let last = now.checked_sub(QUIET - SETTLING).unwrap_or(now);
+                Changed { first: now, last }
+            });
             known.records.len().div_ceil(PART).clamp(1, PARTS as usize) as u32
         };
         for part in 0..parts {
