@@ -12,7 +12,7 @@
 //! | `remove` | unlink, rmdir |
 //! | `rename`, `movedir` | rename |
 //! | `dir` | opendir, readdir, readdirplus |
-//! | `node` | setattr, extended attributes, readlink, statfs |
+//! | `node`, `later` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
 mod ask;
@@ -23,6 +23,7 @@ mod dir;
 pub mod errno;
 mod handle;
 mod inode;
+mod later;
 mod locks;
 mod lookup;
 mod lost;
@@ -226,6 +227,8 @@ pub struct Fs {
     names: tokio::sync::RwLock<()>,
     dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
     unsent: Mutex<BTreeMap<u64, lost::Waiting>>,
+    /// Inodes of which the store does not know all attributes yet.
+    changed: Mutex<BTreeMap<u64, Arc<Inode>>>,
     may_be_empty: Mutex<BTreeMap<u64, remove::MayBeEmpty>>,
     /// When an exclusive create was last won on the server.
     acquired: Mutex<Option<Instant>>,
@@ -318,6 +321,7 @@ impl Fs {
             names: tokio::sync::RwLock::new(()),
             dirty: Mutex::default(),
             unsent: Mutex::default(),
+            changed: Mutex::default(),
             may_be_empty: Mutex::default(),
             acquired: Mutex::default(),
             records: Mutex::default(),
@@ -347,6 +351,7 @@ impl Fs {
                 return;
             };
             fs.retry_due().await;
+            fs.send_due(false).await;
             fs.write_markers(false).await;
         }
     }

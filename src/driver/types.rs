@@ -141,6 +141,21 @@ impl AttributeChange {
         *self == AttributeChange::default()
     }
 
+    /// Puts a later change behind this one.
+    pub fn extend(&mut self, later: &AttributeChange) {
+        self.mode = later.mode.or(self.mode);
+        self.uid = later.uid.or(self.uid);
+        self.gid = later.gid.or(self.gid);
+        self.mtime = later.mtime.or(self.mtime);
+        self.atime = later.atime.or(self.atime);
+        if later.content_type.is_some() {
+            self.content_type.clone_from(&later.content_type);
+        }
+        let user = later.user.iter();
+        self.user
+            .extend(user.map(|(name, value)| (name.clone(), value.clone())));
+    }
+
     /// Applies the change.
     pub fn apply(&self, to: &mut Attributes) {
         to.mode = self.mode.or(to.mode);

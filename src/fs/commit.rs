@@ -266,6 +266,7 @@ impl Fs {
         let mut content = Content::Here(Body::empty());
         let mut commits = state.file.next_commits();
         let mut attributes = self.stored_attributes(state);
+        state.later = None;
         if let Some(stage) = &mut state.file.stage {
             let foreign = stage
                 .origin()
@@ -435,6 +436,7 @@ impl Fs {
         }
         let clean = {
             let mut state = inode.state();
+            state.committed = Some(clock::now());
             state.file.commits.clone_from(&plan.options.commits);
             state.file.attempts.clear();
             state.file.aheads = 0;

@@ -361,6 +361,10 @@ impl Fs {
 
     pub(super) async fn sync_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
         self.commit(inode).await?;
+        if inode.state().later.is_some() {
+            let _ours = self.settled(inode).await;
+            self.send_later(inode).await?;
+        }
         let key = {
             let state = inode.state();
             if state.removed || state.superseded {

@@ -12,6 +12,7 @@
 
 use super::attr::{Attr, Kind};
 use super::errno::FsError;
+use super::later::Later;
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{Attributes, CommitId, ETag};
@@ -74,6 +75,10 @@ pub struct State {
     pub checked: Instant,
     /// When something was heard that makes it doubtful: what was asked for before does not count.
     pub expired: Option<Instant>,
+    /// When this mount last committed it.
+    pub committed: Option<Instant>,
+    /// Changes of attributes that the store does not know yet.
+    pub later: Option<Box<Later>>,
     /// Whether the time of the last change of the bytes is one that a program has set.
     pub mtime_set: bool,
     /// Stored attributes with media type and user attributes; `None` while unknown.
@@ -251,6 +256,8 @@ impl Inode {
                 taken: SystemTime::UNIX_EPOCH,
                 checked: now,
                 expired: None,
+                committed: None,
+                later: None,
                 mtime_set: false,
                 attributes: None,
                 file: FileState::default(),

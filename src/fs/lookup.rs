@@ -4,6 +4,7 @@ use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, Place};
+use super::later::reapply;
 use super::table::{Held, Inserted};
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
@@ -445,6 +446,7 @@ impl Fs {
                 ..attr
             };
             state.attributes.clone_from(&info.attributes);
+            reapply(&mut state);
         }
         if !same {
             // Under the lock: nobody is told of the new version while the kernel believes in the
@@ -502,6 +504,7 @@ impl Fs {
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
                     state.attr.ctime = ctime;
                     state.attributes.clone_from(&info.attributes);
+                    reapply(&mut state);
                 }
                 state.marker = marker_known(marker).or(state.marker);
                 state.check(since);

@@ -338,6 +338,12 @@ impl Fs {
             }
         }
         drop(results);
+        if tokio::time::timeout(timeout, self.send_due(true))
+            .await
+            .is_err()
+        {
+            log::warn!("not every change of modes and times was sent: the store is silent");
+        }
         // Bytes come first; a directory without its marker loses only its name.
         if tokio::time::timeout(timeout, self.write_markers(true))
             .await

@@ -301,6 +301,7 @@ impl Fs {
             let mut state = inode.state();
             state.marker = Some(true);
             state.taken = info.modified;
+            state.committed = Some(clock::now());
             state.attributes = info.attributes;
             drop(state);
             self.note_directory(&inode, true);
@@ -312,6 +313,7 @@ impl Fs {
             let mut state = inode.state();
             state.attr = Attr { size, rdev, ..made };
             state.taken = info.modified;
+            state.committed = Some(clock::now());
             state.file.pages_valid = true;
             drop(state);
             self.note_object(&inode, Some(&info), clock::now());

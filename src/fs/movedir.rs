@@ -53,6 +53,7 @@ impl Fs {
         if flags & libc::RENAME_EXCHANGE != 0 {
             return Err(FsError::plain(libc::EINVAL));
         }
+        self.send_due(true).await;
         let _alone = self.names.write().await;
         let source = match self.hold(from.0, from.1).await? {
             Some(now) if Arc::ptr_eq(&now, source) => now,

@@ -135,7 +135,7 @@ impl Fs {
         change: AttributeChange,
         touch: bool,
     ) -> FsResult<()> {
-        {
+        let unchanged = {
             let mut state = inode.state();
             let never_stored = inode.kind == Kind::Directory && inode.ino == ROOT;
             if self.capabilities.attributes == AttributeSupport::None {
@@ -148,10 +148,8 @@ impl Fs {
                 if same && (change.mtime.is_none() || touch && state.is_local()) {
                     return Ok(());
                 }
-                if !(same && touch) {
-                    drop(state);
-                    return Err(self.no_attributes(inode));
-                }
+                let plain = same && touch && inode.kind != Kind::Directory;
+                Some(state.file.version.clone().filter(|_| plain))
             } else if state.is_local() || never_stored {
                 if !change.user.is_empty() {
                     let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
@@ -162,8 +160,27 @@ impl Fs {
                 apply(&mut state, &change);
                 state.touch_attributes();
                 return Ok(());
+            } else {
+                None
             }
+        };
+        match unchanged {
+            Some(Some(version)) => return self.touch_by_copy(inode, &version).await,
+            Some(None) => return Err(self.no_attributes(inode)),
+            None => {}
         }
+        if self.defer(inode, &change)? {
+            return Ok(());
+        }
+        self.send_change(inode, change).await
+    }
+
+    /// Changes attributes in the store.
+    pub(super) async fn send_change(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        change: AttributeChange,
+    ) -> FsResult<()> {
         if inode.kind == Kind::Directory {
             return self.change_directory(inode, change).await;
         }
@@ -174,9 +191,6 @@ impl Fs {
         let Some(version) = version else {
             return Err(FsError::plain(libc::ESTALE));
         };
-        if self.capabilities.attributes == AttributeSupport::None {
-            return self.touch_by_copy(inode, &version).await;
-        }
         if !self.capabilities.set_attributes {
             return Err(self.no_attributes(inode));
         }

@@ -152,10 +152,12 @@ impl Fs {
             state.removed = true;
             state.file.ahead = None;
             state.file.dirty = false;
+            state.later = None;
             state.attr.nlink = 0;
             state.attr.ctime = clock::wall();
         }
         self.dirty.lock().remove(&inode.ino);
+        self.changed.lock().remove(&inode.ino);
         self.unsent.lock().remove(&inode.ino);
         self.table.reap(inode);
     }

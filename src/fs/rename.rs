@@ -167,11 +167,17 @@ impl Fs {
             None => Precondition::IfAbsent,
             Some(etag) => Precondition::IfMatch(etag.clone()),
         };
+        if !same_conditions(&self.capabilities, &destination) {
+            self.send_later(source).await?;
+        }
         let moved = self
             .move_object(source, &old_key, &key, &version.etag, destination)
             .await;
         let info = match moved {
-            Ok(info) => info,
+            Ok(info) => {
+                self.sent_later(source);
+                info
+            }
             Err(Moved::Destination) => {
                 if flags & libc::RENAME_NOREPLACE != 0 {
                     self.forget_entry(to.0, to.1);
@@ -229,11 +235,15 @@ impl Fs {
         etag: &ETag,
         destination: Precondition,
     ) -> std::result::Result<ObjectInfo, Moved> {
-        let options = CopyOptions {
+        let mut options = CopyOptions {
             source: Some(etag.clone()),
             destination: destination.clone(),
             ..CopyOptions::default()
         };
+        if let Some((attributes, commits)) = self.carried(source) {
+            options.attributes = Some(attributes);
+            options.commits = commits;
+        }
         if self.capabilities.rename {
             let options = CopyOptions {
                 // The same as before: by them the version is known again at its new key when the
@@ -249,7 +259,7 @@ impl Fs {
         }
         let info = if same_conditions(&self.capabilities, &destination) {
             // With everything that is stored beside the bytes, commit ids too: a store that was
-            // told some of it anew would have to be asked for the rest first.
+            // told only some of it anew would have to be asked for the rest first.
             match self.driver.copy(from, to, options).await {
                 Err(error)
                     if error.maybe_applied()

@@ -310,6 +310,7 @@ impl Table {
                     state.lookups == 0
                         && state.handles == 0
                         && !state.file.dirty
+                        && state.later.is_none()
                         && state
                             .place
                             .as_ref()

@@ -114,16 +114,20 @@ impl Shared {
         top.join(format!("{PLACE}{digest}.{part}"))
     }
 
-    /// Asks which directories have an index, unless that is known.
+    /// Asks which directories have an index, unless that is known. What failed is asked again by
+    /// the next one.
     async fn load(&self, top: &Key) {
         let cell = {
             let mut loading = self.loading.lock();
             loading.entry(top.clone()).or_default().clone()
         };
-        cell.get_or_init(|| self.ask_catalogue(top)).await;
+        let loaded = cell.get_or_try_init(|| self.ask_catalogue(top)).await;
+        if let Err(error) = loaded {
+            log::debug!("there is no index to be seen: {error}");
+        }
     }
 
-    async fn ask_catalogue(&self, top: &Key) {
+    async fn ask_catalogue(&self, top: &Key) -> Result<()> {
         let mut request = ListRequest::flat(&top.join(PLACE));
         let mut catalogue = Catalogue {
             asked: Some(clock::now()),
@@ -135,11 +139,12 @@ impl Shared {
                 break;
             }
             let told = match self.inner.list(request.clone()).await {
-                Ok(told) => told,
-                Err(error) => {
+                // Who may not see it does without.
+                Err(error) if !error.retryable() => {
                     log::debug!("there is no index to be seen: {error}");
                     break;
                 }
+                told => told?,
             };
             for entry in told.entries {
                 let name = entry.key.strip_prefix(&request.prefix);
@@ -158,6 +163,7 @@ impl Shared {
             }
         }
         self.catalogues.lock().insert(top.clone(), catalogue);
+        Ok(())
     }
 
     /// Asks again after a while, where there is an index, for those that others have written.
@@ -174,7 +180,11 @@ impl Shared {
             catalogue.asked = Some(clock::now());
         }
         let (shared, top) = (self.clone(), top.clone());
-        task::spawn(async move { shared.ask_catalogue(&top).await });
+        task::spawn(async move {
+            if let Err(error) = shared.ask_catalogue(&top).await {
+                log::debug!("there is no newer index to be seen: {error}");
+            }
+        });
     }
 
     /// The parts of a directory's index, if it has one that is not known yet.
@@ -215,15 +225,25 @@ impl Shared {
             .buffer_unordered(WIDTH)
             .collect()
             .await;
+        let mut whole = true;
         for (part, told) in told {
-            let Some((etag, text)) = told else { continue };
+            let (etag, text) = match told {
+                Ok(told) => told,
+                Err(error) => {
+                    whole &= error.kind() == ErrorKind::NotFound;
+                    log::debug!("a part of the index cannot be read: {error}");
+                    continue;
+                }
+            };
             let records = file::read(&Self::below(directory, top), &text);
             let mut known = self.known.lock();
             known.read(directory, records);
             known.change(directory, |known| known.parts.insert(part, etag));
         }
-        let mut known = self.known.lock();
-        known.change(directory, |known| known.read = Some(asked));
+        if whole {
+            let mut known = self.known.lock();
+            known.change(directory, |known| known.read = Some(asked));
+        }
     }
 
     /// A directory as its index names it.
@@ -231,19 +251,10 @@ impl Shared {
         directory.strip_prefix(top).unwrap_or_default()
     }
 
-    async fn read_part(&self, key: &Key) -> Option<(ETag, Bytes)> {
-        let told = self.inner.get(key, GetOptions::default()).await;
-        let told = match told.and_then(GetOutcome::found) {
-            Ok(object) => object.collect().await,
-            Err(error) => Err(error),
-        };
-        match told {
-            Ok((info, text)) => Some((info.etag, text)),
-            Err(error) => {
-                log::debug!("a part of the index cannot be read: {error}");
-                None
-            }
-        }
+    async fn read_part(&self, key: &Key) -> Result<(ETag, Bytes)> {
+        let told = self.inner.get(key, GetOptions::default()).await?;
+        let (info, text) = told.found()?.collect().await?;
+        Ok((info.etag, text))
     }
 
     /// Fills in what is known of the entries of a page. How many of each directory are not known
@@ -270,6 +281,23 @@ impl Shared {
         if let Some(attributes) = &info.attributes {
             self.learn(key, info, attributes, false);
         }
+    }
+
+    /// Notes what a write of this mount may have made, if it failed in that way.
+    fn failed<T>(&self, key: &Key, attributes: &Attributes, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            let unknown = matches!(
+                error.kind(),
+                ErrorKind::Timeout
+                    | ErrorKind::Unreachable
+                    | ErrorKind::Unavailable
+                    | ErrorKind::Corrupt
+            );
+            if (unknown || error.maybe_applied()) && !self.is_hidden(key) {
+                self.known.lock().doubt(key, attributes);
+            }
+        }
+        result
     }
 
     fn forget(&self, key: &Key) {
@@ -443,7 +471,8 @@ impl Driver for Index {
     async fn put(&self, key: &Key, body: Body, options: PutOptions) -> Result<ObjectInfo> {
         let attributes = Arc::new(options.attributes.clone());
         let size = body.len();
-        let info = self.inner.put(key, body, options).await?;
+        let put = self.inner.put(key, body, options).await;
+        let info = self.shared.failed(key, &attributes, put)?;
         self.shared.wrote(key, &info, size, &attributes);
         Ok(info)
     }
@@ -469,8 +498,10 @@ impl Driver for Index {
             known.source(from, options.source.as_ref())
         };
         let attributes = options.attributes.clone().map(Arc::new);
-        let info = self.inner.copy(from, to, options).await?;
         let attributes = attributes.or_else(|| Some(source.as_ref()?.attributes.clone()));
+        let copy = self.inner.copy(from, to, options).await;
+        let stored = attributes.clone().unwrap_or_default();
+        let info = self.shared.failed(to, &stored, copy)?;
         let size = info.size.or_else(|| Some(source.as_ref()?.size));
         match (attributes, size) {
             (Some(attributes), Some(size)) => self.shared.wrote(to, &info, size, &attributes),
@@ -499,7 +530,12 @@ impl Driver for Index {
         change: AttributeChange,
         if_match: Option<ETag>,
     ) -> Result<ObjectInfo> {
-        let info = self.inner.set_attributes(key, change, if_match).await?;
+        let set = self.inner.set_attributes(key, change, if_match).await;
+        let some = Attributes {
+            mode: Some(0),
+            ..Attributes::default()
+        };
+        let info = self.shared.failed(key, &some, set)?;
         match (&info.attributes, info.size) {
             (Some(attributes), Some(size)) => self.shared.wrote(key, &info, size, attributes),
             _ => self.shared.forget(key),
@@ -598,7 +634,8 @@ impl Upload for IndexedUpload {
     }
 
     async fn complete(&self, precondition: Precondition) -> Result<ObjectInfo> {
-        let info = self.inner.complete(precondition).await?;
+        let completed = self.inner.complete(precondition).await;
+        let info = self.shared.failed(&self.key, &self.attributes, completed)?;
         match info.size {
             Some(size) => self.shared.wrote(&self.key, &info, size, &self.attributes),
             None => self.shared.forget(&self.key),

@@ -216,3 +216,99 @@ async fn a_new_length_is_committed_although_the_mode_beside_it_is_refused() {
     assert_eq!(world.get("f").await.unwrap(), "he");
     assert_eq!(mount.fs.status().dirty_files, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn changes_right_after_a_close_are_one_copy() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    mount.save("other", "hello").await.unwrap();
+    mount.cost();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for set in [mode(0o640), modified(time), mode(0o600)] {
+        mount.setattr("f", set).await.unwrap();
+    }
+    assert_eq!(mount.cost(), "");
+    mount.ls("").await.unwrap();
+    let seen = mount.stat("f").await.unwrap();
+    assert_eq!((seen.mode, seen.mtime), (0o600, time));
+    mount.cost();
+    later().await;
+    assert_eq!(mount.cost(), "copy 1");
+    let stored = world.raw().head(&"f".into()).await.unwrap();
+    let stored = stored.told_attributes();
+    assert_eq!((stored.mode, stored.mtime), (Some(0o100_600), Some(time)));
+    // Later ones are sent at once.
+    mount.setattr("f", mode(0o644)).await.unwrap();
+    assert_eq!(mount.cost(), "copy 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_or_a_commit_carries_what_was_changed_before() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.save("new", "hello").await.unwrap();
+    mount.setattr("new", mode(0o600)).await.unwrap();
+    mount.cost();
+    mount.rename("new", "renamed").await.unwrap();
+    assert_eq!(mount.cost(), "copy 1, delete 1");
+    mount.save("again", "hello").await.unwrap();
+    mount.setattr("again", mode(0o640)).await.unwrap();
+    mount.cost();
+    mount.save("again", "more").await.unwrap();
+    assert_eq!(mount.cost(), "put 1");
+    mount.save("gone", "hello").await.unwrap();
+    mount.setattr("gone", mode(0o640)).await.unwrap();
+    mount.cost();
+    mount.unlink("gone").await.unwrap();
+    assert_eq!(mount.cost(), "delete 1");
+    later().await;
+    assert_eq!(mount.cost(), "");
+    for (key, expected) in [("renamed", 0o100_600), ("again", 0o100_640)] {
+        let stored = world.raw().head(&key.into()).await.unwrap();
+        assert_eq!(stored.told_attributes().mode, Some(expected), "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_sent_by_fsync_and_at_the_end_and_after_a_failure() {
+    let world = World::s3();
+    let mount = world.mount();
+    let mode_of = async |key: &str| {
+        let stored = world.raw().head(&key.into()).await.unwrap();
+        stored.told_attributes().mode
+    };
+    for name in ["synced", "drained", "failed"] {
+        mount.save(name, "hello").await.unwrap();
+        mount.setattr(name, mode(0o600)).await.unwrap();
+        assert_eq!(mode_of(name).await, Some(0o100_644));
+    }
+    let handle = mount.open("synced", WRITE).await.unwrap();
+    mount.fs.fsync(handle).await.unwrap();
+    assert_eq!(mode_of("synced").await, Some(0o100_600));
+    mount.close(handle).await.unwrap();
+    mount.fault.set("copy:error=unavailable@every1").unwrap();
+    later().await;
+    mount.fault.set("").unwrap();
+    assert_eq!(mode_of("failed").await, Some(0o100_644));
+    assert_eq!(mount.stat("failed").await.unwrap().mode, 0o600);
+    mount.fs.drain(Duration::from_secs(1)).await;
+    for name in ["drained", "failed"] {
+        assert_eq!(mode_of(name).await, Some(0o100_600));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_put_on_what_somebody_else_wrote() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    mount.setattr("f", mode(0o600)).await.unwrap();
+    world.put("f", "theirs").await;
+    later().await;
+    assert_eq!(world.get("f").await.unwrap(), "theirs");
+    assert_eq!(mount.cat("f").await.unwrap(), "theirs");
+    assert_eq!(mount.stat("f").await.unwrap().mode, 0o600);
+    assert!(world.conflicts("f").await.is_empty());
+}

@@ -251,6 +251,34 @@ async fn all_or_none_can_be_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_lost_reply_left_is_asked_for() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.fault.set("put:lost-reply@1").unwrap();
+    let made = mount.fs.mkdir(1, b"d", 0o700, CALLER).await;
+    assert!(made.is_err());
+    assert_eq!(mount.stat("d").await.unwrap().mode, 0o700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_cannot_be_read_or_written_now_is_later() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    save(&mount, "a", 0o600).await;
+    settle().await;
+    mount.fault.set("put:error=unavailable@1").unwrap();
+    end(mount).await;
+    assert_eq!(indexes(&world).await, 1);
+    let mount = world.mount();
+    mount.fault.set("get:error=unavailable@1").unwrap();
+    assert_eq!(modes(&mount, "").await, [0o600]);
+    assert_eq!(mount.cost(), "get 2, list 1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_directory_has_several_index_objects() {
     clock::simulate(1);
     let world = World::s3();

@@ -238,7 +238,6 @@ impl Run<'_> {
             },
             Some((_, Outcome::Done)),
         ) = (operation, self.done.last())
-            && self.store.can.attributes
         {
             let facts = self.settle(|| perform::stat(&self.mount.path(path)));
             if !facts.is_ok_and(|facts| facts.modified == *seconds) {

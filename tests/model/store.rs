@@ -20,11 +20,9 @@ pub struct Store<'a> {
     pub can: Can,
 }
 
-/// What a store keeps beside bytes.
+/// What a store can do that another one cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Can {
-    /// Modes, times, extended attributes, links and fifos.
-    pub attributes: bool,
     /// The exchange of two names.
     pub exchange: bool,
 }
@@ -38,7 +36,6 @@ impl<'a> Store<'a> {
         faults: Vec<String>,
     ) -> Store<'a> {
         let can = Can {
-            attributes: !url.starts_with("s3:"),
             exchange: !url.starts_with("s3:"),
         };
         Store {
@@ -79,20 +76,12 @@ impl<'a> Store<'a> {
             // What was replaced by a step that failed is not known to be gone.
             facts.links = 0;
         }
-        match self.can.attributes {
-            // Not each kernel tells the filesystem of what is written into a fifo, and a directory
-            // has the time that was set again when nobody remembers what was made in it.
-            true if matches!(facts.kind, FileType::Fifo | FileType::Directory) => Facts {
-                modified: 0,
-                ..facts
-            },
-            true => facts,
-            false => Facts {
-                mode: 0,
-                modified: 0,
-                ..facts
-            },
+        // Not each kernel tells the filesystem of what is written into a fifo, and a directory has
+        // the time that was set again when nobody remembers what was made in it.
+        if matches!(facts.kind, FileType::Fifo | FileType::Directory) {
+            facts.modified = 0;
         }
+        facts
     }
 
     /// Judges a step that the store refuses, which is not performed on the reference then, or is
@@ -135,42 +124,6 @@ impl<'a> Store<'a> {
                     side.perform(operation);
                 };
                 (!takes).then(|| undone(reference, &undo, &[Errno::INVAL]))
-            }
-            _ if self.can.attributes => None,
-            O::SymbolicLink { path, .. } | O::MakeFifo { path } => {
-                let undo = |side: &mut Side| rustix::fs::unlink(side.path(path)).unwrap();
-                Some(undone(reference, &undo, &[Errno::PERM]))
-            }
-            // A file is touched by a copy onto itself; a directory need not have an object.
-            O::SetTime {
-                path,
-                seconds: None,
-            } if crate::perform::stat(&reference.path(path))
-                .is_ok_and(|facts| facts.kind == FileType::RegularFile) =>
-            {
-                None
-            }
-            O::SetMode { path, .. }
-            | O::SetTime { path, .. }
-            | O::SetAttribute { path, .. }
-            | O::RemoveAttribute { path, .. }
-            | O::ListAttributes { path }
-            | O::GetAttribute { path, .. } => {
-                let there = crate::perform::stat(&reference.path(path));
-                let right = match (there, got) {
-                    (Err(errno), _) => *got == Outcome::Failed(errno),
-                    // A file that is not committed yet, or what changes nothing.
-                    (Ok(_), Outcome::Done) => !matches!(
-                        operation,
-                        O::SetAttribute { .. } | O::RemoveAttribute { .. }
-                    ),
-                    (Ok(_), Outcome::Names(names)) => names.is_empty(),
-                    (Ok(_), got) => refused(got, &[Errno::OPNOTSUPP, Errno::NODATA]),
-                };
-                Some(match right {
-                    true => Ok(()),
-                    false => Err(format!("the store keeps no attributes, of {there:?}")),
-                })
             }
             _ => None,
         }

@@ -15,6 +15,7 @@ pub fn trials() -> Vec<Trial> {
         trial(&[], "links_and_attributes_of_new_files", new),
         trial(&[Program("cp")], "cp_p_of_a_large_file", cp_p_large),
         trial(&[Program("chmod")], "chmod_r_of_1000", chmod_r),
+        trial(&[Program("rsync")], "rsync_a_of_100", rsync),
         trial(&[Program("tar")], "tar_x_with_modes_and_times", tar_x),
         trial(&[], "ls_of_10000_with_attributes", ls_10000),
         trial(&[Program("find")], "find_without_an_index", find_plain),
@@ -62,6 +63,8 @@ fn known(place: &Place) {
     world.ls("");
     fs::write(world.path("new"), "bytes").unwrap();
     world.cost();
+    // Later than those that follow a close, which wait for each other.
+    std::thread::sleep(Duration::from_secs(1));
     chmod(&world.path("new"), 0o600);
     assert_eq!(world.cost(), "copy 1");
     // It opens the file, which asks whether the version is still the store's.
@@ -120,6 +123,25 @@ fn chmod_r(place: &Place) {
     // The directory itself has no marker: it gets one of that mode.
     assert_eq!(again.cost(), "copy 1000, get 2, list 1, put 1");
     assert_eq!(seen(&again.path("d/f0007")).0, 0o100_600);
+}
+
+/// Each file is put under another name, given its mode and times, and renamed: the copy of the
+/// rename carries them.
+fn rsync(place: &Place) {
+    fs::create_dir(place.path("src")).unwrap();
+    for i in 0..100 {
+        let file = place.path(&format!("src/f{i:02}"));
+        fs::write(&file, format!("{i}")).unwrap();
+        chmod(&file, 0o600 + i);
+    }
+    let world = World::new(place, |_| {});
+    world.sh("rsync -a $OUT/src/ dst/");
+    let counts = world.counts();
+    let count = |kind| counts.requests.get(kind).copied().unwrap_or(0);
+    assert_eq!((count("delete"), count("head")), (100, 0), "{counts}");
+    assert!(count("put") + count("copy") <= 204, "{counts}");
+    assert_eq!(world.sh("rsync -ain $OUT/src/ dst/"), "");
+    world.end();
 }
 
 fn tar_x(place: &Place) {

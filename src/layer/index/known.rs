@@ -235,6 +235,27 @@ impl Known {
         });
     }
 
+    /// Notes that what changed in a directory has not been written.
+    pub fn still_changed(&mut self, directory: &Key) {
+        if let Some(directory) = self.get(directory) {
+            directory.touch();
+        }
+    }
+
+    /// Notes that an object may have been written with attributes, and may not.
+    pub fn doubt(&mut self, key: &Key, attributes: &Attributes) {
+        self.forget(key);
+        if tells(attributes) {
+            let (directory, name) = place(key);
+            self.change(&directory, |directory| {
+                directory.expected = true;
+                if name.is_empty() {
+                    directory.marker = None;
+                }
+            });
+        }
+    }
+
     /// Notes that a directory has no marker.
     pub fn no_marker(&mut self, directory: &Key) {
         self.forget(directory);

@@ -57,23 +57,31 @@ pub(super) async fn all(shared: &Arc<Shared>) {
             .filter(|(_, directory)| directory.changed.is_some());
         changed.map(|(key, _)| key.clone()).collect::<Vec<_>>()
     };
-    write(shared, changed).await;
+    let mut left = changed;
+    for _ in 0..ROUNDS {
+        left = write(shared, left).await;
+    }
 }
 
-async fn write(shared: &Arc<Shared>, directories: Vec<Key>) {
+/// Writes the index of directories. Gives those that could not be written now.
+async fn write(shared: &Arc<Shared>, directories: Vec<Key>) -> Vec<Key> {
     if directories.is_empty() {
-        return;
+        return directories;
     }
     let _turn = shared.writing.lock().await;
     stream::iter(directories)
         .map(|directory| async move {
-            if let Err(error) = shared.write(&directory).await {
-                log::debug!("the index of {directory:?} is not written: {error}");
-            }
+            let error = shared.write(&directory).await.err()?;
+            log::debug!("the index of {directory:?} is not written: {error}");
+            error.retryable().then(|| {
+                shared.known.lock().still_changed(&directory);
+                directory
+            })
         })
         .buffer_unordered(WIDTH)
-        .collect::<()>()
-        .await;
+        .filter_map(std::future::ready)
+        .collect()
+        .await
 }
 
 /// The part of an index that an object is in.

@@ -1,0 +1,152 @@
+//! Attributes that are changed right after a file was committed wait a moment, so that several
+//! changes are one request, and none where a rename or another commit follows: what `rsync` and
+//! `cp -a` do.
+
+use super::Fs;
+use super::errno::FsResult;
+use super::inode::{Inode, State};
+use super::node::apply;
+use crate::clock::{self, Instant};
+use crate::driver::{AttributeChange, AttributeSupport, Attributes, CommitId, Strength};
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long after a commit changes wait for others, how long they do, and how long for another
+/// try.
+const RECENT: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_secs(10);
+
+/// How many files are changed at a time.
+const WIDTH: usize = 16;
+
+/// Changes that the store has not been told yet.
+#[derive(Debug)]
+pub struct Later {
+    change: AttributeChange,
+    due: Instant,
+}
+
+/// Shows again what the store does not know yet.
+pub(super) fn reapply(state: &mut State) {
+    if let Some(later) = state.later.take() {
+        let ctime = state.attr.ctime;
+        apply(state, &later.change);
+        state.attr.ctime = ctime;
+        state.later = Some(later);
+    }
+}
+
+impl Fs {
+    /// Lets a change wait, where it is one of many. Whether it does.
+    pub(super) fn defer(&self, inode: &Arc<Inode>, change: &AttributeChange) -> FsResult<bool> {
+        let copies = self
+            .capabilities
+            .copy
+            .is_some_and(|copy| copy.source == Strength::Atomic);
+        if self.capabilities.attributes != AttributeSupport::Object || !copies {
+            return Ok(false);
+        }
+        {
+            let mut state = inode.state();
+            let now = clock::now();
+            let recent = |at: Instant| at + RECENT > now;
+            let waits = state.later.is_some() || state.committed.is_some_and(recent);
+            let Some(known) = state.attributes.clone().filter(|_| waits) else {
+                return Ok(false);
+            };
+            let mut attributes = Arc::unwrap_or_clone(known);
+            attributes.mtime.get_or_insert(state.attr.mtime);
+            change.apply(&mut attributes);
+            (self.capabilities.check_attributes.0)(&attributes)?;
+            apply(&mut state, change);
+            state.attributes = Some(Arc::new(attributes));
+            let later = state.later.get_or_insert_with(|| {
+                Box::new(Later {
+                    change: AttributeChange::default(),
+                    due: now + WAIT,
+                })
+            });
+            later.change.extend(change);
+        }
+        let mut changed = self.changed.lock();
+        changed.entry(inode.ino).or_insert_with(|| inode.clone());
+        Ok(true)
+    }
+
+    /// What a rename can carry with it: all attributes, where some are still to be told.
+    pub(super) fn carried(&self, inode: &Inode) -> Option<(Attributes, Vec<CommitId>)> {
+        let state = inode.state();
+        state.later.as_ref()?;
+        let attributes = state.attributes.as_deref()?.clone();
+        let mut commits = state.file.commits.clone();
+        if commits.is_empty() {
+            commits.push(CommitId(clock::random()));
+        }
+        Some((attributes, commits))
+    }
+
+    /// Notes that the store has been told, or need not be.
+    pub(super) fn sent_later(&self, inode: &Inode) {
+        inode.state().later = None;
+        self.changed.lock().remove(&inode.ino);
+    }
+
+    /// Tells the store what it does not know of an inode yet; the caller holds its turn.
+    pub(super) async fn send_later(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
+        let later = {
+            let mut state = inode.state();
+            let later = state.later.take();
+            later.filter(|_| !state.is_local())
+        };
+        let result = match later {
+            Some(later) => self.send_now(inode, *later).await,
+            None => Ok(()),
+        };
+        if inode.state().later.is_none() {
+            self.changed.lock().remove(&inode.ino);
+            self.table.reap(inode);
+        }
+        result
+    }
+
+    async fn send_now(self: &Arc<Self>, inode: &Arc<Inode>, later: Later) -> FsResult<()> {
+        let told = self.send_change(inode, later.change.clone()).await;
+        if let Err(error) = &told {
+            self.record("setattr", inode, error);
+            // Elsewhere than at the end of the mount it can wait.
+            if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) {
+                let mut state = inode.state();
+                let mut change = later.change;
+                if let Some(newer) = state.later.take() {
+                    change.extend(&newer.change);
+                }
+                let due = clock::now() + RETRY;
+                state.later = Some(Box::new(Later { change, due }));
+            }
+        }
+        told
+    }
+
+    /// Tells the store what is due, or everything.
+    pub(super) async fn send_due(self: &Arc<Self>, all: bool) {
+        let now = clock::now();
+        let due: Vec<Arc<Inode>> = {
+            let changed = self.changed.lock();
+            let is_due = |inode: &&Arc<Inode>| {
+                let state = inode.state();
+                all || state.later.as_ref().is_none_or(|later| later.due <= now)
+            };
+            changed.values().filter(is_due).cloned().collect()
+        };
+        futures::stream::iter(due)
+            .for_each_concurrent(WIDTH, |inode| async move {
+                let _names = self.names.read().await;
+                let _turn = inode.turn.lock().await;
+                // Its failure is recorded.
+                let _ = self.send_later(&inode).await;
+            })
+            .await;
+    }
+}
