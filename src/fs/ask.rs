@@ -65,9 +65,30 @@ impl Fs {
         target: &Target,
         name: &[u8],
     ) -> FsResult<(Known, Ticket)> {
+        self.ask_how(prefix, target, name, false).await
+    }
+
+    /// The same for a directory of which a listing told the name only: its marker is asked for.
+    pub(super) async fn ask_for_marker(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+    ) -> FsResult<(Known, Ticket)> {
+        self.ask_how(prefix, target, name, true).await
+    }
+
+    async fn ask_how(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+        itself: bool,
+    ) -> FsResult<(Known, Ticket)> {
         let mut again = 3;
         loop {
-            if self.lists_instead(prefix, target, name)
+            if !itself
+                && self.lists_instead(prefix, target, name)
                 && let Some(told) = self.ask_for_all(prefix, target).await
             {
                 return Ok(told);
@@ -119,7 +140,7 @@ impl Fs {
     ) -> FsResult<(Known, Ticket)> {
         let found = target.choose(&known);
         if self.capabilities.attributes == AttributeSupport::Listed {
-            return self.ask(prefix, target, name).await;
+            return self.ask_for_marker(prefix, target, name).await;
         }
         let ticket = self.listing.begin(clock::now());
         let key = match &found {

@@ -2,6 +2,7 @@
 
 use crate::store::Plain;
 use crate::world::*;
+use bucketfs::fs::SetAttr;
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -272,4 +273,25 @@ async fn a_name_that_two_pages_tell_of_shows_once() {
     assert_eq!(of_a, ["a", "a%~f"]);
     assert_eq!(names.len(), 1202);
     assert_eq!(mount.cat("a%~f").await.unwrap(), "file");
+}
+
+/// A listing that tells attributes of objects tells none of directories, also where it was asked
+/// for in place of the name.
+#[tokio::test(start_paused = true)]
+async fn a_directory_whose_listing_tells_its_name_only_has_its_own_mode() {
+    let mut store = Plain::memory();
+    store.capabilities.remote = true;
+    let world = World::over(store);
+    let mount = world.mount();
+    mount.mkdir("d").await.unwrap();
+    mount.mkdir("d/sub").await.unwrap();
+    mount.save("d/file", "x").await.unwrap();
+    let set = SetAttr {
+        mode: Some(0o700),
+        ..SetAttr::default()
+    };
+    mount.setattr("d/sub", set).await.unwrap();
+    let mount = world.mount();
+    mount.stat("d/file").await.unwrap();
+    assert_eq!(mount.stat("d/sub").await.unwrap().mode, 0o700);
 }
