@@ -229,22 +229,23 @@ pub trait Upload: Send + Sync + Debug {
 
 pub mod local;
 pub mod memory;
+pub mod redis;
 pub mod s3;
 
-/// Makes the registry of the drivers: one word each. Their modules are declared above, where
+/// Makes the registry of the drivers: one word for each scheme. Their modules are declared above, where
 /// rustfmt finds them.
 macro_rules! drivers {
-    ($($name:ident),+ $(,)?) => {
+    ($($($name:ident)::+),+ $(,)?) => {
         /// Every driver there is.
         pub const DRIVERS: &[Registered] = &[$(Registered {
-            scheme: $name::SCHEME,
-            about: $name::ABOUT,
-            open: |location, options| Box::pin($name::open(location, options)),
+            scheme: $($name)::+::SCHEME,
+            about: $($name)::+::ABOUT,
+            open: |location, options| Box::pin($($name)::+::open(location, options)),
         }),+];
     };
 }
 
-drivers!(memory, local, s3);
+drivers!(memory, local, s3, redis, redis::tls);
 
 /// The driver of a URL scheme.
 pub fn scheme(scheme: &str) -> Option<&'static Registered> {

@@ -169,6 +169,8 @@ pub fn stores() -> Vec<Store> {
             "memory" => memory(),
             "file" => Store::new("file", file),
             "s3" => s3(Shown::Bucket),
+            "redis" => redis(REDIS, "redis"),
+            "rediss" => redis(REDISS, "rediss"),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
@@ -369,6 +371,38 @@ fn s3(shown: Shown) -> Store {
         missing,
         ..store
     }
+}
+
+/// Where a Redis is, as a URL without a path.
+const REDIS: &str = "BUCKETFS_TEST_REDIS";
+/// The same with TLS.
+const REDISS: &str = "BUCKETFS_TEST_REDISS";
+
+/// An objects layout under a prefix of its own.
+fn redis(variable: &'static str, name: &str) -> Store {
+    let Ok(server) = std::env::var(variable) else {
+        let missing = format!("needs a server: scripts/servers/redis, and {variable}");
+        return Store {
+            missing: Some(missing),
+            ..Store::new(name, || async { Err(Error::unsupported("open")) })
+        };
+    };
+    Store::new(name, move || {
+        let random = clock::random();
+        let url = format!("{server}/0?layout=objects&prefix=conformance-{random:016x}");
+        async move {
+            let options = OpenOptions::default();
+            let secret = Location::parse(&url)?.url().password().map(str::to_owned);
+            Ok(Fixture {
+                a: open(&url, &options).await?,
+                b: open(&url, &options).await?,
+                url: Some(url),
+                secrets: secret.into_iter().collect(),
+                skipped: Skipped::default(),
+                _keep: Box::new(()),
+            })
+        }
+    })
 }
 
 pub fn key(text: &str) -> Key {
