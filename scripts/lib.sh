@@ -171,6 +171,14 @@ start_minio() {
   done <<<"$facts"
 }
 
+# start_redis DIR [OPTION...]: starts one there, and exports its REDIS_URL.
+start_redis() {
+  local dir=$1 facts
+  shift
+  facts=$(REDIS_ARGS="$*" timeout 600 "$HERE/scripts/servers/redis" start "$dir" "$(free_port)") || return
+  export "${facts?}"
+}
+
 # make_bucket NAME: on the server of S3_ENDPOINT, with the credentials of the environment.
 make_bucket() {
   curl -fsS -X PUT --aws-sigv4 "aws:amz:${AWS_REGION:-us-east-1}:s3" \

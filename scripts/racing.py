@@ -57,7 +57,7 @@ class Mount:
 class Place:
     """A store, and everything that its mounts keep, below one directory."""
 
-    def __init__(self, s3):
+    def __init__(self, url):
         self.work = tempfile.mkdtemp(prefix="br.", dir=os.environ.get("BUCKETFS_TEST_DIR", "/var/tmp"))
         self.binary = os.path.join(self.work, "bucketfs")
         shutil.copy(self.shell("bucketfs_binary"), self.binary)
@@ -67,10 +67,12 @@ class Place:
         for name in ("runtime", "state", "staging"):
             os.environ[f"BUCKETFS_{name.upper()}_DIR"] = os.path.join(self.work, name)
         self.plain, self.arguments = None, []
-        if s3:
+        if url is None:
             bucket = f"races-{int(time.time())}-{os.getpid()}"
             self.shell(f"make_bucket {bucket}")
             self.url, self.arguments = f"s3://{bucket}", self.shell("s3_arguments").split()
+        elif url != "file:":
+            self.url = url
         else:
             self.plain = os.path.join(self.work, "store")
             os.mkdir(self.plain)
