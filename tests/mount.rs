@@ -14,6 +14,8 @@ mod access;
 mod buckets;
 #[path = "mount/crashes.rs"]
 mod crashes;
+#[path = "mount/documents.rs"]
+mod documents;
 #[path = "mount/faults.rs"]
 mod faults;
 #[path = "mount/files.rs"]
@@ -34,6 +36,8 @@ mod names;
 mod network;
 #[path = "mount/proxy.rs"]
 mod proxy;
+#[path = "mount/redis.rs"]
+mod redis;
 #[path = "mount/regression.rs"]
 mod regression;
 #[path = "mount/versions.rs"]
@@ -56,6 +60,8 @@ fn main() {
     trials.extend(limits::trials());
     trials.extend(access::trials());
     trials.extend(network::trials());
+    trials.extend(redis::trials());
+    trials.extend(documents::trials());
     trials.extend(regression::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();

@@ -4,6 +4,8 @@
 //! and an index, in keys of its own. *Data* shows what programs keep there, each key as a file.
 
 mod answer;
+mod data;
+mod databases;
 mod feed;
 mod link;
 mod objects;
@@ -11,15 +13,17 @@ mod target;
 
 use super::{Driver, Error, ErrorKind, Location, OpenOptions, Opened, Result, Space};
 use answer::text;
+use data::Data;
+use databases::Databases;
 use link::Link;
 use objects::Objects;
 use std::sync::Arc;
-use target::{Layout, Target};
+use target::{Layout, Mode, Target};
 
 /// The URL scheme.
 pub const SCHEME: &str = "redis";
 /// What `bucketfs drivers` says.
-pub const ABOUT: &str = "redis://[USER:PASSWORD@]HOST[:PORT]/DATABASE?layout=objects[&prefix=..]  a bucket in Redis or Valkey";
+pub const ABOUT: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE][?layout=objects]  the keys of Redis or Valkey, or a bucket in it";
 
 /// The same over TLS.
 pub mod tls {
@@ -44,13 +48,19 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
 async fn connect(location: &Location, options: &OpenOptions, tls: bool) -> Result<Opened> {
     let target = Target::parse(location, tls)?;
     let prefix = target.below.clone();
-    let driver = bucket(target, options)
-        .await
-        .map_err(|error| error.during("open"))?;
+    let is_store = target.database.is_none();
+    let driver: Result<Arc<dyn Driver>> = match is_store {
+        false => bucket(target, options).await,
+        true => {
+            let all = Databases::new(target, options);
+            let greeted = greet(all.link(), options).await;
+            greeted.map(|()| Arc::new(all) as Arc<dyn Driver>)
+        }
+    };
     Ok(Opened {
-        driver,
+        driver: driver.map_err(|error| error.during("open"))?,
         prefix,
-        is_store: false,
+        is_store,
     })
 }
 
@@ -58,18 +68,22 @@ async fn connect(location: &Location, options: &OpenOptions, tls: bool) -> Resul
 async fn bucket(target: Target, options: &OpenOptions) -> Result<Arc<dyn Driver>> {
     let objects = Objects::new(target.clone());
     greet(objects.link(), options).await?;
-    match (objects.marker().await?.as_deref(), target.layout) {
-        (Some("1"), None | Some(Layout::Objects)) | (None, Some(Layout::Objects)) => {
-            Ok(Arc::new(objects))
-        }
-        (Some(format), _) if format != "1" => Err(Error::new(
+    // Without a word about it, what is there decides.
+    let format = match target.layout {
+        Some(Layout::Data) => None,
+        _ => objects.marker().await?,
+    };
+    match (format.as_deref(), target.layout) {
+        (Some("1"), _) | (None, Some(Layout::Objects)) => Ok(Arc::new(objects)),
+        (Some(format), _) => Err(Error::new(
             ErrorKind::Unsupported,
             format!("the objects there are of format {format}: a newer bucketfs can read them"),
         )),
-        _ => Err(Error::new(
+        (None, _) if target.mode == Mode::Cluster => Err(Error::new(
             ErrorKind::Unsupported,
-            "there are no objects there yet: write layout=objects into the URL to keep some",
+            "a cluster can hold objects only: write layout=objects into the URL",
         )),
+        (None, _) => Ok(Arc::new(Data::new(target))),
     }
 }
 
@@ -100,7 +114,7 @@ async fn greet(link: &Link, options: &OpenOptions) -> Result<()> {
         let read_only = fact(&known, "slave_read_only").or(fact(&known, "replica_read_only"));
         if read_only != Some("0") {
             return Err(Error::new(
-                ErrorKind::ReadOnly,
+                ErrorKind::Unsupported,
                 format!(
                     "{} is a read-only replica: name its primary, let Sentinels find it (sentinel=NAME), or mount with --read-only",
                     link.target()

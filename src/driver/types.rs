@@ -397,6 +397,9 @@ pub struct Capabilities {
     /// Refuses attributes that are too many for an object, before anything is sent: changes of
     /// some wait for a put.
     pub check_attributes: AttributeCheck,
+    /// The user attributes that `set_attributes` takes, and that are told, where no others are
+    /// kept; a put ignores them.
+    pub settable: &'static [&'static str],
     /// Whether symbolic links, fifos, sockets and devices can be stored; where not, attributes
     /// with such a mode are refused.
     pub special_files: bool,
@@ -446,6 +449,7 @@ impl Default for Capabilities {
             attributes: AttributeSupport::None,
             set_attributes: false,
             check_attributes: AttributeCheck(|_| Ok(())),
+            settable: &[],
             special_files: false,
             commit_ids: false,
             directories_persist: false,

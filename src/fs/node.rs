@@ -138,7 +138,8 @@ impl Fs {
         let unchanged = {
             let mut state = inode.state();
             let never_stored = inode.kind == Kind::Directory && inode.ino == ROOT;
-            if self.capabilities.attributes == AttributeSupport::None {
+            let settable = self.is_settable(&change) && !state.is_local();
+            if self.capabilities.attributes == AttributeSupport::None && !settable {
                 // What cannot be stored may still be what it is already, or a time that a commit
                 // sets by itself.
                 let same = change.user.is_empty()
@@ -191,7 +192,8 @@ impl Fs {
         let Some(version) = version else {
             return Err(FsError::plain(libc::ESTALE));
         };
-        if !self.capabilities.set_attributes {
+        let kept = self.capabilities.attributes != AttributeSupport::None;
+        if !self.is_settable(&change) && !(kept && self.capabilities.set_attributes) {
             return Err(self.no_attributes(inode));
         }
         let etag = Some(version.etag.clone());
@@ -270,6 +272,15 @@ impl Fs {
             attributes: Some(attributes.into()),
             ..info
         })
+    }
+
+    /// Whether a change is of attributes that can be set where no others are kept.
+    fn is_settable(&self, change: &AttributeChange) -> bool {
+        let mut others = change.clone();
+        others
+            .user
+            .retain(|name, _| !self.capabilities.settable.contains(&name.as_str()));
+        others.is_empty() && !change.is_empty()
     }
 
     fn no_attributes(&self, inode: &Inode) -> FsError {
@@ -404,13 +415,16 @@ impl Fs {
 
     /// Attributes as the store keeps them, asked for when a listing did not tell.
     async fn user_attributes(&self, inode: &Arc<Inode>) -> FsResult<()> {
-        if self.capabilities.attributes == AttributeSupport::None {
+        let settable = !self.capabilities.settable.is_empty();
+        if self.capabilities.attributes == AttributeSupport::None && !settable {
             return Err(FsError::plain(libc::EOPNOTSUPP));
         }
         let key = {
             let state = inode.state();
+            // What is told beside the bytes alone may move without them.
+            let known = state.attributes.is_some() && !settable;
             let new = state.is_local() && state.file.base.is_none();
-            if state.attributes.is_some() || new {
+            if known || new {
                 return Ok(());
             }
             state.key.clone()

@@ -169,14 +169,15 @@ pub fn stores() -> Vec<Store> {
             "memory" => memory(),
             "file" => Store::new("file", file),
             "s3" => s3(Shown::Bucket),
-            "redis" => redis(REDIS, "redis"),
-            "rediss" => redis(REDISS, "rediss"),
+            "redis" => redis(REDIS, "redis", "objects"),
+            "rediss" => redis(REDISS, "rediss", "objects"),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
         })
         .collect();
     stores.push(s3(Shown::Buckets));
+    stores.push(redis(REDIS, "redis-data", "data"));
     let plain = stores.clone();
     for store in plain {
         let whole = |spec: Option<&str>| {
@@ -378,8 +379,8 @@ const REDIS: &str = "BUCKETFS_TEST_REDIS";
 /// The same with TLS.
 const REDISS: &str = "BUCKETFS_TEST_REDISS";
 
-/// An objects layout under a prefix of its own.
-fn redis(variable: &'static str, name: &str) -> Store {
+/// A layout under a prefix of its own.
+fn redis(variable: &'static str, name: &str, layout: &'static str) -> Store {
     let Ok(server) = std::env::var(variable) else {
         let missing = format!("needs a server: scripts/servers/redis, and {variable}");
         return Store {
@@ -389,7 +390,7 @@ fn redis(variable: &'static str, name: &str) -> Store {
     };
     Store::new(name, move || {
         let random = clock::random();
-        let url = format!("{server}/0?layout=objects&prefix=conformance-{random:016x}");
+        let url = format!("{server}/0?layout={layout}&prefix=conformance-{random:016x}:");
         async move {
             let options = OpenOptions::default();
             let secret = Location::parse(&url)?.url().password().map(str::to_owned);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// How often a silent connection is asked whether it is still there, and how long that may take.
 const PULSE: Duration = Duration::from_secs(10);
 /// How many changed keys are looked at at a time.
-const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 16;
 
 /// Whether the server can push. A cluster's keys move from node to node, and their feed with them.
 pub(super) fn works(link: &Link) -> bool {

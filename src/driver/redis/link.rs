@@ -113,16 +113,16 @@ impl Link {
         answer.and_then(Value::extract_error)
     }
 
-    /// Runs a script, which the server is sent once. The key tells the shard.
+    /// Runs a script, which the server is sent once. The keys tell the shard.
     pub(super) async fn run<'a>(
         &self,
         script: &Lua,
-        key: &[u8],
+        keys: &[&[u8]],
         arguments: impl IntoIterator<Item = &'a [u8]> + Clone,
     ) -> Result<Value> {
         let call = |name: &str, code: &str| {
             let mut cmd = ::redis::cmd(name);
-            cmd.arg(code).arg(1).arg(key);
+            cmd.arg(code).arg(keys.len()).arg(keys);
             for argument in arguments.clone() {
                 cmd.arg(argument);
             }
@@ -258,8 +258,18 @@ impl Link {
     pub(super) fn error(&self, cause: RedisError) -> Error {
         use ::redis::ErrorKind as Kind;
         let at = &self.target;
-        let code = cause.code().unwrap_or_default().to_owned();
         let said = cause.detail().unwrap_or_default().to_owned();
+        let mut code = cause.code().unwrap_or_default().to_owned();
+        if code == "ERR" {
+            // What befell a script is told by its own words, or with the code within.
+            let known = ["OOM", "READONLY", "MISCONF", "NOPERM"];
+            let within = known
+                .into_iter()
+                .find(|code| said.contains(&format!("-{code} ")));
+            let barred = said.contains("The user executing the script can't");
+            let found = within.or(barred.then_some("NOPERM"));
+            code = found.unwrap_or("ERR").to_owned();
+        }
         let (kind, why) = match (code.as_str(), cause.kind()) {
             ("WRONGPASS", _) | (_, Kind::AuthenticationFailed) => (
                 ErrorKind::Unauthenticated,
@@ -299,7 +309,7 @@ impl Link {
                 format!("{at} speaks an old protocol; Redis 6 or newer is needed"),
             ),
             (_, Kind::Parse | Kind::UnexpectedReturnType) => (
-                ErrorKind::Corrupt,
+                ErrorKind::Unreachable,
                 format!(
                     "what answers at {at} does not speak as Redis does; is it the right port, and redis:// or rediss:// as the server has it?"
                 ),
@@ -328,7 +338,7 @@ impl Link {
         // Its text may show what was sent with it.
         match kind {
             ErrorKind::Unauthenticated => Error::new(kind, why),
-            _ => Error::new(kind, why).because(cause),
+            _ => Error::new(kind, why).because(cause.to_string()),
         }
     }
 }

@@ -58,6 +58,33 @@ struct Shared {
     id: String,
 }
 
+/// What a driver of this layout claims, whatever database it is.
+pub(super) fn claims(link: &Link) -> Capabilities {
+    Capabilities {
+        remote: true,
+        put_condition: Strength::Atomic,
+        delete_condition: Strength::Atomic,
+        range: true,
+        attributes: AttributeSupport::Listed,
+        set_attributes: true,
+        special_files: true,
+        commit_ids: true,
+        directories_persist: false,
+        copy: Some(CopyCapability {
+            source: Strength::Atomic,
+            destination: Strength::Atomic,
+        }),
+        rename: true,
+        exchange: true,
+        upload: Some(LIMITS),
+        delete_many: Some(MAX_DELETE),
+        delete_many_condition: Strength::Atomic,
+        watch: feed::works(link),
+        max_key: MAX_KEY,
+        ..Capabilities::default()
+    }
+}
+
 impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisObjects")
@@ -70,29 +97,7 @@ impl fmt::Debug for Objects {
 #[async_trait]
 impl Driver for Objects {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            remote: true,
-            put_condition: Strength::Atomic,
-            delete_condition: Strength::Atomic,
-            range: true,
-            attributes: AttributeSupport::Listed,
-            set_attributes: true,
-            special_files: true,
-            commit_ids: true,
-            directories_persist: false,
-            copy: Some(CopyCapability {
-                source: Strength::Atomic,
-                destination: Strength::Atomic,
-            }),
-            rename: true,
-            exchange: true,
-            upload: Some(LIMITS),
-            delete_many: Some(MAX_DELETE),
-            delete_many_condition: Strength::Atomic,
-            watch: feed::works(&self.0.link),
-            max_key: MAX_KEY,
-            ..Capabilities::default()
-        }
+        claims(&self.0.link)
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

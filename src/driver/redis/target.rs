@@ -9,6 +9,8 @@ use std::fmt;
 pub(super) enum Layout {
     /// A bucket of its own: bodies in chunks, attributes, an index.
     Objects,
+    /// What programs keep there, as files.
+    Data,
 }
 
 /// How the server is found.
@@ -36,11 +38,20 @@ pub(super) struct Target {
     pub layout: Option<Layout>,
     /// What the keys of the objects layout, or the keys shown, begin with.
     pub prefix: Option<String>,
+    /// What stands between directories in keys of the data layout.
+    pub separator: u8,
     /// The part of the database that the URL names.
     pub below: Key,
 }
 
-const PARAMETERS: &[&str] = &["layout", "prefix", "cluster", "sentinel", "nodes"];
+const PARAMETERS: &[&str] = &[
+    "layout",
+    "prefix",
+    "separator",
+    "cluster",
+    "sentinel",
+    "nodes",
+];
 /// Where the keys of an objects layout are unless the URL says otherwise.
 const PREFIX: &str = "bucketfs";
 const PORT: u16 = 6379;
@@ -113,9 +124,17 @@ impl Target {
         let layout = match parameters.get("layout").map(String::as_str) {
             None => None,
             Some("objects") => Some(Layout::Objects),
+            Some("data") => Some(Layout::Data),
             Some(other) => {
-                return Err(wrong(format!("layout={other:?} is not objects")));
+                return Err(wrong(format!(
+                    "layout={other:?} is neither objects nor data"
+                )));
             }
+        };
+        let separator = match parameters.get("separator").map(String::as_bytes) {
+            None => b'/',
+            Some([byte]) if byte.is_ascii_punctuation() => *byte,
+            Some(_) => return Err(wrong("separator is one sign, as in separator=:")),
         };
         Ok(Target {
             tls,
@@ -127,6 +146,7 @@ impl Target {
             mode,
             layout,
             prefix: parameters.get("prefix").cloned(),
+            separator,
             below,
         })
     }
@@ -195,8 +215,8 @@ mod tests {
     fn urls_name_servers_databases_and_layouts() {
         let plain = parse("redis://").expect("parses");
         assert_eq!(plain.nodes, [("127.0.0.1".to_owned(), 6379)]);
-        assert_eq!(plain.database, None);
-        let full = "redis://me:p%40ss@h:7/3/a/b?layout=objects&prefix=x&nodes=i,j:9";
+        assert_eq!((plain.database, plain.separator), (None, b'/'));
+        let full = "redis://me:p%40ss@h:7/3/a/b?layout=objects&prefix=x&separator=:&nodes=i,j:9";
         let full = parse(full).expect("parses");
         let nodes: Vec<_> = [("h", 7), ("i", 6379), ("j", 9)]
             .map(|(h, p)| (h.to_owned(), p))
@@ -224,7 +244,8 @@ mod tests {
         for (url, why) in [
             ("redis://h/bucket", "number of a database"),
             ("redis://h/-1", "number of a database"),
-            ("redis://h/0?layout=files", "is not objects"),
+            ("redis://h/0?layout=files", "neither objects nor data"),
+            ("redis://h/0?separator=::", "one sign"),
             ("redis://h/3?cluster=yes", "one database"),
             ("redis://h/0?cluster=yes&sentinel=x", "not both"),
             ("redis://h/0?nodes=a:b", "HOST:PORT"),

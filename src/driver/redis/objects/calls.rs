@@ -137,7 +137,7 @@ impl Objects {
     pub(super) async fn run(&self, script: &Lua, arguments: &[&[u8]]) -> Result<Value> {
         let id = [self.0.id.as_bytes()];
         let arguments = id.into_iter().chain(arguments.iter().copied());
-        self.0.link.run(script, &self.0.meta, arguments).await
+        self.0.link.run(script, &[&self.0.meta], arguments).await
     }
 
     /// The head of an object and, where they are one chunk, its bytes of a range.

@@ -1,0 +1,385 @@
+//! The data layout: what programs keep in a database, each key as a file. Strings are their bytes;
+//! hashes, lists, sets, sorted sets and streams are JSON. Conditions are tested, and etags computed,
+//! in the server: see `data/lib.lua`.
+
+mod calls;
+mod json;
+mod names;
+mod scan;
+
+use super::link::{Link, Lua};
+use super::target::Target;
+use super::{answer, feed};
+use crate::clock;
+use crate::driver::{
+    AttributeChange, Body, Capabilities, Change, CopyOptions, Driver, ETag, Error, ErrorKind,
+    GetOptions, GetOutcome, ListEntry, ListRequest, Object, ObjectInfo, Page, Precondition,
+    PutOptions, Result, Space, Strength,
+};
+use crate::key::Key;
+use async_trait::async_trait;
+use bytes::Bytes;
+use calls::Put;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use lru::LruCache;
+use names::Names;
+use parking_lot::Mutex;
+use scan::Snapshots;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+/// The attribute that tells how many seconds a key lives.
+pub(super) const TTL: &str = "redis.ttl";
+/// Longest name: the longest path that the kernel passes.
+const MAX_KEY: usize = 4096;
+/// The largest string that a server takes unless it was told otherwise.
+const MAX_OBJECT: u64 = 512 << 20;
+/// Most entries of one page.
+const MAX_PAGE: usize = 1000;
+/// Of how many names the time of their version is known.
+const SEEN: usize = 65_536;
+/// How many documents, and how large ones, are remembered as what they may be edited from.
+const BASES: usize = 256;
+const BASE: usize = 256 << 10;
+/// For how long a document that comes back has the kind that it had before.
+const RETURNS: Duration = Duration::from_secs(60);
+
+macro_rules! scripts {
+    ($($name:ident $file:literal),+ $(,)?) => {
+        $(static $name: LazyLock<Lua> = LazyLock::new(|| {
+            Lua::new(concat!(include_str!("data/lib.lua"), include_str!($file)))
+        });)+
+    };
+}
+scripts!(
+    GET "data/get.lua",
+    PUT "data/put.lua",
+    DELETE "data/delete.lua",
+    RENAME "data/rename.lua",
+    EXPIRE "data/expire.lua",
+    FACTS "data/facts.lua",
+    SCAN "data/scan.lua",
+);
+
+/// A database. Clones share the connection.
+#[derive(Clone)]
+pub(super) struct Data(Arc<Shared>);
+
+struct Shared {
+    link: Link,
+    names: Names,
+    /// When it was opened: the time of versions that were there before.
+    opened: SystemTime,
+    /// Held while names are scanned. Taken before `snapshots`.
+    scanning: tokio::sync::Mutex<()>,
+    /// Leaf locks, held for moments only.
+    snapshots: Mutex<Snapshots>,
+    seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
+    bases: Mutex<LruCache<(Key, ETag), Bytes>>,
+    gone: Mutex<LruCache<Key, (Bytes, i64, clock::Instant)>>,
+}
+
+fn cache<K: std::hash::Hash + Eq, V>(most: usize) -> Mutex<LruCache<K, V>> {
+    Mutex::new(LruCache::new(
+        NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN),
+    ))
+}
+
+impl Data {
+    pub(super) fn new(target: Target) -> Self {
+        let names = Names {
+            prefix: target.prefix.clone().unwrap_or_default().into_bytes(),
+            separator: target.separator,
+        };
+        Data(Arc::new(Shared {
+            link: Link::new(target),
+            names,
+            opened: clock::wall(),
+            scanning: tokio::sync::Mutex::default(),
+            snapshots: Mutex::default(),
+            seen: cache(SEEN),
+            bases: cache(BASES),
+            gone: cache(BASES),
+        }))
+    }
+}
+
+/// What a driver of this layout claims, whatever database it is.
+pub(super) fn claims(link: &Link) -> Capabilities {
+    Capabilities {
+        remote: true,
+        put_condition: Strength::Atomic,
+        delete_condition: Strength::Atomic,
+        range: true,
+        rename: true,
+        watch: feed::works(link),
+        settable: &[TTL],
+        max_key: MAX_KEY,
+        max_object: MAX_OBJECT,
+        ..Capabilities::default()
+    }
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisData")
+            .field("at", &self.0.link)
+            .field("names", &self.0.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses names that no key can have.
+fn check(key: &Key) -> Result<()> {
+    if key.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidKey, "the key is empty"));
+    }
+    if key.len() > MAX_KEY {
+        return Err(Error::new(
+            ErrorKind::NameTooLong,
+            format!("the key has {} bytes; {MAX_KEY} are possible", key.len()),
+        ));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Driver for Data {
+    fn capabilities(&self) -> Capabilities {
+        claims(&self.0.link)
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        let found = self.fetch(key, 0..0, None, None).await;
+        let found = found.map_err(|error| error.during("head").on(key))?;
+        Ok(found.map(|(info, _)| info).ok_or_else(answer::garbled)?)
+    }
+
+    async fn get(&self, key: &Key, options: GetOptions) -> Result<GetOutcome> {
+        let named = |error: Error| error.during("get").on(key);
+        if options.version.is_some() {
+            return Err(named(Error::unsupported("get of a version")));
+        }
+        let wanted = options.range.unwrap_or(0..u64::MAX);
+        let fetched = self.fetch(
+            key,
+            wanted.clone(),
+            options.if_match.as_ref(),
+            options.if_none_match.as_ref(),
+        );
+        let Some((info, bytes)) = fetched.await.map_err(named)? else {
+            return Ok(GetOutcome::Unmodified);
+        };
+        let size = info.size.unwrap_or(0);
+        let start = wanted.start.min(size);
+        Ok(GetOutcome::Found(Box::new(Object {
+            info,
+            range: start..wanted.end.clamp(start, size),
+            body: futures::stream::iter([Ok(bytes)]).boxed(),
+        })))
+    }
+
+    async fn put(&self, key: &Key, body: Body, options: PutOptions) -> Result<ObjectInfo> {
+        let named = |error: Error| error.during("put").on(key);
+        check(key).map_err(named)?;
+        options.attributes.require_plain("put").map_err(named)?;
+        if body.len() > MAX_OBJECT {
+            let why = format!(
+                "{} bytes are more than the {MAX_OBJECT} of a value",
+                body.len()
+            );
+            return Err(named(Error::new(ErrorKind::TooLarge, why)));
+        }
+        let text = body.collect().await.map_err(named)?;
+        if text.len() as u64 != body.len() {
+            let why = format!(
+                "the body gave {} bytes instead of {}",
+                text.len(),
+                body.len()
+            );
+            return Err(named(Error::new(ErrorKind::Io, why)));
+        }
+        let base = match options.base {
+            Some(base) => Some(base.collect().await.map_err(named)?),
+            None => None,
+        };
+        let put = Put {
+            text,
+            base,
+            precondition: options.precondition,
+            source: None,
+        };
+        self.write(key, put).await.map_err(named)
+    }
+
+    async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
+        let named = |error: Error| error.during("delete").on(key);
+        if precondition == Precondition::IfAbsent {
+            return Err(named(Error::new(
+                ErrorKind::InvalidArgument,
+                "a delete cannot ask for the object to be absent",
+            )));
+        }
+        self.remove(key, &precondition).await.map_err(named)
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Page> {
+        self.page(request)
+            .await
+            .map_err(|error| error.during("list"))
+    }
+
+    async fn rename(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
+        let named = |error: Error| error.during("rename");
+        if from == to || options.attributes.is_some() {
+            return Err(named(Error::new(
+                ErrorKind::InvalidArgument,
+                "a rename needs two names and changes no attributes",
+            ))
+            .on(from));
+        }
+        check(to).map_err(|error| named(error).on(to))?;
+        self.moved(from, to, options).await.map_err(named)
+    }
+
+    /// Only how long a key lives can be set.
+    async fn set_attributes(
+        &self,
+        key: &Key,
+        change: AttributeChange,
+        if_match: Option<ETag>,
+    ) -> Result<ObjectInfo> {
+        let named = |error: Error| error.during("set_attributes").on(key);
+        let mut others = change.clone();
+        let ttl = others.user.remove(TTL);
+        let (Some(ttl), true) = (ttl, others.is_empty()) else {
+            return Err(named(Error::new(
+                ErrorKind::Unsupported,
+                "a key of Redis has no other attributes than user.redis.ttl",
+            )));
+        };
+        self.expire(key, ttl, if_match).await.map_err(named)
+    }
+
+    async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
+        if !feed::works(&self.0.link) {
+            return Err(Error::unsupported("watch"));
+        }
+        let pushed = feed::pushes(&self.0.link, &self.0.names.prefix).await?;
+        let (data, prefix) = (self.clone(), prefix.clone());
+        let changes = pushed.map(move |pushed| {
+            let data = data.clone();
+            async move {
+                match pushed {
+                    Ok(Some(key)) => data.changes(&key).await,
+                    Ok(None) => vec![Ok(Change::Lost)],
+                    Err(error) => vec![Err(error)],
+                }
+            }
+        });
+        let changes = changes
+            .buffered(feed::AHEAD)
+            .flat_map(futures::stream::iter);
+        let below = move |change: &Result<Change>| match change {
+            Ok(Change::Written(key, _) | Change::Removed(key)) => key.starts_with(&prefix),
+            Ok(Change::Lost) | Err(_) => true,
+        };
+        Ok(changes
+            .filter(move |change| futures::future::ready(below(change)))
+            .boxed())
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        super::space(&self.0.link).await
+    }
+}
+
+impl Data {
+    /// One page of a listing, of the names at the moment when it began.
+    async fn page(&self, request: ListRequest) -> Result<Page> {
+        let token = |text: &str| {
+            let (id, key) = text.split_once('-')?;
+            let id = u64::from_str_radix(id, 16).ok()?;
+            let byte = |at: usize| u8::from_str_radix(key.get(at..at + 2)?, 16).ok();
+            let key: Option<Vec<u8>> = (0..key.len()).step_by(2).map(byte).collect();
+            Some((id, Key::from(key?)))
+        };
+        let from = match request.token.as_deref() {
+            None => None,
+            Some(text) => Some(token(text).ok_or_else(|| {
+                let why = format!("{text:?} is no token of this listing");
+                Error::new(ErrorKind::InvalidArgument, why)
+            })?),
+        };
+        let snapshot = self.snapshot(from.as_ref().map(|(id, _)| *id)).await?;
+        let after = from.map(|(_, key)| key).max(request.start_after);
+        let (prefix, names) = (&request.prefix, &snapshot.names);
+        let begins = |name: &Key| match &after {
+            Some(after) if after >= prefix => name <= after,
+            _ => name < prefix,
+        };
+        let limit = request.limit.clamp(1, MAX_PAGE);
+        let mut at = names.partition_point(begins);
+        let (mut entries, mut more) = (Vec::new(), false);
+        while let Some(name) = names.get(at) {
+            let Some(rest) = name.as_bytes().strip_prefix(prefix.as_bytes()) else {
+                break;
+            };
+            let slash = rest.iter().position(|byte| *byte == b'/');
+            let folded = slash
+                .filter(|_| request.delimiter)
+                .map(|cut| Key::new(name.bytes().slice(..=prefix.len() + cut)));
+            let passed = folded.is_some() && folded <= after;
+            if !passed && entries.len() == limit {
+                more = true;
+                break;
+            }
+            at += 1;
+            match folded {
+                None => entries.push((name.clone(), true)),
+                Some(folded) => {
+                    // Whatever lies below is skipped in one step.
+                    let next = folded.successor();
+                    at = next.map_or(names.len(), |next| {
+                        names.partition_point(|name| *name < next)
+                    });
+                    if !passed {
+                        entries.push((folded, false));
+                    }
+                }
+            }
+        }
+        let last = entries.last().filter(|_| more);
+        let next = last.map(|(key, _)| {
+            let hex: String = key
+                .as_bytes()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            format!("{:x}-{hex}", snapshot.id)
+        });
+        let wanted: Vec<Key> = entries
+            .iter()
+            .filter(|(_, is)| *is)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut told = self.facts(&wanted).await?.into_iter();
+        let entries = entries
+            .into_iter()
+            .filter_map(|(key, is_object)| match is_object {
+                false => Some(ListEntry { key, object: None }),
+                // What went meanwhile is not listed.
+                true => {
+                    let object = Some(told.next()??);
+                    Some(ListEntry { key, object })
+                }
+            });
+        Ok(Page {
+            entries: entries.collect(),
+            next,
+        })
+    }
+}

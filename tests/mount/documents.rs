@@ -1,0 +1,263 @@
+//! What programs keep in Redis, as files and documents.
+
+use crate::harness::{BINARY, PYTHON, Place, eventually, fails, trial};
+use crate::redis::{ALLOWED, SERVER, Server, read, refusal};
+use libtest_mimic::Trial;
+use std::fs;
+use std::process::Command;
+
+pub fn trials() -> Vec<Trial> {
+    let usual = |name: &str, test: fn(&Place)| trial(&[ALLOWED, SERVER], name, test);
+    let python = &[ALLOWED, SERVER, PYTHON];
+    vec![
+        usual(
+            "documents::the_session_of_the_readme_is_true",
+            the_session_of_the_readme_is_true,
+        ),
+        usual(
+            "documents::what_others_change_is_pushed",
+            what_others_change_is_pushed,
+        ),
+        usual(
+            "documents::edits_keep_the_kind_and_the_time_to_live",
+            edits_keep_the_kind_and_the_time_to_live,
+        ),
+        usual(
+            "documents::edits_of_different_fields_are_both_kept",
+            edits_of_different_fields_are_both_kept,
+        ),
+        trial(
+            python,
+            "documents::what_is_no_document_is_refused_and_kept",
+            what_is_no_document_is_refused_and_kept,
+        ),
+        usual(
+            "documents::databases_are_directories",
+            databases_are_directories,
+        ),
+    ]
+}
+
+/// The commands of the session give what it shows.
+fn the_session_of_the_readme_is_true(place: &Place) {
+    let server = Server::start(place, &[]);
+    let readme = include_str!("../../README.md");
+    let session = readme
+        .split("<!-- session: redis -->\n```console\n")
+        .nth(1)
+        .unwrap();
+    let session = session.split("```").next().unwrap();
+    let dir = place.path("m");
+    fs::create_dir(&dir).unwrap();
+    let (mut commands, mut expected) = (String::new(), String::new());
+    for line in session.lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => commands += &format!("{command}\n"),
+            None => expected += &format!("{line}\n"),
+        }
+    }
+    assert!(commands.lines().count() >= 5);
+    let here = |text: &str| {
+        text.replace("redis://127.0.0.1/", &server.url("/"))
+            .replace("redis-cli", &format!("redis-cli -p {}", server.port))
+            .replace("DIR", dir.to_str().unwrap())
+            .replace("bucketfs ", &format!("{BINARY} "))
+    };
+    let mut shell = Command::new("bash");
+    place.settle(&mut shell);
+    let said = place.run(shell.args(["-ec", &here(&commands)]));
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(0), here(&expected).as_str()),
+        "{said:?}"
+    );
+}
+
+fn what_others_change_is_pushed(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["set", "k", "old"]);
+    let (data, objects) = (
+        server.mount("d", "/0"),
+        server.mount("o", "/1?layout=objects"),
+    );
+    assert_eq!(read(&data, "k"), "old");
+    assert!(!data.path("new").exists() && !data.path("h.json").exists());
+    server.ask(&["set", "k", "a longer one"]);
+    server.ask(&["set", "new", "x"]);
+    server.ask(&["hset", "h", "f", "v"]);
+    eventually("the new size is seen", || {
+        fs::metadata(data.path("k")).unwrap().len() == 12
+    });
+    eventually("the new names are seen", || {
+        data.path("new").exists() && data.path("h.json").exists()
+    });
+    assert_eq!(read(&data, "k"), "a longer one");
+    server.ask(&["del", "k"]);
+    eventually("the removal is seen", || !data.path("k").exists());
+    server.ask(&["set", "new", "x", "px", "50"]);
+    eventually("the end of its time is seen", || !data.path("new").exists());
+    let other = server.mount("p", "/1?layout=objects");
+    assert!(!other.path("f").exists());
+    fs::write(objects.path("f"), "one").unwrap();
+    eventually("another mount's file is seen", || other.path("f").exists());
+    server.ask(&["flushall"]);
+    eventually("nothing is left", || {
+        !other.path("f").exists() && !data.path("h.json").exists()
+    });
+}
+
+fn edits_keep_the_kind_and_the_time_to_live(place: &Place) {
+    let server = Server::start(place, &[]);
+    for words in [
+        &["hset", "hash", "a", "1", "b", "2"][..],
+        &["rpush", "list", "x", "y"],
+        &["sadd", "set", "x", "y"],
+        &["zadd", "zset", "1", "x", "2.5", "y"],
+        &["set", "text", "old"],
+        &["xadd", "stream", "1-1", "f", "v"],
+    ] {
+        server.ask(words);
+    }
+    for key in ["hash", "list", "set", "zset", "text"] {
+        server.ask(&["expire", key, "1000"]);
+    }
+    let mount = server.mount("m", "/0");
+    for (key, text) in [
+        ("hash", "{\"a\": \"9\", \"c\": 3}"),
+        ("list", "[\"z\"]"),
+        ("set", "[\"y\", \"z\"]"),
+        ("zset", "{\"y\": 7}"),
+    ] {
+        let name = format!("{key}.json");
+        // In place, by a new file renamed over it, and with the old one moved away first.
+        fs::write(mount.path(&name), text).unwrap();
+        fs::write(mount.path("new"), text).unwrap();
+        fs::rename(mount.path("new"), mount.path(&name)).unwrap();
+        fs::rename(mount.path(&name), mount.path("old~")).unwrap();
+        fs::write(mount.path(&name), text).unwrap();
+        assert_eq!(server.ask(&["type", key]), key);
+        let left: i64 = server.ask(&["ttl", key]).parse().unwrap();
+        assert!((1..=1000).contains(&left), "{key} lives for {left}");
+    }
+    fs::write(mount.path("text"), "new").unwrap();
+    assert_eq!(
+        (
+            server.ask(&["get", "text"]).as_str(),
+            server.ask(&["ttl", "text"]) != "-1"
+        ),
+        ("new", true)
+    );
+    assert_eq!(server.ask(&["hgetall", "hash"]), "a\n9\nc\n3");
+    assert_eq!(server.ask(&["lrange", "list", "0", "-1"]), "z");
+    assert_eq!(
+        server.ask(&["zrange", "zset", "0", "-1", "withscores"]),
+        "y\n7"
+    );
+    assert!(read(&mount, "stream.json").contains("{\"id\": \"1-1\", \"fields\": {\"f\": \"v\"}}"));
+    let set = |ttl: &str| {
+        let mut command = Command::new("setfattr");
+        command.args(["-n", "user.redis.ttl", "-v", ttl]);
+        place.run(command.arg(mount.path("hash.json"))).code
+    };
+    assert_eq!(set("50"), Some(0));
+    let left: i64 = server.ask(&["ttl", "hash"]).parse().unwrap();
+    assert!((1..=50).contains(&left), "{left}");
+    assert_ne!(set("soon"), Some(0));
+    // A new document is a hash or a list, and a string where its name says so.
+    fs::write(mount.path("made.json"), "{\"a\": 1}").unwrap();
+    fs::write(mount.path("made2.json"), "[1]").unwrap();
+    fs::write(mount.path("made3.json.str"), "[1").unwrap();
+    for (key, kind) in [
+        ("made", "hash"),
+        ("made2", "list"),
+        ("made3.json", "string"),
+    ] {
+        assert_eq!(server.ask(&["type", key]), kind);
+    }
+}
+
+fn edits_of_different_fields_are_both_kept(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["hset", "doc", "a", "1", "b", "2", "c", "3"]);
+    // Neither hears of the other: each edits what it has read.
+    let deaf = [
+        "--metadata-ttl",
+        "1h",
+        "--consistency",
+        "ttl",
+        "--fault",
+        "watch:error=unavailable",
+    ];
+    let mounts = ["m", "n"].map(|name| place.mount(name, &server.url("/0"), &deaf, true));
+    for mount in &mounts {
+        read(mount, "doc.json");
+    }
+    fs::write(
+        mounts[0].path("doc.json"),
+        "{\"a\": \"one\", \"b\": \"2\", \"c\": \"3\"}",
+    )
+    .unwrap();
+    fs::write(mounts[1].path("doc.json"), "{\"a\": \"1\", \"b\": \"two\"}").unwrap();
+    assert_eq!(server.ask(&["hgetall", "doc"]), "a\none\nb\ntwo");
+    // The same field is a conflict, and the loser's text is kept.
+    server.ask(&["hset", "doc", "b", "theirs"]);
+    fs::write(
+        mounts[1].path("doc.json"),
+        "{\"a\": \"1\", \"b\": \"ours\"}",
+    )
+    .unwrap();
+    assert_eq!(server.ask(&["hget", "doc", "b"]), "theirs");
+    let kept = server.ask(&["keys", "doc.json.conflict-*"]);
+    assert_eq!(
+        server.ask(&["get", &kept]),
+        "{\"a\": \"1\", \"b\": \"ours\"}"
+    );
+}
+
+fn what_is_no_document_is_refused_and_kept(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["hset", "doc", "a", "1"]);
+    server.ask(&["xadd", "stream", "1-1", "f", "v"]);
+    let mount = server.mount("m", "/0");
+    let close = |name: &str, text: &str| {
+        let script = "fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\nos.write(fd, os.fsencode(sys.argv[2]))\nsay(attempt(os.close, fd))";
+        place.script(script, &[&mount.path(name), std::path::Path::new(text)])
+    };
+    for (name, text, errno, why) in [
+        ("doc.json", "{\"a\": 1,\n  b}", "EINVAL", "line 2 column 3"),
+        ("doc.json", "[1]", "EINVAL", "holds a hash"),
+        ("new.json", "text", "EINVAL", "line 1 column"),
+        ("doc", "text", "EINVAL", "holds a hash"),
+        ("stream.json", "[1]", "EACCES", "can only be read"),
+    ] {
+        assert_eq!(close(name, text), errno, "{name} {text}");
+        let status = mount.status().to_string();
+        assert!(status.contains(why), "{why}: {status}");
+    }
+    assert_eq!(server.ask(&["hgetall", "doc"]), "a\n1");
+    let kept = fs::read_dir(mount.path("")).unwrap();
+    let kept = kept.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains(".conflict-")
+    });
+    assert_eq!(kept.count(), 5);
+}
+
+fn databases_are_directories(place: &Place) {
+    let server = Server::start(place, &["--databases", "3"]);
+    server.ask(&["-n", "2", "set", "k", "x"]);
+    let mount = server.mount("m", "");
+    let mut names: Vec<_> = fs::read_dir(mount.path("")).unwrap().collect();
+    names.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
+    assert_eq!(names.len(), 3);
+    assert_eq!(read(&mount, "2/k"), "x");
+    fs::write(mount.path("0/made"), "y").unwrap();
+    assert_eq!(server.ask(&["get", "made"]), "y");
+    assert_eq!(fails(fs::create_dir(mount.path("7"))), libc::EPERM);
+    assert!(!mount.path("3").exists());
+    let said = refusal(place, &server.url("/9"), &[]);
+    assert!(
+        said.stderr.contains("no database of that number"),
+        "{said:?}"
+    );
+}
