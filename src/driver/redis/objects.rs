@@ -17,6 +17,7 @@ use crate::driver::{
     UploadLimits,
 };
 use crate::key::Key;
+use ::redis::Value;
 use async_trait::async_trait;
 use calls::{
     COPY, DELETE, EXCHANGE, LIST, RENAME, SET, check, condition, granted, parse_token, token,
@@ -201,15 +202,20 @@ impl Driver for Objects {
             let mut rest = granted(answer)?;
             let more = int(next(&mut rest)?)? != 0;
             let mut page = Page::default();
-            for entry in array(next(&mut rest)?)? {
-                let mut entry = array(entry)?.into_iter();
-                let key = Key::new(bytes(next(&mut entry)?)?);
-                let object = entry.next().map(Head::parse).transpose()?;
+            let keys = array(next(&mut rest)?)?;
+            let last = keys.last().cloned().map(bytes).transpose()?.map(Key::new);
+            for (key, head) in keys.into_iter().zip(array(next(&mut rest)?)?) {
+                // A server that evicts keys leaves their names.
+                if head == Value::Nil {
+                    continue;
+                }
+                let key = Key::new(bytes(key)?);
+                let folded = matches!(&head, Value::BulkString(head) if head.is_empty());
+                let object = (!folded).then(|| Head::parse(head)).transpose()?;
                 let object = object.map(|head| head.info);
                 page.entries.push(ListEntry { key, object });
             }
-            let last = page.entries.last().filter(|_| more);
-            page.next = last.map(|last| token(&last.key));
+            page.next = last.filter(|_| more).map(|last| token(&last));
             Ok(page)
         };
         page().map_err(named)

@@ -190,19 +190,18 @@ impl Objects {
         options: &PutOptions,
     ) -> Result<ObjectInfo> {
         let [kind, etag] = condition(&options.precondition);
-        let (written, size) = (runs.to_string(), runs.size().to_string());
-        let fields = head::fields(&options.attributes, &options.commits);
-        let mut arguments = vec![
+        let written = runs.to_string();
+        let facts = head::facts(runs.size(), &options.attributes, &options.commits);
+        let arguments = [
             key.as_bytes(),
             kind,
             etag,
             body.as_bytes(),
             written.as_bytes(),
-            size.as_bytes(),
+            &facts,
             if inline.is_some() { b"inline" } else { b"sent" },
             inline.unwrap_or_default(),
         ];
-        arguments.extend(fields.iter().map(|field| field.as_ref()));
         let mut rest = granted(self.run(&PUT, &arguments).await?)?;
         let etag = text(next(&mut rest)?)?;
         Ok(ObjectInfo {

@@ -1,23 +1,19 @@
--- ARGV: from, its etag or '', to, condition, etag, 'keep' or 'replace', then fields that come in
--- place of those of the same name or, with 'replace', of all attributes.
+-- ARGV: from, its etag or '', to, condition, etag, 'keep' or 'replace', then names and values of facts
+-- that come in place of those of the same name or, with 'replace', of all attributes.
 local from, to = ARGV[2], ARGV[4]
-local no = lost(from, 'there', ARGV[3]) or lost(to, ARGV[5], ARGV[6])
+local source, old = read(from), read(to)
+local no = lost(from, source, 'there', ARGV[3]) or lost(to, old, ARGV[5], ARGV[6])
 if no then return no end
-local all = redis.call('HGETALL', head(from))
-local at, kept = {}, {}
-for i = 1, #all, 2 do
-  at[all[i]] = all[i + 1]
+local facts = unpacked(source.f)
+if ARGV[7] == 'replace' then
   -- The names of all but attributes have one letter.
-  if ARGV[7] == 'keep' or #all[i] == 1 then
-    table.insert(kept, all[i])
-    table.insert(kept, all[i + 1])
+  for name in pairs(facts) do
+    if #name > 1 then facts[name] = nil end
   end
 end
-if at.r ~= '' then share(at.b) end
-local etag, time = version(), now()
-drop(to)
-fields(head(to), kept, 1, #kept)
-fields(head(to), ARGV, 8, #ARGV)
-redis.call('HSET', head(to), 'e', etag, 't', time)
-enter(to)
-return { 'ok', redis.call('HGETALL', head(to)), '' }
+for at = 8, #ARGV, 2 do facts[ARGV[at]] = ARGV[at + 1] end
+if source.r ~= '' then share(source.b) end
+local text = save(to, version(), now(), source.b, source.r, packed(facts))
+drop(old)
+if not old then enter(to) end
+return { 'ok', text, '' }

@@ -2,11 +2,13 @@
 local answers = {}
 for at = 2, #ARGV, 3 do
   local key = ARGV[at]
-  local no = lost(key, ARGV[at + 1], ARGV[at + 2])
-  if not no then
-    drop(key)
+  local old = read(key)
+  local no = lost(key, old, ARGV[at + 1], ARGV[at + 2])
+  if old and not no then
+    redis.call('DEL', head(key))
+    drop(old)
     strike(key)
   end
-  table.insert(answers, no or { 'ok' })
+  answers[#answers + 1] = no or { 'ok' }
 end
 return answers

@@ -1,7 +1,9 @@
 -- What the scripts of the objects layout share. KEYS[1] is ROOT .. "meta"; every other key begins
 -- with ROOT, so that one hash tag keeps all of them on one shard:
 --   ROOT meta           hash: layout, format, id (of the store, random), version (a counter)
---   ROOT h:KEY          hash: the head of an object
+--   ROOT h:KEY          string: the head of an object. Its first line is ETAG TIME BODY RUNS: when in
+--                       microseconds, the name of the body, and which chunks it has. Behind it are the
+--                       other facts, packed: s (size), c (commits) and attributes
 --   ROOT i:DIRECTORY/   sorted set: the names in a directory; those of directories end with "/"
 --   ROOT c:BODY:NUMBER  string: a chunk of a body; bodies never change
 --   ROOT r              hash: how many heads share a body, where it is more than one
@@ -32,10 +34,26 @@ local function now()
   return time[1] .. string.format('%06d', tonumber(time[2]))
 end
 
--- What a condition says to a key: nil where it holds, else the answer. `kind` is 'none', 'absent',
--- 'match', or 'there', for which the object must be there, with that etag unless it is empty.
-local function lost(key, kind, etag)
-  local have = redis.call('HGET', head(key), 'e')
+-- The head of an object, taken apart; nil where there is none.
+local function read(key)
+  local text = redis.call('GET', head(key))
+  if not text then return nil end
+  local e, t, b, r, f = string.match(text, '^(%S+) (%S+) (%S+) (%S*)\n(.*)$')
+  return { e = e, t = t, b = b, r = r, f = f, text = text }
+end
+
+-- Writes a head, and gives it.
+local function save(key, e, t, b, r, f)
+  local text = e .. ' ' .. t .. ' ' .. b .. ' ' .. r .. '\n' .. f
+  redis.call('SET', head(key), text)
+  return text
+end
+
+-- What a condition says to a key with that head: nil where it holds, else the answer. `kind` is
+-- 'none', 'absent', 'match', or 'there', for which the object must be there, with that etag unless
+-- it is empty.
+local function lost(key, old, kind, etag)
+  local have = old and old.e
   if kind == 'absent' and have then return { 'exists', key } end
   if kind == 'match' and have ~= etag then return { 'changed', key, have or '' } end
   if kind == 'there' and not have then return { 'missing', key } end
@@ -98,18 +116,32 @@ local function release(body, runs)
   end
 end
 
--- Takes an object away; its names stay.
-local function drop(key)
-  local old = redis.call('HMGET', head(key), 'b', 'r')
-  if old[2] then
-    redis.call('DEL', head(key))
-    if old[2] ~= '' then release(old[1], old[2]) end
-  end
+-- Lets go of what a head that is replaced or removed had.
+local function drop(old)
+  if old and old.r ~= '' then release(old.b, old.r) end
 end
 
--- Writes fields, as many as there are.
-local function fields(key, list, from, to)
-  for at = from, to, 1000 do
-    redis.call('HSET', key, unpack(list, at, math.min(at + 999, to)))
+-- Facts as a table, from names and values, each with its length in front.
+local function unpacked(text)
+  local facts, at, name = {}, 1, nil
+  while at <= #text do
+    local length, from = string.match(text, '^(%d+):()', at)
+    at = from + tonumber(length)
+    local part = string.sub(text, from, at - 1)
+    if name then
+      facts[name] = part
+      name = nil
+    else
+      name = part
+    end
   end
+  return facts
+end
+
+local function packed(facts)
+  local parts = {}
+  for name, value in pairs(facts) do
+    parts[#parts + 1] = #name .. ':' .. name .. #value .. ':' .. value
+  end
+  return table.concat(parts)
 end

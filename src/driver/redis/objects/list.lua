@@ -1,8 +1,8 @@
 -- ARGV: directory, what names in it begin with, 'after' or 'all', behind which key of the directory,
--- 'fold' or 'deep', limit. Gives whether there is more, and the entries: a key alone for what is
--- folded, else a key and its head.
+-- 'fold' or 'deep', limit. Gives whether there is more, the keys, and the head of each; that of what
+-- is folded is empty.
 local fold, limit = ARGV[6] == 'fold', tonumber(ARGV[7])
-local entries, more = {}, 0
+local keys, heads, more = {}, {}, 0
 
 -- Whether the page is full.
 local function walk(directory, begin, after)
@@ -22,21 +22,18 @@ local function walk(directory, begin, after)
     end
   end
   while true do
-    local batch = math.min(limit - #entries + 1, 1000)
+    local batch = limit - #keys + 1
     local found = redis.call('ZRANGEBYLEX', names(directory), from, '+', 'LIMIT', 0, batch)
     for _, name in ipairs(found) do
       if string.sub(name, 1, #begin) ~= begin then return false end
-      local below = string.sub(name, -1) == '/'
-      if below and not fold then
+      if string.sub(name, -1) == '/' and not fold then
         if walk(directory .. name, '', nil) then return true end
-      elseif #entries == limit then
+      elseif #keys == limit then
         more = 1
         return true
-      elseif below then
-        table.insert(entries, { directory .. name })
       else
-        local key = directory .. name
-        table.insert(entries, { key, redis.call('HGETALL', head(key)) })
+        keys[#keys + 1] = directory .. name
+        heads[#heads + 1] = head(directory .. name)
       end
       from = '(' .. name
     end
@@ -47,4 +44,11 @@ end
 local after = nil
 if ARGV[4] == 'after' then after = ARGV[5] end
 walk(ARGV[2], ARGV[3], after)
-return { 'ok', more, entries }
+if #keys > 0 then
+  heads = redis.call('MGET', unpack(heads))
+  for at, key in ipairs(keys) do
+    -- An object whose key ends so is listed within its directory, without a name.
+    if fold and string.sub(key, -1) == '/' and key ~= ARGV[2] then heads[at] = '' end
+  end
+end
+return { 'ok', more, keys, heads }

@@ -1,10 +1,9 @@
--- ARGV: key, condition, etag, body, runs, size, 'inline' or 'sent', the bytes, then the fields of
--- attributes and commits.
+-- ARGV: key, condition, etag, body, runs, facts, 'inline' or 'sent', the bytes.
 local key, body, runs = ARGV[2], ARGV[5], ARGV[6]
+local old = read(key)
 -- It may be sent again when the answer was lost.
-local there = redis.call('HMGET', head(key), 'b', 'e', 't')
-if there[1] == body then return { 'ok', there[2], there[3] } end
-local no = lost(key, ARGV[3], ARGV[4])
+if old and old.b == body then return { 'ok', old.e, old.t } end
+local no = lost(key, old, ARGV[3], ARGV[4])
 if no then return no end
 if ARGV[8] == 'inline' then
   each(body, runs, function(name) redis.call('SET', name, ARGV[9]) end)
@@ -15,8 +14,7 @@ else
   each(body, runs, function(name) redis.call('PERSIST', name) end)
 end
 local etag, time = version(), now()
-drop(key)
-redis.call('HSET', head(key), 'e', etag, 't', time, 's', ARGV[7], 'b', body, 'r', runs)
-fields(head(key), ARGV, 10, #ARGV)
-enter(key)
+save(key, etag, time, body, runs, ARGV[7])
+drop(old)
+if not old then enter(key) end
 return { 'ok', etag, time }

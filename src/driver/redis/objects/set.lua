@@ -1,8 +1,9 @@
--- ARGV: key, its etag or '', how many names go, those, then the fields that come.
+-- ARGV: key, its etag or '', how many names go, those, then names and values of facts that come.
 local key, gone = ARGV[2], tonumber(ARGV[4])
-local no = lost(key, 'there', ARGV[3])
+local old = read(key)
+local no = lost(key, old, 'there', ARGV[3])
 if no then return no end
-redis.call('HSET', head(key), 'e', version(), 't', now())
-for at = 5, 4 + gone do redis.call('HDEL', head(key), ARGV[at]) end
-fields(head(key), ARGV, 5 + gone, #ARGV)
-return { 'ok', redis.call('HGETALL', head(key)), '' }
+local facts = unpacked(old.f)
+for at = 5, 4 + gone do facts[ARGV[at]] = nil end
+for at = 5 + gone, #ARGV, 2 do facts[ARGV[at]] = ARGV[at + 1] end
+return { 'ok', save(key, version(), now(), old.b, old.r, packed(facts)), '' }
