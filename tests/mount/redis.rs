@@ -43,6 +43,17 @@ pub fn trials() -> Vec<Trial> {
         trial_as(
             patient,
             python,
+            "redis::cut_connections_lose_nothing",
+            cut_connections_lose_nothing,
+        ),
+        trial(
+            python,
+            "redis::a_silent_server_is_given_up",
+            a_silent_server_is_given_up,
+        ),
+        trial_as(
+            patient,
+            python,
             "redis::a_killed_server_loses_nothing_acknowledged",
             a_killed_server_loses_nothing_acknowledged,
         ),
@@ -282,44 +293,87 @@ while not os.path.exists(stop):
     number += 1
 ";
 
-fn a_killed_server_loses_nothing_acknowledged(place: &Place) {
-    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
-    let mut server = Server::start(place, &kept);
+/// What was acknowledged of each of the files that [`SAVING`] writes.
+#[derive(Default)]
+struct Acknowledged([Option<u64>; 7]);
+
+impl Acknowledged {
+    fn note(&mut self, line: &str) {
+        let number: u64 = line.parse().unwrap();
+        self.0[number as usize % 7] = Some(number);
+    }
+
+    /// Each file holds what was acknowledged, or what was written later.
+    fn is_kept(&self, mount: &Mount) {
+        for (at, number) in self.0.iter().enumerate() {
+            let found: u64 = read(mount, &format!("f{at}")).parse().unwrap();
+            assert!(
+                found >= number.unwrap(),
+                "f{at}: {found}, and {number:?} was acknowledged"
+            );
+        }
+    }
+}
+
+/// Saves while something befalls the server again and again.
+fn saves_through(server: &mut Server, times: usize, befalls: impl Fn(&mut Server)) {
+    let place = server.place;
     let mount = server.mount("m", "/0?layout=objects");
     let (root, stop) = (mount.path(""), place.path("stop"));
     let mut saving = place.start(&mut place.python(SAVING, &[&root, &stop]));
-    let mut acknowledged = [None::<u64>; 7];
-    for round in 0..4 {
+    let mut acknowledged = Acknowledged::default();
+    for round in 0..=times {
         for _ in 0..50 {
-            let number: u64 = saving.line().parse().unwrap();
-            acknowledged[number as usize % 7] = Some(number);
+            acknowledged.note(&saving.line());
         }
-        if round < 3 {
-            server.kill();
-            std::thread::sleep(Duration::from_millis(300));
-            server.again();
+        if round < times {
+            befalls(server);
         }
     }
     fs::write(&stop, "").unwrap();
     let rest = saving.end().stdout;
-    for number in rest.lines().filter_map(|line| line.parse::<u64>().ok()) {
-        acknowledged[number as usize % 7] = Some(number);
-    }
+    rest.lines().for_each(|line| acknowledged.note(line));
     eventually("everything is sent", || mount.number("dirty_files") == 0);
-    let other = server.mount("n", "/0?layout=objects");
-    for (at, number) in acknowledged.iter().enumerate() {
-        let found: u64 = read(&other, &format!("f{at}")).parse().unwrap();
-        assert!(
-            found >= number.unwrap(),
-            "f{at}: {found}, and {number:?} was acknowledged"
-        );
-    }
-    assert!(
-        mount.status()["fs"]["conflicts"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-    );
+    acknowledged.is_kept(&server.mount("n", "/0?layout=objects"));
+    let status = mount.status();
+    let conflicts = status["fs"]["conflicts"].as_array().unwrap();
+    assert!(conflicts.is_empty(), "{conflicts:?}");
+}
+
+fn a_killed_server_loses_nothing_acknowledged(place: &Place) {
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = Server::start(place, &kept);
+    saves_through(&mut server, 3, |server| {
+        server.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        server.again();
+    });
+}
+
+/// A request whose answer is cut off is sent again, and known again where it was applied.
+fn cut_connections_lose_nothing(place: &Place) {
+    let mut server = Server::start(place, &[]);
+    saves_through(&mut server, 20, |server| {
+        server.ask(&["client", "kill", "type", "normal"]);
+    });
+}
+
+fn a_silent_server_is_given_up(place: &Place) {
+    let server = Server::start(place, &[]);
+    let args = ["--deadline", "2s", "--retries", "1"];
+    let mount = place.mount("m", &server.url("/0?layout=objects"), &args, true);
+    fs::write(mount.path("f"), "old").unwrap();
+    let pid = server.process.as_ref().unwrap().pid();
+    let script = "
+fd = os.open(sys.argv[1], os.O_WRONLY)
+os.kill(int(sys.argv[2]), signal.SIGSTOP)
+os.write(fd, b'new')
+say(attempt(os.close, fd))";
+    let said = place.script(script, &[&mount.path("f"), pid.to_string().as_ref()]);
+    assert_eq!(said, "ETIMEDOUT");
+    kill(pid, Signal::CONT);
+    eventually("everything is sent", || mount.number("dirty_files") == 0);
+    assert_eq!(read(&server.mount("n", "/0?layout=objects"), "f"), "new");
 }
 
 fn a_listing_never_scans(place: &Place) {
