@@ -1,6 +1,7 @@
 //! What scripts answer, taken apart.
 
 use crate::driver::{Error, ErrorKind, Result};
+use crate::key::Key;
 use ::redis::Value;
 use bytes::Bytes;
 
@@ -50,4 +51,21 @@ pub(super) fn words(value: Value) -> Result<(String, std::vec::IntoIter<Value>)>
 /// The next of an answer.
 pub(super) fn next(values: &mut std::vec::IntoIter<Value>) -> Result<Value> {
     values.next().ok_or_else(garbled)
+}
+
+/// Tokens are the hexadecimal spelling of the last entry's key.
+pub(super) fn token(key: &Key) -> String {
+    key.as_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+pub(super) fn parse_token(text: &str) -> Result<Key> {
+    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    bytes.map(Key::from).ok_or_else(|| {
+        let why = format!("{text:?} is no token of this listing");
+        Error::new(ErrorKind::InvalidArgument, why)
+    })
 }

@@ -25,9 +25,10 @@ use futures::stream::BoxStream;
 use lru::LruCache;
 use names::Names;
 use parking_lot::Mutex;
-use scan::Snapshots;
+use scan::Index;
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
@@ -43,7 +44,7 @@ const MAX_PAGE: usize = 1000;
 const SEEN: usize = 65_536;
 /// How many documents, and how large ones, are remembered as what they may be edited from.
 const BASES: usize = 256;
-const BASE: usize = 256 << 10;
+const BASE: usize = 64 << 10;
 /// For how long a document that comes back has the kind that it had before.
 const RETURNS: Duration = Duration::from_secs(60);
 
@@ -62,6 +63,7 @@ scripts!(
     EXPIRE "data/expire.lua",
     FACTS "data/facts.lua",
     SCAN "data/scan.lua",
+    KINDS "data/kinds.lua",
 );
 
 /// A database. Clones share the connection.
@@ -73,10 +75,9 @@ struct Shared {
     names: Names,
     /// When it was opened: the time of versions that were there before.
     opened: SystemTime,
-    /// Held while names are scanned. Taken before `snapshots`.
-    scanning: tokio::sync::Mutex<()>,
+    /// Held while it is made true, and for one page.
+    index: tokio::sync::Mutex<Index>,
     /// Leaf locks, held for moments only.
-    snapshots: Mutex<Snapshots>,
     seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
     bases: Mutex<LruCache<(Key, ETag), Bytes>>,
     gone: Mutex<LruCache<Key, (Bytes, i64, clock::Instant)>>,
@@ -98,8 +99,7 @@ impl Data {
             link: Link::new(target),
             names,
             opened: clock::wall(),
-            scanning: tokio::sync::Mutex::default(),
-            snapshots: Mutex::default(),
+            index: tokio::sync::Mutex::default(),
             seen: cache(SEEN),
             bases: cache(BASES),
             gone: cache(BASES),
@@ -298,74 +298,57 @@ impl Driver for Data {
 }
 
 impl Data {
-    /// One page of a listing, of the names at the moment when it began.
+    /// One page of a listing. Tokens are the hexadecimal spelling of the last entry's name.
     async fn page(&self, request: ListRequest) -> Result<Page> {
-        let token = |text: &str| {
-            let (id, key) = text.split_once('-')?;
-            let id = u64::from_str_radix(id, 16).ok()?;
-            let byte = |at: usize| u8::from_str_radix(key.get(at..at + 2)?, 16).ok();
-            let key: Option<Vec<u8>> = (0..key.len()).step_by(2).map(byte).collect();
-            Some((id, Key::from(key?)))
-        };
         let from = match request.token.as_deref() {
             None => None,
-            Some(text) => Some(token(text).ok_or_else(|| {
-                let why = format!("{text:?} is no token of this listing");
-                Error::new(ErrorKind::InvalidArgument, why)
-            })?),
+            Some(text) => Some(answer::parse_token(text)?),
         };
-        let snapshot = self.snapshot(from.as_ref().map(|(id, _)| *id)).await?;
-        let after = from.map(|(_, key)| key).max(request.start_after);
-        let (prefix, names) = (&request.prefix, &snapshot.names);
-        let begins = |name: &Key| match &after {
-            Some(after) if after >= prefix => name <= after,
-            _ => name < prefix,
+        let after = from.max(request.start_after);
+        let (prefix, limit) = (&request.prefix, request.limit.clamp(1, MAX_PAGE));
+        let mut begin = match &after {
+            Some(after) if after >= prefix => Bound::Excluded(after.clone()),
+            _ => Bound::Included(prefix.clone()),
         };
-        let limit = request.limit.clamp(1, MAX_PAGE);
-        let mut at = names.partition_point(begins);
         let (mut entries, mut more) = (Vec::new(), false);
-        while let Some(name) = names.get(at) {
-            let Some(rest) = name.as_bytes().strip_prefix(prefix.as_bytes()) else {
-                break;
-            };
-            let slash = rest.iter().position(|byte| *byte == b'/');
-            let folded = slash
-                .filter(|_| request.delimiter)
-                .map(|cut| Key::new(name.bytes().slice(..=prefix.len() + cut)));
-            let passed = folded.is_some() && folded <= after;
-            if !passed && entries.len() == limit {
-                more = true;
-                break;
-            }
-            at += 1;
-            match folded {
-                None => entries.push((name.clone(), true)),
-                Some(folded) => {
-                    // Whatever lies below is skipped in one step.
-                    let next = folded.successor();
-                    at = next.map_or(names.len(), |next| {
-                        names.partition_point(|name| *name < next)
-                    });
-                    if !passed {
-                        entries.push((folded, false));
-                    }
+        let mut index = self.0.index.lock().await;
+        self.refresh(&mut index).await?;
+        'seek: loop {
+            for name in index.names.range((begin.clone(), Bound::Unbounded)) {
+                let Some(rest) = name.as_bytes().strip_prefix(prefix.as_bytes()) else {
+                    break 'seek;
+                };
+                let slash = rest.iter().position(|byte| *byte == b'/');
+                let folded = slash
+                    .filter(|_| request.delimiter)
+                    .map(|cut| Key::new(name.bytes().slice(..=prefix.len() + cut)));
+                let passed = folded.is_some() && folded <= after;
+                if !passed && entries.len() == limit {
+                    more = true;
+                    break 'seek;
                 }
+                let Some(folded) = folded else {
+                    entries.push((name.clone(), true));
+                    continue;
+                };
+                // Whatever lies below a folded entry is skipped in one step.
+                let next = folded.successor();
+                if !passed {
+                    entries.push((folded, false));
+                }
+                match next {
+                    Some(next) => begin = Bound::Included(next),
+                    None => break 'seek,
+                }
+                continue 'seek;
             }
+            break;
         }
+        drop(index);
         let last = entries.last().filter(|_| more);
-        let next = last.map(|(key, _)| {
-            let hex: String = key
-                .as_bytes()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            format!("{:x}-{hex}", snapshot.id)
-        });
-        let wanted: Vec<Key> = entries
-            .iter()
-            .filter(|(_, is)| *is)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let next = last.map(|(key, _)| answer::token(key));
+        let objects = entries.iter().filter(|(_, is_object)| *is_object);
+        let wanted: Vec<Key> = objects.map(|(key, _)| key.clone()).collect();
         let mut told = self.facts(&wanted).await?.into_iter();
         let entries = entries
             .into_iter()

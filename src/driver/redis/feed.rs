@@ -3,18 +3,22 @@
 
 use super::link::Link;
 use super::target::Mode;
-use crate::driver::{Change, ETag, Error, ErrorKind, Result};
+use crate::driver::{Change, Error, ErrorKind, Result};
 use crate::key::Key;
-use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::aio::{ConnectionLike, MultiplexedConnection, SendError};
 use ::redis::{PushInfo, PushKind, Value};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc;
 
 /// How often a silent connection is asked whether it is still there, and how long that may take.
 const PULSE: Duration = Duration::from_secs(10);
+/// How many messages may wait to be read; one more, and all that is known may be stale.
+const QUEUE: usize = 16_384;
 /// How many changed keys are looked at at a time.
 pub(super) const AHEAD: usize = 16;
 
@@ -24,15 +28,18 @@ pub(super) fn works(link: &Link) -> bool {
 }
 
 /// A change as it is pushed.
-enum Pushed {
+pub(super) enum Pushed {
     Key(Vec<u8>),
     /// All keys, or more than can be told.
     All,
 }
 
-struct Feed {
+/// A connection on which the server pushes.
+pub(super) struct Feed {
     connection: MultiplexedConnection,
-    pushes: UnboundedReceiver<PushInfo>,
+    pushes: mpsc::Receiver<PushInfo>,
+    /// Whether there were more messages than the queue takes.
+    lost: Arc<AtomicBool>,
     ready: VecDeque<Pushed>,
 }
 
@@ -42,8 +49,56 @@ fn broken() -> Error {
 }
 
 impl Feed {
+    /// Begins to follow the keys that begin with something.
+    pub(super) async fn begin(link: &Link, begin: &[u8]) -> Result<Feed> {
+        let (sender, pushes) = mpsc::channel(QUEUE);
+        let lost = Arc::new(AtomicBool::new(false));
+        let overflow = lost.clone();
+        let push = move |push| match sender.try_send(push) {
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                overflow.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            sent => sent.map_err(|_| SendError),
+        };
+        let mut connection = link.listen(push).await?;
+        let mut cmd = ::redis::cmd("CLIENT");
+        cmd.arg("TRACKING").arg("ON").arg("BCAST");
+        if !begin.is_empty() {
+            cmd.arg("PREFIX").arg(begin);
+        }
+        let began = connection.req_packed_command(&cmd).await;
+        began
+            .and_then(Value::extract_error)
+            .map_err(|cause| link.error(cause).during("watch"))?;
+        Ok(Feed {
+            connection,
+            pushes,
+            lost,
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// All that was pushed for writes that were answered before this was called: the server pushes
+    /// before it answers the writer, and answers a connection in order.
+    pub(super) async fn settled(&mut self) -> Result<Vec<Pushed>> {
+        let ping = ::redis::cmd("PING");
+        let answered = self.connection.req_packed_command(&ping).await;
+        answered.map_err(|_| broken())?;
+        while let Ok(push) = self.pushes.try_recv() {
+            self.take(push)?;
+        }
+        if self.lost.swap(false, Ordering::Relaxed) {
+            self.ready.push_back(Pushed::All);
+        }
+        Ok(self.ready.drain(..).collect())
+    }
+
     async fn next(&mut self) -> Result<Pushed> {
         loop {
+            if self.lost.swap(false, Ordering::Relaxed) {
+                return Ok(Pushed::All);
+            }
             if let Some(pushed) = self.ready.pop_front() {
                 return Ok(pushed);
             }
@@ -79,8 +134,8 @@ impl Feed {
     }
 }
 
-/// The changes of keys that begin with `root` and then with `prefix`. `look` tells a key's etag,
-/// and `None` where it is gone.
+/// The changes of keys that begin with `root` and then with `prefix`. `look` tells what
+/// a key is now.
 pub(super) async fn changes<F>(
     link: &Link,
     root: Vec<u8>,
@@ -88,7 +143,7 @@ pub(super) async fn changes<F>(
     look: impl Fn(Key) -> F + Send + 'static,
 ) -> Result<BoxStream<'static, Result<Change>>>
 where
-    F: Future<Output = Option<ETag>> + Send + 'static,
+    F: Future<Output = Change> + Send + 'static,
 {
     let pushed = pushes(link, &[&root[..], prefix.as_bytes()].concat()).await?;
     let changes = pushed.map(move |pushed| {
@@ -97,14 +152,11 @@ where
             Ok(None) => None,
             Err(error) => return futures::future::Either::Left(futures::future::ready(Err(error))),
         };
-        let looking = key.map(|key| (key.clone(), look(key)));
+        let looking = key.map(&look);
         futures::future::Either::Right(async move {
             Ok(match looking {
                 None => Change::Lost,
-                Some((key, looking)) => match looking.await {
-                    Some(etag) => Change::Written(key, Some(etag)),
-                    None => Change::Removed(key),
-                },
+                Some(looking) => looking.await,
             })
         })
     });
@@ -116,22 +168,7 @@ pub(super) async fn pushes(
     link: &Link,
     begin: &[u8],
 ) -> Result<BoxStream<'static, Result<Option<Vec<u8>>>>> {
-    let (sender, pushes) = unbounded_channel();
-    let mut connection = link.listen(sender).await?;
-    let mut cmd = ::redis::cmd("CLIENT");
-    cmd.arg("TRACKING").arg("ON").arg("BCAST");
-    if !begin.is_empty() {
-        cmd.arg("PREFIX").arg(begin);
-    }
-    let began = connection.req_packed_command(&cmd).await;
-    began
-        .and_then(Value::extract_error)
-        .map_err(|cause| link.error(cause).during("watch"))?;
-    let feed = Feed {
-        connection,
-        pushes,
-        ready: VecDeque::new(),
-    };
+    let feed = Feed::begin(link, begin).await?;
     let stream = futures::stream::unfold(Some(feed), |feed| async move {
         let mut feed = feed?;
         Some(match feed.next().await {

@@ -3,20 +3,18 @@
 use super::target::{Mode, Target};
 use crate::clock::{self, Instant};
 use crate::driver::{Error, ErrorKind, Result};
-use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::io::tcp::TcpSettings;
 use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, Script, TlsMode,
-    Value,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Script, TlsMode, Value,
 };
 use parking_lot::Mutex;
 use std::fmt;
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedSender;
 
 /// How long a connection may take to be made.
 const DIALING: Duration = Duration::from_secs(10);
@@ -186,7 +184,7 @@ impl Link {
     /// A connection of its own, on which the server can push.
     pub(super) async fn listen(
         &self,
-        pushes: UnboundedSender<PushInfo>,
+        pushes: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection> {
         let mut sentinels = self.dialing.lock().await;
         let dialed = self

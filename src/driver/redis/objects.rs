@@ -7,7 +7,7 @@ mod chunks;
 mod head;
 mod upload;
 
-use super::answer::{array, bytes, garbled, int, next};
+use super::answer::{array, bytes, garbled, int, next, parse_token, token};
 use super::feed;
 use super::link::Link;
 use crate::driver::{
@@ -19,10 +19,7 @@ use crate::driver::{
 use crate::key::Key;
 use ::redis::Value;
 use async_trait::async_trait;
-use calls::{
-    COPY, DELETE, EXCHANGE, LIST, RENAME, SET, check, condition, granted, parse_token, token,
-    wanted,
-};
+use calls::{COPY, DELETE, EXCHANGE, LIST, RENAME, SET, check, condition, granted, wanted};
 use chunks::Runs;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -336,16 +333,17 @@ impl Driver for Objects {
         }
         let heads = format!("{}h:", self.0.root).into_bytes();
         let bucket = self.clone();
-        let etag = move |key: Key| {
+        let look = move |key: Key| {
             let bucket = bucket.clone();
             async move {
                 match bucket.head_of(&key, None).await {
-                    Ok(head) => Some(head.info.etag),
-                    Err(_) => None,
+                    Ok(head) => Change::Written(key, Some(head.info.etag)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Change::Removed(key),
+                    Err(_) => Change::Lost,
                 }
             }
         };
-        feed::changes(&self.0.link, heads, prefix, etag).await
+        feed::changes(&self.0.link, heads, prefix, look).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

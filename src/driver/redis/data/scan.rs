@@ -1,33 +1,28 @@
-//! Which names there are. Redis has no index of its keys, so they are all asked for with SCAN, in
-//! steps, sorted here, and kept for as long as the server's counters say that nothing was written.
+//! Which names there are. Redis has no index of its keys, so they are all asked for once with SCAN,
+//! in steps, and kept in order here; which keys were made and removed since, the server pushes.
 
 use super::Data;
 use super::names::Form;
-use crate::clock;
 use crate::driver::redis::answer::{array, bytes, garbled, next, text};
-use crate::driver::redis::fact;
+use crate::driver::redis::feed::{Feed, Pushed};
 use crate::driver::{Error, ErrorKind, Result};
 use crate::key::Key;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 
 /// How many keys are shown at most, which bounds the memory that their names take.
 const MOST: usize = 1_000_000;
-/// How many keys one step of a scan looks at, for which the server serves nobody else.
+/// How many keys one step looks at, for which the server serves nobody else.
 const STEP: usize = 1000;
-/// How many listings can go on at a time over names that have changed meanwhile.
-const KEPT: usize = 4;
+/// When more keys than this have changed, all are asked for again.
+const CHANGED: usize = 100_000;
 
-/// The names at some moment, in order.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub id: u64,
-    pub names: Vec<Key>,
-    /// What the server's counters were before it was made.
-    counters: Option<String>,
+/// The names there are, and the feed that keeps them true.
+#[derive(Default)]
+pub(super) struct Index {
+    pub names: BTreeSet<Key>,
+    /// `None` before the first listing, and where the server does not push.
+    feed: Option<Feed>,
 }
-
-/// Snapshots, the newest first.
-pub(super) type Snapshots = Vec<Arc<Snapshot>>;
 
 /// A pattern that only what begins with these bytes matches.
 fn pattern(prefix: &[u8]) -> Vec<u8> {
@@ -43,57 +38,70 @@ fn pattern(prefix: &[u8]) -> Vec<u8> {
 }
 
 impl Data {
-    /// What changes whenever anything in the server does; nothing where it may not be asked.
-    async fn counters(&self) -> Result<Option<String>> {
-        let info = match self.0.link.ask(&::redis::cmd("INFO")).await {
-            Ok(info) => text(info)?,
-            Err(error) if error.kind() == ErrorKind::Denied => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let counters = [
-            "run_id",
-            "rdb_changes_since_last_save",
-            "rdb_last_save_time",
-            "expired_keys",
-            "evicted_keys",
-        ];
-        let counters = counters.map(|name| fact(&info, name));
-        let counters: Option<Vec<&str>> = counters.into_iter().collect();
-        Ok(counters.map(|counters| counters.join(" ")))
-    }
-
-    /// The names there are now, or those that a listing goes on with.
-    pub(super) async fn snapshot(&self, of: Option<u64>) -> Result<Arc<Snapshot>> {
-        if let Some(id) = of {
-            let kept = self.0.snapshots.lock();
-            if let Some(found) = kept.iter().find(|snapshot| snapshot.id == id) {
-                return Ok(found.clone());
+    /// Makes an index true for everything that was written before now.
+    pub(super) async fn refresh(&self, index: &mut Index) -> Result<()> {
+        if let Some(feed) = &mut index.feed {
+            // Until it is through, what was taken from the feed is known nowhere.
+            let pushed = feed.settled().await;
+            let feed = index.feed.take();
+            if let Ok(pushed) = pushed
+                && self.follow(&mut index.names, pushed).await?
+            {
+                index.feed = feed;
+                return Ok(());
             }
         }
-        // One scan serves all who wait for it and came before it began.
-        let _turn = self.0.scanning.lock().await;
-        let counters = self.counters().await?;
-        let newest = self.0.snapshots.lock().first().cloned();
-        if let Some(newest) = newest
-            && counters.is_some()
-            && newest.counters == counters
-        {
-            return Ok(newest);
-        }
-        let snapshot = Arc::new(Snapshot {
-            id: clock::random(),
-            names: self.scan().await?,
-            counters,
-        });
-        let mut kept = self.0.snapshots.lock();
-        kept.insert(0, snapshot.clone());
-        kept.truncate(KEPT);
-        Ok(snapshot)
+        index.names.clear();
+        index.feed = None;
+        // Before the scan, so that what is written meanwhile is pushed.
+        let feed = match Feed::begin(&self.0.link, &self.0.names.prefix).await {
+            Ok(feed) => Some(feed),
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.scan(&mut index.names).await?;
+        index.feed = feed;
+        Ok(())
     }
 
-    async fn scan(&self) -> Result<Vec<Key>> {
+    /// Takes in which keys have changed; whether that sufficed.
+    async fn follow(&self, names: &mut BTreeSet<Key>, pushed: Vec<Pushed>) -> Result<bool> {
+        let mut keys = HashSet::new();
+        for pushed in pushed {
+            match pushed {
+                Pushed::Key(key) => keys.insert(key),
+                Pushed::All => return Ok(false),
+            };
+        }
+        if keys.len() > CHANGED {
+            return Ok(false);
+        }
+        let keys: Vec<Vec<u8>> = keys.into_iter().collect();
+        for keys in keys.chunks(STEP) {
+            let refs: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let kinds = self.0.link.run(&super::KINDS, &refs, []).await?;
+            for (key, kind) in keys.iter().zip(array(kinds)?) {
+                let kind = Form::of(&bytes(kind)?);
+                for form in [Form::Text, Form::Document] {
+                    let Some(name) = self.0.names.shown(key, form) else {
+                        continue;
+                    };
+                    match kind == Some(form) {
+                        true => names.insert(name),
+                        false => names.remove(&name),
+                    };
+                }
+            }
+            self.check(names)?;
+        }
+        Ok(true)
+    }
+
+    async fn scan(&self, names: &mut BTreeSet<Key>) -> Result<()> {
         let (pattern, count) = (pattern(&self.0.names.prefix), STEP.to_string());
-        let (mut cursor, mut names) = ("0".to_owned(), Vec::new());
+        let mut cursor = "0".to_owned();
         loop {
             let arguments = [cursor.as_bytes(), &pattern, count.as_bytes()];
             let answer = self.0.link.run(&super::SCAN, &[], arguments).await?;
@@ -104,22 +112,23 @@ impl Data {
                 let form = Form::of(&kind);
                 names.extend(form.and_then(|form| self.0.names.shown(&key, form)));
             }
-            if names.len() > MOST {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "there are more than {MOST} keys: choose some of them with prefix= in the URL"
-                    ),
-                ));
-            }
+            self.check(names)?;
             if cursor == "0" {
-                break;
+                return Ok(());
             }
         }
-        // A key may come twice.
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
+    }
+
+    fn check(&self, names: &BTreeSet<Key>) -> Result<()> {
+        match names.len() > MOST {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "there are more than {MOST} keys: choose some of them with prefix= in the URL"
+                ),
+            )),
+        }
     }
 }
 

@@ -92,23 +92,6 @@ pub(super) fn granted(answer: Value) -> Result<std::vec::IntoIter<Value>> {
     }
 }
 
-/// Tokens are the hexadecimal spelling of the last entry's key.
-pub(super) fn token(key: &Key) -> String {
-    key.as_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-pub(super) fn parse_token(text: &str) -> Result<Key> {
-    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    bytes.map(Key::from).ok_or_else(|| {
-        let why = format!("{text:?} is no token of this listing");
-        Error::new(ErrorKind::InvalidArgument, why)
-    })
-}
-
 impl Objects {
     pub(in super::super) fn new(target: Target) -> Self {
         let root = target.root();
