@@ -62,8 +62,7 @@ scripts!(
     RENAME "data/rename.lua",
     EXPIRE "data/expire.lua",
     FACTS "data/facts.lua",
-    SCAN "data/scan.lua",
-    KINDS "data/kinds.lua",
+    KIND "data/kind.lua",
 );
 
 /// A database. Clones share the connection.

@@ -23,13 +23,20 @@ impl Form {
 
     /// By the server's name of the kind.
     pub(super) fn of(kind: &[u8]) -> Option<Form> {
-        match kind {
-            b"string" => Some(Form::Text),
-            b"hash" | b"list" | b"set" | b"zset" | b"stream" => Some(Form::Document),
-            _ => None,
-        }
+        let known = KINDS.iter().find(|(name, _)| name.as_bytes() == kind);
+        known.map(|(_, form)| *form)
     }
 }
+
+/// The kinds that are shown, by the server's names.
+pub(super) const KINDS: [(&str, Form); 6] = [
+    ("string", Form::Text),
+    ("hash", Form::Document),
+    ("list", Form::Document),
+    ("set", Form::Document),
+    ("zset", Form::Document),
+    ("stream", Form::Document),
+];
 
 const DOCUMENT: &[u8] = b".json";
 const TEXT: &[u8] = b".str";
