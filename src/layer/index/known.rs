@@ -91,7 +91,9 @@ pub struct Changed {
 #[derive(Debug, Default)]
 pub struct Directory {
     pub records: HashMap<Bytes, Record>,
-    /// Whether an object in it is known to have attributes.
+    /// Whether an object in it is known to have attributes, so that there is something to write.
+    pub kept: bool,
+    /// Whether its index says so, or this mount has written some: others may have some too.
     pub expected: bool,
     /// What is still to be written.
     pub changed: Option<Changed>,
@@ -107,7 +109,7 @@ impl Directory {
     /// Notes a change, where that is to be written.
     fn touch(&mut self) {
         let now = clock::now();
-        if self.expected {
+        if self.kept {
             let first = self.changed.map_or(now, |changed| changed.first);
             self.changed = Some(Changed { first, last: now });
         }
@@ -193,8 +195,7 @@ impl Known {
             ..info.clone()
         };
         let tells = tells(attributes);
-        if !tells && !name.is_empty() && !self.peek(&directory).is_some_and(|known| known.expected)
-        {
+        if !tells && !name.is_empty() && !self.peek(&directory).is_some_and(|known| known.kept) {
             return self.forget(key);
         }
         self.change(&directory, |directory| {
@@ -213,7 +214,8 @@ impl Known {
                     return;
                 }
             }
-            directory.expected |= tells;
+            directory.kept |= tells;
+            directory.expected |= tells && own;
             directory.touch();
             directory.records.insert(name, record);
         });
@@ -315,7 +317,9 @@ impl Known {
     pub fn read(&mut self, directory: &Key, records: Vec<(Bytes, Record)>) {
         self.change(directory, |directory| {
             for (name, record) in records {
-                directory.expected |= tells(&record.attributes);
+                let tells = tells(&record.attributes);
+                directory.kept |= tells;
+                directory.expected |= tells;
                 directory.records.entry(name).or_insert(record);
             }
         });
