@@ -34,8 +34,10 @@ use super::{
     Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Location, ObjectInfo,
     OpenOptions, Opened, Page, Precondition, PutOptions, Removal, Result, Strength, Upload,
 };
+use crate::clock::{self, Instant};
 use crate::key::Key;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use probe::{Findings, known};
 use refusal::Purpose;
 use site::Site;
@@ -54,6 +56,10 @@ pub const ABOUT: &str =
 const MAX_KEY: usize = 1024;
 /// The largest object that one request can put.
 const MAX_OBJECT: u64 = 5 << 30;
+/// Where the index of attributes is, below the top of a mount.
+const INDEX: &str = ".bucketfs/index/";
+/// For how long what was told at opening is the answer to the first question for it.
+const OPENING: Duration = Duration::from_secs(5);
 /// How long a service may take to answer while it is opened.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -173,6 +179,7 @@ impl Account {
             account: self.clone(),
             store: self.store.clone(),
             findings,
+            first: Arc::default(),
         })
     }
 
@@ -228,6 +235,8 @@ pub struct Bucket {
     account: Account,
     target: Arc<Target>,
     findings: Findings,
+    /// What was told while it was opened, for whoever asks for that first. A leaf lock.
+    first: Arc<Mutex<Option<(ListRequest, Page, Instant)>>>,
 }
 
 impl fmt::Debug for Bucket {
@@ -242,27 +251,42 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// Sees that the bucket is there and may be listed.
+    /// Sees that the bucket is there and may be listed: by what is wanted next, the keys of the
+    /// index of attributes, or else by any other.
     async fn check(&self, prefix: &Key) -> Result<()> {
-        let first = ListRequest {
+        let index = ListRequest::flat(&prefix.join(INDEX));
+        let any = ListRequest {
             limit: 1,
             ..ListRequest::flat(prefix)
         };
-        let result = match self.list_page(&first).await {
+        let asked = clock::now();
+        let mut first = &index;
+        let mut result = self.list_page(first).await;
+        if matches!(&result, Err(error) if error.kind() == ErrorKind::Denied) {
+            first = &any;
+            result = self.list_page(first).await;
+        }
+        let result = match result {
             Err(error) if !self.target.site().path_style && self.store.site.custom => {
                 // Only some services have a host for each bucket; all have the bucket in the path.
                 match error.kind() {
                     ErrorKind::Unreachable | ErrorKind::Corrupt | ErrorKind::NotFound => {
                         let elsewhere = self.target.site().with_path_style();
                         self.target.move_to(elsewhere);
-                        self.list_page(&first).await
+                        self.list_page(first).await
                     }
                     _ => Err(error),
                 }
             }
             other => other,
         };
-        let Err(error) = result else { return Ok(()) };
+        let error = match result {
+            Ok(page) => {
+                *self.first.lock() = Some((first.clone(), page, asked));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         let site = self.target.site();
         let bucket = self.target.bucket.as_deref().unwrap_or_default();
         let why = error.message();
@@ -429,6 +453,13 @@ impl Driver for Bucket {
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
+        let first = self.first.lock().take();
+        if let Some((asked, page, at)) = first
+            && asked == request
+            && at + OPENING > clock::now()
+        {
+            return Ok(page);
+        }
         self.list_page(&request).await
     }
 

@@ -78,6 +78,7 @@ async fn serve_with(
             }),
             ..Findings::NOTHING
         },
+        first: Arc::default(),
     };
     (bucket, server)
 }
