@@ -193,7 +193,8 @@ impl Fs {
             return Err(FsError::plain(libc::ESTALE));
         };
         let kept = self.capabilities.attributes != AttributeSupport::None;
-        if !self.is_settable(&change) && !(kept && self.capabilities.set_attributes) {
+        let storable = self.is_settable(&change) || kept && self.capabilities.set_attributes;
+        if !storable {
             return Err(self.no_attributes(inode));
         }
         let etag = Some(version.etag.clone());
