@@ -7,8 +7,9 @@
 //! and by compare-and-set. An object may change twice in one second, so no record is written, and
 //! none of another mount is believed, before the time that it tells is [`SETTLING`] past.
 //!
-//! One listing of the index objects' keys tells which directories have any. Where none has, nothing
-//! more is ever asked. Without the index objects nothing is lost but what listings show of
+//! One listing of the index objects' keys tells which directories have any; while directories are
+//! listed it is asked for again once a minute, behind them. Where none has, nothing else is
+//! ever asked. Without the index objects nothing is lost but what listings show of
 //! attributes that nobody has asked for.
 
 mod file;
@@ -48,7 +49,8 @@ const PART: usize = 8192;
 const PARTS: u32 = 64;
 /// Pages of listings that are shorter are no reason to read an index.
 const FEW: usize = 3;
-/// How long what is known of other mounts' index objects is believed, where there are any.
+/// How long what is known of other mounts' index objects is believed. Who lists nothing asks for
+/// nothing.
 const CATALOGUE_TTL: Duration = Duration::from_secs(60);
 /// How many objects of a listing may lack a record before its index is read again, and how long
 /// after it was read.
@@ -166,7 +168,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Asks again after a while, where there is an index, for those that others have written.
+    /// Asks again after a while for the indexes that others have written.
     fn refresh(self: &Arc<Self>, top: &Key) {
         {
             let mut catalogues = self.catalogues.lock();
@@ -174,7 +176,7 @@ impl Shared {
                 return;
             };
             let due = |asked: Instant| asked + CATALOGUE_TTL <= clock::now();
-            if catalogue.directories.is_empty() || !catalogue.asked.is_some_and(due) {
+            if !catalogue.asked.is_some_and(due) {
                 return;
             }
             catalogue.asked = Some(clock::now());

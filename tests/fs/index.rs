@@ -337,3 +337,24 @@ async fn a_store_that_lists_attributes_has_no_index() {
     end(mount).await;
     assert_eq!(world.keys().await, ["a"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_mount_that_began_without_any_index_sees_the_one_that_another_writes() {
+    clock::simulate(1);
+    let world = World::s3();
+    let (writer, reader) = (world.mount(), world.mount());
+    assert!(reader.ls("").await.unwrap().is_empty());
+    writer.mkdir("d").await.unwrap();
+    save(&writer, "d/tool", 0o750).await;
+    writer
+        .fs
+        .symlink(writer.ino("d").await.unwrap(), b"link", b"tool", CALLER)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    reader.ls("d").await.unwrap();
+    later().await;
+    assert_eq!(reader.ls("d").await.unwrap(), ["link", "tool"]);
+    assert_eq!(reader.stat("d/link").await.unwrap().kind, Kind::Symlink);
+    assert_eq!(reader.stat("d/tool").await.unwrap().mode, 0o750);
+}
