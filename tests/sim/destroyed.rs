@@ -2,6 +2,7 @@
 
 use crate::check::{Checker, LEARNING};
 use crate::history::{Line, Op, What, line_set, lines};
+use crate::net::PATIENCE;
 use crate::store::{Mutation, Time};
 use bucketfs::driver::Strength;
 use bytes::Bytes;
@@ -98,9 +99,11 @@ impl Checker<'_> {
         if !moving {
             return Err("nobody there removed it");
         }
-        // Where a delete takes no condition, the mount looks first; what comes between is lost.
+        // Where a delete takes no condition, the mount looks first; what comes between is lost. The
+        // delete may have been on its way while another process of the mount was told.
         let unguarded = self.report.character.capabilities.delete_condition == Strength::None;
         let looked = self.last_told(mutation, before);
+        let looked = looked.filter(|told| told + PATIENCE.as_micros() as Time <= mutation.at);
         let written = self.span_at(&key, mutation.at);
         if unguarded && looked.is_none() && written.is_some() {
             return Ok(());
