@@ -251,7 +251,7 @@ impl Fs {
             (!unknown).then_some((target, seen))
         });
         let shown = match from_listing {
-            Some((target, seen)) => self.tell(directory, &entry.name, &target, seen),
+            Some((target, seen)) => self.tell(directory, &entry.name, &target, seen, false),
             None => match self.find(directory, &entry.name, true).await {
                 Ok(found) => found.map(|inode| self.entry(&inode)),
                 Err(error) if error.errno() == libc::ENOENT => None,

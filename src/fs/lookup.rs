@@ -44,7 +44,10 @@ impl Fs {
         let known = self.table.get(ino).or_else(|| self.wake(ino));
         // Somebody else may have been quicker.
         let known = known.or_else(|| self.table.get(ino));
-        known.ok_or(FsError::plain(libc::ESTALE))
+        known.ok_or_else(|| {
+            self.table.want(ino);
+            FsError::plain(libc::ESTALE)
+        })
     }
 
     /// The inode of a file that was asleep, from what the listing knows of its name. Where that
@@ -150,7 +153,10 @@ impl Fs {
                 let inode = self.fresh_child(&directory, name, true)?;
                 Some(self.entry(&inode))
             },
-            |target, seen| self.tell(&directory, &Bytes::copy_from_slice(name), target, seen),
+            |target, seen| {
+                let name = Bytes::copy_from_slice(name);
+                self.tell(&directory, &name, target, seen, true)
+            },
         );
         match found.await? {
             Some(entry) => Ok(Lookup::Found(entry)),
@@ -274,15 +280,18 @@ impl Fs {
     }
 
     /// What the kernel is told of a name: of its inode, or of a file that nobody has used yet and
-    /// that stays asleep. Its lookup count is raised.
+    /// that stays asleep. Who has `named` it is about to use it: only what sleeps already stays
+    /// asleep then, and the open that follows depends on nothing that may be forgotten meanwhile.
+    /// Its lookup count is raised.
     pub(super) fn tell(
         &self,
         directory: &Arc<Inode>,
         name: &Bytes,
         target: &Target,
         seen: Seen,
+        named: bool,
     ) -> Option<Entry> {
-        self.leave_asleep(directory, name, target, &seen)
+        self.leave_asleep(directory, name, target, &seen, named)
             .or_else(|| {
                 let inode = self.attach(directory, name, target, seen, true)?;
                 Some(self.entry(&inode))
@@ -295,6 +304,7 @@ impl Fs {
         name: &Bytes,
         target: &Target,
         seen: &Seen,
+        named: bool,
     ) -> Option<Entry> {
         let Found::Object(info) = &seen.found else {
             return None;
@@ -314,7 +324,9 @@ impl Fs {
             return None;
         }
         let key = target.object_key(&prefix);
-        let ino = self.table.sleep(&key, (directory, name), told(info))?;
+        let ino = self
+            .table
+            .sleep(&key, (directory, name), told(info), named)?;
         Some(Entry {
             attr: Attr { ino, ..attr },
             ttl: self.ttl(name),

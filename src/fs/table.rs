@@ -46,6 +46,8 @@ struct Asleep {
     told: u64,
     /// How often the kernel was told of it without forgetting it.
     lookups: u32,
+    /// An operation found nothing to wake it with: the lookup that follows wakes it.
+    wanted: bool,
 }
 
 impl Asleep {
@@ -198,13 +200,15 @@ impl Table {
     }
 
     /// Notes that the kernel is told of a file that nobody uses, in a version of which `told` is a
-    /// hash. Gives its number; `None` where it is asleep in another version. The caller holds the
-    /// lock on the directory's children, none of which has that name.
+    /// hash. Gives its number; `None` where it has to wake, or to be awake because it was `named`
+    /// and was not asleep. The caller holds the lock on the directory's children, none of which has
+    /// that name.
     pub fn sleep(
         &self,
         key: &Key,
         (directory, name): (&Arc<Inode>, &Bytes),
         told: u64,
+        named: bool,
     ) -> Option<u64> {
         let mut numbers = self.numbers.lock();
         let mut ino = preferred_ino(key, Kind::File);
@@ -212,11 +216,14 @@ impl Table {
             if let Some(asleep) = numbers.asleep.get_mut(&ino)
                 && asleep.is_at(directory, name)
             {
-                let same = asleep.told == told && asleep.lookups < u32::MAX;
-                asleep.lookups += u32::from(same);
-                return same.then_some(ino);
+                let stays = asleep.told == told && !asleep.wanted && asleep.lookups < u32::MAX;
+                asleep.lookups += u32::from(stays);
+                return stays.then_some(ino);
             }
             ino = next(ino);
+        }
+        if named {
+            return None;
         }
         directory.asleep.fetch_add(1, Ordering::Relaxed);
         let asleep = Asleep {
@@ -224,6 +231,7 @@ impl Table {
             name: name.clone(),
             told,
             lookups: 1,
+            wanted: false,
         };
         numbers.asleep.insert(ino, asleep);
         Some(ino)
@@ -234,6 +242,13 @@ impl Table {
         let numbers = self.numbers.lock();
         let asleep = numbers.asleep.get(&ino)?;
         Some((asleep.directory.clone(), asleep.name.clone()))
+    }
+
+    /// Notes that there was nothing to wake a file with.
+    pub fn want(&self, ino: u64) {
+        if let Some(asleep) = self.numbers.lock().asleep.get_mut(&ino) {
+            asleep.wanted = true;
+        }
     }
 
     /// The number of a file that is asleep at a place.

@@ -121,3 +121,32 @@ async fn files_that_were_not_used_are_forgotten_with_their_directory() {
     assert_eq!(mount.fs.status().inodes, 1);
     assert_eq!(mount.fs.getattr(ROOT).await.unwrap().attr.ino, ROOT);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_open_after_a_lookup_does_not_depend_on_what_the_listing_still_knows() {
+    for listed_before in [false, true] {
+        let world = World::watched();
+        world.put("d/f", "old").await;
+        let mount = world.mount();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let directory = mount.ino("d").await.unwrap();
+        if listed_before {
+            let ino = listed(&mount, "d").await[0].1;
+            world.put("d/f", "newer").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Nothing is known of it now. The kernel looks it up once more, and no further.
+            let opened = mount.fs.open(ino, READ, CALLER.uid).await;
+            assert_eq!(opened.unwrap_err().errno(), libc::ESTALE);
+        }
+        // Names alone, as a listing tells them to who asks for no attributes.
+        let dir = mount.fs.opendir(directory).unwrap();
+        mount.fs.readdir(dir, 0).await.unwrap();
+        mount.fs.releasedir(dir).unwrap();
+        let ino = mount.look(directory, b"f").await.unwrap().attr.ino;
+        world.put("d/f", "newest").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let opened = mount.fs.open(ino, READ, CALLER.uid).await.unwrap();
+        assert_eq!(mount.read(opened.handle, 0, 9).await.unwrap(), "newest");
+        mount.close(opened.handle).await.unwrap();
+    }
+}
