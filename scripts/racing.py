@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,7 +111,16 @@ def together(jobs):
     function that returns when all of them have called it."""
     barrier = FORK.Barrier(len(jobs))
     meet = lambda: barrier.wait(PATIENCE / 2)
-    return [answer() for answer in [begin(job, meet) for job in jobs]]
+    answers, failures = [], []
+    # Each is waited for, so that none is left when the case has failed.
+    for answer in [begin(job, meet) for job in jobs]:
+        try:
+            answers.append(answer())
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return answers
 
 
 def begin(job, *arguments):
@@ -118,6 +128,8 @@ def begin(job, *arguments):
     ours, theirs = FORK.Pipe(duplex=False)
 
     def child():
+        for stop in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(stop, signal.SIG_DFL)
         random.seed(os.getpid())
         try:
             theirs.send((None, job(*arguments)))
