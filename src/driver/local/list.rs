@@ -28,6 +28,10 @@ const PAGE: usize = 10_000;
 const KEPT_LISTINGS: usize = 64;
 /// Most names that kept listings hold together; a single one may have more.
 const KEPT_NAMES: usize = 2_000_000;
+/// Where so many files follow each other, they are looked at by several threads.
+const MANY: usize = 256;
+/// Most threads that look at files for one page.
+const LOOKERS: usize = 4;
 /// Most chunks of a component.
 const CHUNKS: usize = MAX_KEY / 200;
 
@@ -180,6 +184,8 @@ impl Store {
             page: Page::default(),
             flat: !request.delimiter,
             open: None,
+            limit: request.limit.min(PAGE),
+            ahead: Vec::new(),
             walk: Walk {
                 levels: Vec::new(),
                 after,
@@ -189,8 +195,7 @@ impl Store {
             Some(walk) => page.walk = walk,
             None => page.begin(request.prefix.as_bytes())?,
         }
-        let limit = request.limit.min(PAGE);
-        while page.page.entries.len() < limit && page.step()? {}
+        while page.page.entries.len() < page.limit && page.step()? {}
         let walk = &mut page.walk;
         while walk
             .levels
@@ -323,6 +328,9 @@ struct Pager<'a> {
     walk: Walk,
     /// The directory of the last level, with its path, once it is open.
     open: Option<Dir>,
+    limit: usize,
+    /// Facts of the names that come next in the last level, the next one's last.
+    ahead: Vec<Result<Option<ObjectInfo>>>,
 }
 
 impl Pager<'_> {
@@ -413,6 +421,42 @@ impl Pager<'_> {
         }
     }
 
+    /// Looks at the files from the last one taken on by several threads, where many follow each
+    /// other: a directory is no longer than its files take, and they take as long as any `ls -l`.
+    fn look_ahead(&mut self, dir: &Dir, snapshot: &Snapshot) {
+        let Some(level) = self.walk.levels.last() else {
+            return;
+        };
+        let wanted = self.limit.saturating_sub(self.page.entries.len());
+        let names = &snapshot.names[level.next - 1..level.end];
+        let run = names.iter().take(wanted).take_while(|name| !name.is_dir());
+        let run = &names[..run.count()];
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(LOOKERS);
+        if run.len() < MANY || threads < 2 {
+            return;
+        }
+        let pager = &*self;
+        let look = |names: &[Name]| -> Vec<_> {
+            let look = |name: &Name| pager.facts_in(dir, name.disk());
+            names.iter().map(look).collect()
+        };
+        self.ahead = std::thread::scope(|scope| {
+            let mut parts = run.chunks(run.len().div_ceil(threads));
+            let first = parts.next().unwrap_or_default();
+            let others: Vec<_> = parts.map(|names| scope.spawn(|| look(names))).collect();
+            let mut facts = look(first);
+            for part in others {
+                match part.join() {
+                    Ok(part) => facts.extend(part),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            facts
+        });
+        self.ahead.reverse();
+    }
+
     /// Lists the next name; false at the end.
     fn step(&mut self) -> Result<bool> {
         let Some(level) = self.walk.levels.last_mut() else {
@@ -467,7 +511,13 @@ impl Pager<'_> {
             }
             return Ok(true);
         }
-        let info = self.facts_in(&dir, name.disk())?;
+        if self.ahead.is_empty() {
+            self.look_ahead(&dir, &snapshot);
+        }
+        let info = match self.ahead.pop() {
+            Some(facts) => facts?,
+            None => self.facts_in(&dir, name.disk())?,
+        };
         self.open = Some(dir);
         // A directory may have taken the place of the file.
         let is_dir = |info: &ObjectInfo| {

@@ -229,6 +229,50 @@ async fn pages_read_the_names_once() {
 }
 
 #[tokio::test]
+async fn a_page_of_many_files_tells_of_each_what_it_alone_tells() {
+    let Bench { dir, driver } = bench();
+    for i in 0..1500 {
+        let name = format!("{i:04}");
+        match i {
+            400 | 1100 => fs::create_dir(dir.path().join(name)).unwrap(),
+            // In chunks on disk.
+            700 => {
+                driver.write(&name.repeat(100), "long").await;
+            }
+            _ => fs::write(dir.path().join(name), vec![0; i]).unwrap(),
+        }
+    }
+    for limit in [1, 600, 5000] {
+        for mut request in [
+            ListRequest::directory(&Key::empty()),
+            ListRequest::flat(&Key::empty()),
+        ] {
+            request.limit = limit;
+            let mut count = 0;
+            loop {
+                let page = driver.list(request.clone()).await.unwrap();
+                for entry in page.entries {
+                    count += 1;
+                    if let Some(info) = entry.object {
+                        assert_eq!(
+                            info,
+                            driver.head(&entry.key).await.unwrap(),
+                            "{:?}",
+                            entry.key
+                        );
+                    }
+                }
+                match page.next {
+                    Some(token) => request.token = Some(token),
+                    None => break,
+                }
+            }
+            assert_eq!(count, 1500);
+        }
+    }
+}
+
+#[tokio::test]
 async fn listing_leaves_a_directorys_access_time_alone() {
     let bench = bench();
     bench.driver.write("d/f", "1").await;
