@@ -240,6 +240,7 @@ fn mounted(
     holdings: Holdings,
     waiting: &mut Option<Ready>,
 ) -> Result<(), Failure> {
+    crate::sys::share_free_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("bucketfs")
