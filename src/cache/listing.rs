@@ -11,6 +11,7 @@
 
 mod flat;
 mod order;
+mod packed;
 
 pub use flat::Flat;
 
@@ -19,6 +20,7 @@ use crate::driver::{ListEntry, ObjectInfo, Page};
 use crate::key::Key;
 use bytes::{Bytes, BytesMut};
 use lru::LruCache;
+use packed::Kept;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -68,7 +70,7 @@ impl Known {
 
 #[derive(Clone, Debug, Default)]
 struct Record {
-    known: Known,
+    kept: Kept,
     /// What was learned of the name by itself; most names are known from the window only.
     apart: Option<Box<Apart>>,
 }
@@ -84,7 +86,18 @@ struct Apart {
 impl Record {
     /// A record as the window's listing tells it.
     fn listed(known: Known) -> Record {
-        Record { known, apart: None }
+        Record {
+            kept: known.into(),
+            apart: None,
+        }
+    }
+
+    fn known(&self) -> Known {
+        self.kept.known()
+    }
+
+    fn is_absent(&self) -> bool {
+        self.kept.is_absent()
     }
 
     /// When it was learned by itself.
@@ -126,7 +139,7 @@ impl Directory {
     /// records. Own changes noted behind `keep` stay: they hold back pages that are on their way.
     fn prune(&mut self, capacity: usize, keep: u64) {
         if self.records.len() > (capacity / 2).max(2 * self.pruned) {
-            self.retain(|record| !record.known.is_absent() || record.changed() > keep);
+            self.retain(|record| !record.is_absent() || record.changed() > keep);
             self.pruned = self.records.len();
         }
     }
@@ -384,7 +397,7 @@ impl ListingCache {
                 match directory.records.get_mut(&name) {
                     Some(record) if record.changed() > sequence => {}
                     Some(record) => {
-                        record.known = known;
+                        record.kept = known.into();
                         if let Some(apart) = &mut record.apart {
                             apart.at = None;
                         }
@@ -445,7 +458,7 @@ impl ListingCache {
             .filter(|window| window.covers(name))
             .map(|window| window.since);
         match directory.records.get(name) {
-            Some(record) => Some((record.known.clone(), record.at().max(window)?)),
+            Some(record) => Some((record.known(), record.at().max(window)?)),
             None => Some((Known::default(), window?)),
         }
     }
@@ -456,7 +469,7 @@ impl ListingCache {
         directories.peek(prefix).is_some_and(|directory| {
             let mut records = directory.records.iter();
             directory.window.is_some()
-                && records.any(|(other, record)| other != name && !record.known.is_absent())
+                && records.any(|(other, record)| other != name && !record.is_absent())
         })
     }
 
@@ -469,7 +482,7 @@ impl ListingCache {
     pub fn changed_since(&self, prefix: &Key, name: &[u8], mark: u64) -> Option<Known> {
         let directories = self.directories.lock();
         let record = directories.peek(prefix)?.records.get(name)?;
-        (record.changed() > mark).then(|| record.known.clone())
+        (record.changed() > mark).then(|| record.known())
     }
 
     /// All names of a directory whose whole listing is known, in the order of names, and since
@@ -484,8 +497,8 @@ impl ListingCache {
         let names = directory
             .records
             .iter()
-            .filter(|(_, record)| !record.known.is_absent())
-            .map(|(name, record)| (name.clone(), record.known.clone()))
+            .filter(|(_, record)| !record.is_absent())
+            .map(|(name, record)| (name.clone(), record.known()))
             .collect();
         Some((names, window.since))
     }
@@ -524,7 +537,7 @@ impl ListingCache {
                 Some(record) if record.changed() > ticket.sequence => {}
                 Some(record) if record.at().is_some_and(|at| at > ticket.since) => {}
                 Some(record) => {
-                    record.known = known;
+                    record.kept = known.into();
                     record.apart().at = Some(ticket.since);
                 }
                 None => {
@@ -545,7 +558,9 @@ impl ListingCache {
                 .records
                 .entry(Bytes::copy_from_slice(name))
                 .or_default();
-            act(&mut record.known);
+            let mut known = record.known();
+            act(&mut known);
+            record.kept = known.into();
             *record.apart() = Apart {
                 at: Some(now),
                 changed,

@@ -12,7 +12,7 @@ impl Directory {
     fn behind(&self, after: &[u8]) -> impl Iterator<Item = (&Bytes, &Record)> {
         let range = (Bound::Excluded(after), Bound::Unbounded);
         let records = self.records.range::<[u8], _>(range);
-        records.filter(|(_, record)| !record.known.is_absent())
+        records.filter(|(_, record)| !record.is_absent())
     }
 }
 
@@ -30,7 +30,7 @@ impl ListingCache {
         let directory = directories.get(prefix);
         let changed = |name: &Bytes| {
             let record = directory?.records.get(name)?;
-            (record.changed() > ticket.sequence).then(|| record.known.clone())
+            (record.changed() > ticket.sequence).then(|| record.known())
         };
         let mut names = Vec::with_capacity(told.len());
         for (name, known) in told {
@@ -52,8 +52,8 @@ impl ListingCache {
         let records = directories.peek(prefix).map(|directory| &directory.records);
         let changed = records.into_iter().flatten();
         changed
-            .filter(|(_, record)| record.changed() > mark && !record.known.is_absent())
-            .map(|(name, record)| (name.clone(), record.known.clone()))
+            .filter(|(_, record)| record.changed() > mark && !record.is_absent())
+            .map(|(name, record)| (name.clone(), record.known()))
             .collect()
     }
 
@@ -75,7 +75,7 @@ impl ListingCache {
             .map_while(|(name, record)| {
                 let window = window.filter(|window| window.covers(name));
                 let since = record.at().max(window.map(|window| window.since))?;
-                Some((name.clone(), record.known.clone(), since))
+                Some((name.clone(), record.known(), since))
             })
             .collect()
     }
