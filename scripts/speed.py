@@ -66,6 +66,15 @@ def read_big(d, _):
     assert total == BIG
 
 
+def read_at_random(d, _):
+    blocks = list(range(BIG // (128 << 10)))
+    random.Random(7).shuffle(blocks)
+    fd = os.open(f"{d}/big", os.O_RDONLY)
+    for block in blocks:
+        assert len(os.pread(fd, 128 << 10, block * (128 << 10))) == 128 << 10
+    os.close(fd)
+
+
 def append(d, _):
     fd = os.open(f"{d}/large", os.O_WRONLY | os.O_APPEND)
     os.write(fd, b"x" * 4096)
@@ -99,6 +108,7 @@ WORKLOADS = [
     ("find over 5,000 keys", READ, sh("test $(find tree -type f | wc -l) = 5000"), 0),
     ("read 300 files of 4 KiB in order", READ, read_in_order, 0),
     ("read 128 MiB, cold", READ, read_big, BIG),
+    ("read 128 MiB by 128 KiB at random, cold", READ, read_at_random, BIG),
     ("write 128 MiB and fsync", [], write_big, BIG),
     ("create 100 files of 4 KiB", small("d/", 1), create, 0),
     ("overwrite 50 files of 4 KiB", small("d/", 50), overwrite, 0),

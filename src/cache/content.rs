@@ -131,6 +131,12 @@ impl BlockCache {
         self.shard(&version.key, index).lock().get(version, index)
     }
 
+    /// Whether a block is in memory, or may be on disk. It is not a use of the block.
+    pub fn holds(&self, version: &Version, index: u64) -> bool {
+        let shard = self.shard(&version.key, index);
+        shard.lock().holds(version, index) || self.on_disk(version, index)
+    }
+
     /// Whether a block may be on disk; a look at it is worth while only then.
     pub fn on_disk(&self, version: &Version, index: u64) -> bool {
         self.disk
@@ -187,6 +193,12 @@ impl Shard {
         let held = self.versions.get(&version.key)?;
         let id = held.iter().find(|held| held.etag == version.etag)?.id;
         Some(self.blocks.get(&(id, index))?.bytes.clone())
+    }
+
+    fn holds(&self, version: &Version, index: u64) -> bool {
+        let mut held = self.versions.get(&version.key).into_iter().flatten();
+        held.find(|held| held.etag == version.etag)
+            .is_some_and(|held| self.blocks.contains(&(held.id, index)))
     }
 
     fn insert(&mut self, version: &Version, index: u64, bytes: Bytes) {

@@ -1,8 +1,9 @@
-//! Brings blocks that are not cached: one request for a run of them, shared by all who wait, and
-//! ahead of those who read sequentially.
+//! Brings blocks that are not cached: one request for a run of them, shared by all who wait, ahead
+//! of those who read sequentially, and beside those who read here and there in a file that fits.
 
 mod flight;
 mod pattern;
+mod scatter;
 
 pub use pattern::Pattern;
 
@@ -15,7 +16,8 @@ use flight::{Flight, Ticket};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use pattern::{Ahead, Budget};
+use pattern::{Ahead, Budget, Step};
+use scatter::{RIDE, SWEEP};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchOptions {
     /// Memory for cached blocks, in bytes. Half of it is what all handles together may have
-    /// fetched ahead.
+    /// fetched ahead, and half what the files may take that are read here and there.
     pub memory: u64,
     /// How far ahead of one handle to fetch, in bytes.
     pub window: u64,
@@ -53,15 +55,18 @@ const WHOLE_PIECE: u64 = 8 << 20;
 const WHOLE_PARALLEL: usize = 4;
 /// Up to this size a range for a stage goes through the cache.
 const CACHED_WHOLE: u64 = 1 << 20;
+/// So many blocks are looked at for one request in the background.
+const LOOK: u64 = 1024;
+
 /// Reads versions of objects through a cache.
 pub struct Fetcher {
     driver: Arc<dyn Driver>,
     ranges: bool,
     cache: BlockCache,
-    /// Blocks on their way, each with how to wait for it. Its lock is taken before those of the
-    /// cache, and held for a few look-ups. An entry is there exactly as long as its flight has
+    /// Its lock is taken before those of the cache and of a handle's pattern, and held for a few
+    /// look-ups. An entry is there exactly as long as its flight has
     /// not landed it.
-    in_flight: Mutex<HashMap<(Key, ETag, u64), Ticket>>,
+    in_flight: Mutex<InFlight>,
     budget: Arc<Budget>,
     runtime: tokio::runtime::Handle,
 }
@@ -74,6 +79,9 @@ impl fmt::Debug for Fetcher {
             .finish_non_exhaustive()
     }
 }
+
+/// Blocks on their way, each with how to wait for it.
+type InFlight = HashMap<(Key, ETag, u64), Ticket>;
 
 /// How a reader gets one block.
 enum Claim {
@@ -89,11 +97,12 @@ impl Fetcher {
     /// A fetcher with its cache. Must be called inside a tokio runtime, which runs the requests;
     /// fails where the cache directory cannot be used.
     pub fn new(driver: Arc<dyn Driver>, options: FetchOptions) -> io::Result<Arc<Fetcher>> {
+        let disk = options.disk.as_ref().map_or(0, |disk| disk.size / 2);
         Ok(Arc::new(Fetcher {
             ranges: driver.capabilities().range,
             cache: BlockCache::new(options.memory, options.disk)?,
             in_flight: Mutex::default(),
-            budget: Budget::new(options.window, options.memory / 2),
+            budget: Budget::new(options.window, disk, options.memory / 2),
             runtime: tokio::runtime::Handle::current(),
             driver,
         }))
@@ -109,8 +118,13 @@ impl Fetcher {
     ) -> Option<Bytes> {
         let range = version.cut(range);
         let bytes = self.peek(version, &range)?;
-        if let Some(ahead) = self.note(version, &range, pattern) {
-            self.claim(version, 0..0, Some(ahead));
+        match self.note(version, &range, pattern) {
+            Step::Jump => {
+                let beside = pattern.jump(&range, version, false, &self.budget);
+                self.sweep(version, pattern, beside.sweeps);
+            }
+            Step::On(None) => {}
+            Step::On(ahead) => drop(self.claim(version, 0..0, ahead, None)),
         }
         Some(bytes)
     }
@@ -124,8 +138,10 @@ impl Fetcher {
         pattern: &Pattern,
     ) -> Result<Bytes> {
         let range = version.cut(range);
-        let ahead = self.note(version, &range, pattern);
-        self.blocks(version, range, ahead).await
+        match self.note(version, &range, pattern) {
+            Step::Jump => self.blocks(version, range, None, Some(pattern)).await,
+            Step::On(ahead) => self.blocks(version, range, ahead, None).await,
+        }
     }
 
     async fn blocks(
@@ -133,13 +149,14 @@ impl Fetcher {
         version: &Arc<Version>,
         range: Range<u64>,
         mut ahead: Option<Ahead>,
+        mut jump: Option<&Pattern>,
     ) -> Result<Bytes> {
         let mut next = range.start / BLOCK;
         let end = range.end.div_ceil(BLOCK);
         let mut blocks = Vec::with_capacity((end - next) as usize);
         let mut again = false;
         while next < end {
-            for claim in self.claim(version, next..end, ahead.take()) {
+            for claim in self.claim(version, next..end, ahead.take(), jump.take()) {
                 let (ticket, own) = match claim {
                     Claim::Here(bytes) => {
                         blocks.push(bytes);
@@ -247,11 +264,11 @@ impl Fetcher {
         Some(join(blocks?, range.clone()))
     }
 
-    fn note(&self, version: &Version, range: &Range<u64>, pattern: &Pattern) -> Option<Ahead> {
+    fn note(&self, version: &Version, range: &Range<u64>, pattern: &Pattern) -> Step {
         if range.is_empty() {
-            return None;
+            return Step::On(None);
         }
-        pattern.note(range, version.size, &self.budget)
+        pattern.note(range, version, &self.budget)
     }
 
     async fn piece(self: &Arc<Self>, version: &Arc<Version>, range: Range<u64>) -> Result<Bytes> {
@@ -259,7 +276,7 @@ impl Fetcher {
             return Ok(bytes);
         }
         if range.end - range.start <= CACHED_WHOLE {
-            return self.blocks(version, range, None).await;
+            return self.blocks(version, range, None, None).await;
         }
         let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
         self.pull(version, range, |bytes| all.extend_from_slice(bytes))
@@ -268,12 +285,14 @@ impl Fetcher {
     }
 
     /// Says how each block of `demand` is to be had, and sends requests for those of them and of
-    /// `ahead` that are neither cached nor on their way.
+    /// `ahead` that are neither cached nor on their way. `jump`: how the handle reads whose read
+    /// this is, if it is elsewhere than the one before it.
     fn claim(
         self: &Arc<Self>,
         version: &Arc<Version>,
         demand: Range<u64>,
         ahead: Option<Ahead>,
+        jump: Option<&Pattern>,
     ) -> Vec<Claim> {
         let (ahead, piece) = match ahead {
             Some(ahead) => (ahead.blocks, ahead.piece),
@@ -318,20 +337,91 @@ impl Fetcher {
                 claims.push(claim);
             }
         }
+        let mut sweeps = 0;
+        if let Some(pattern) = jump {
+            let range = demand.start * BLOCK..demand.end * BLOCK;
+            let waits = flights.iter().any(|(_, from_disk)| !from_disk);
+            let beside = pattern.jump(&range, version, waits, &self.budget);
+            sweeps = beside.sweeps;
+            let own = |(flight, disk): &&mut (Flight, bool)| flight.end() == demand.end && !*disk;
+            if beside.ride
+                && let Some((flight, _)) = flights.last_mut().filter(own)
+            {
+                let end = version.blocks().min(demand.end + RIDE);
+                for index in demand.end..end {
+                    if !self.is_missing(version, index, &in_flight) {
+                        break;
+                    }
+                    let id = (version.key.clone(), version.etag.clone(), index);
+                    in_flight.insert(id, flight.add());
+                }
+                let rides = demand.end..flight.end();
+                pattern.scatter(|scatter| scatter.brought(version, rides));
+            }
+        }
         drop(in_flight);
         for (flight, from_disk) in flights {
             self.runtime.spawn(flight.run(from_disk));
         }
+        if let Some(pattern) = jump {
+            self.sweep(version, pattern, sweeps);
+        }
         claims
+    }
+
+    /// Sends up to so many requests for what is missing of a version, on from where the last one
+    /// for this handle ended.
+    fn sweep(self: &Arc<Self>, version: &Arc<Version>, pattern: &Pattern, requests: usize) {
+        for _ in 0..requests {
+            let mut in_flight = self.in_flight.lock();
+            let (mut next, running) = pattern.scatter(|s| (s.cursor, s.running.clone()));
+            let far = version.blocks().min(next + LOOK);
+            while next < far && !self.is_missing(version, next, &in_flight) {
+                next += 1;
+            }
+            // Blocks that are here lie on the way of a request as long as they are few.
+            let (mut wanted, mut end) = (Vec::new(), next);
+            for index in next..far.min(next + SWEEP) {
+                if self.is_missing(version, index, &in_flight) {
+                    wanted.push(index);
+                    end = index + 1;
+                } else if index - end >= RIDE {
+                    break;
+                }
+            }
+            let mut flight = Flight::new(self, version, next);
+            for index in next..end {
+                if wanted.binary_search(&index).is_ok() {
+                    let id = (version.key.clone(), version.etag.clone(), index);
+                    in_flight.insert(id, flight.add());
+                } else {
+                    flight.pass();
+                }
+            }
+            pattern.scatter(|scatter| {
+                scatter.cursor = end.max(next);
+                scatter.brought(version, wanted);
+            });
+            drop(in_flight);
+            if flight.len() == 0 {
+                return;
+            }
+            self.runtime.spawn(async move {
+                flight.run(false).await;
+                drop(running);
+            });
+        }
+    }
+
+    /// Whether a block is neither here nor on its way.
+    fn is_missing(&self, version: &Version, index: u64, in_flight: &InFlight) -> bool {
+        let id = (version.key.clone(), version.etag.clone(), index);
+        !in_flight.contains_key(&id) && !self.cache.holds(version, index)
     }
 
     /// A flight for all blocks of a version that are neither cached nor on their way, for stores
     /// that send whole objects only.
-    fn whole(
-        self: &Arc<Self>,
-        version: &Arc<Version>,
-        in_flight: &mut HashMap<(Key, ETag, u64), Ticket>,
-    ) -> (Flight, bool) {
+    fn whole(self: &Arc<Self>, version: &Arc<Version>, in_flight: &mut InFlight) -> (Flight, bool) {
         let mut flight = Flight::new(self, version, 0);
         let mut on_disk = true;
         for index in 0..version.blocks() {

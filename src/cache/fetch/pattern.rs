@@ -1,6 +1,7 @@
 //! How one handle reads, and how far ahead of it the fetcher may go.
 
-use crate::cache::content::BLOCK;
+use super::scatter::{Beside, Scatter};
+use crate::cache::content::{BLOCK, Version};
 use crate::clock;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -42,6 +43,16 @@ struct State {
     lease: Option<Lease>,
     /// Whether the budget knows this handle.
     listed: bool,
+    scatter: Scatter,
+}
+
+/// What a read is to the one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is elsewhere.
+    Jump,
+    /// It goes on, or begins at the start, and this is to be fetched ahead of it.
+    On(Option<Ahead>),
 }
 
 /// What to fetch ahead.
@@ -54,21 +65,52 @@ pub(super) struct Ahead {
 }
 
 impl Pattern {
-    /// Takes note of a read within `0..size`, and tells what to fetch ahead of it.
-    pub(super) fn note(
+    /// Takes note of a read within a version, and tells what to fetch ahead of it. A jump is to be
+    /// told to [`Pattern::jump`].
+    pub(super) fn note(&self, range: &Range<u64>, version: &Version, budget: &Arc<Budget>) -> Step {
+        let mut state = self.state.lock();
+        state.last = Some(clock::now());
+        let ahead = self.follow(&mut state, range, version.size, budget);
+        if state.run < 2 && range.start > 0 {
+            return Step::Jump;
+        }
+        state.scatter.pass(version, touched(range));
+        Step::On(ahead)
+    }
+
+    /// Takes note of a read elsewhere; see [`Scatter::jump`].
+    pub(super) fn jump(
         &self,
+        range: &Range<u64>,
+        version: &Version,
+        waits: bool,
+        budget: &Arc<Budget>,
+    ) -> Beside {
+        let mut state = self.state.lock();
+        let beside = state.scatter.jump(version, touched(range), waits, budget);
+        self.list(&mut state, budget);
+        beside
+    }
+
+    /// What is known of reads here and there.
+    pub(super) fn scatter<T>(&self, with: impl FnOnce(&mut Scatter) -> T) -> T {
+        with(&mut self.state.lock().scatter)
+    }
+
+    fn follow(
+        &self,
+        state: &mut State,
         range: &Range<u64>,
         size: u64,
         budget: &Arc<Budget>,
     ) -> Option<Ahead> {
-        let mut state = self.state.lock();
-        state.last = Some(clock::now());
         let slack = DISORDER * (range.end - range.start);
         let near = range.start <= state.frontier + slack && range.end + slack >= state.frontier;
         if !near {
             *state = State {
                 last: state.last,
                 listed: state.listed,
+                scatter: std::mem::take(&mut state.scatter),
                 ..State::default()
             };
         }
@@ -97,7 +139,7 @@ impl Pattern {
             }
         };
         let window = window.min(budget.window);
-        if self.lease(&mut state, window, budget) {
+        if self.lease(state, window, budget) {
             state.window = window;
         } else {
             end = state.frontier + state.window;
@@ -124,48 +166,82 @@ impl Pattern {
     fn lease(&self, state: &mut State, bytes: u64, budget: &Arc<Budget>) -> bool {
         let lease = state.lease.get_or_insert_with(|| Lease {
             budget: budget.clone(),
+            purpose: Purpose::Window,
             bytes: 0,
         });
-        let more = bytes.saturating_sub(lease.bytes);
-        if !budget.take(more) {
-            budget.reclaim();
-            if !budget.take(more) {
-                return false;
-            }
+        if !lease.grow(bytes) {
+            return false;
         }
-        lease.bytes += more;
-        if !state.listed {
+        self.list(state, budget);
+        true
+    }
+
+    /// Sees to it that the budget knows a handle that holds some of it.
+    fn list(&self, state: &mut State, budget: &Budget) {
+        if !state.listed && state.holds() {
             state.listed = true;
             budget.list(Arc::downgrade(&self.state));
         }
-        true
     }
 }
 
-/// Memory for what all handles together have fetched ahead and not read yet.
+impl State {
+    fn holds(&self) -> bool {
+        self.lease.is_some() || self.scatter.lease.is_some()
+    }
+}
+
+/// The blocks that a range touches.
+fn touched(range: &Range<u64>) -> Range<u64> {
+    range.start / BLOCK..range.end.div_ceil(BLOCK)
+}
+
+/// What a part of the budget is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// What was fetched ahead of a sequential reader and not read yet.
+    Window,
+    /// The whole of a file that is read here and there.
+    Whole,
+}
+
+/// Memory that all handles together may take, as much for either purpose.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// The greatest window of one handle.
     pub window: u64,
+    /// A file up to this size has room enough in the disk cache.
+    pub disk: u64,
     limit: u64,
-    used: AtomicU64,
+    used: [AtomicU64; 2],
     /// Handles that have had a window, for taking back those that are idle. Locked after a
     /// handle's state; states are only tried while it is held.
     holders: Mutex<Vec<Weak<Mutex<State>>>>,
 }
 
 impl Budget {
-    pub fn new(window: u64, limit: u64) -> Arc<Self> {
+    pub fn new(window: u64, disk: u64, limit: u64) -> Arc<Self> {
         Arc::new(Budget {
             window: window.next_multiple_of(BLOCK),
+            disk,
             limit,
-            used: AtomicU64::new(0),
+            used: Default::default(),
             holders: Mutex::default(),
         })
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        self.used
+    /// Takes as much at once, if need be from handles that are idle.
+    pub fn lease(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Option<Lease> {
+        let mut lease = Lease {
+            budget: self.clone(),
+            purpose,
+            bytes: 0,
+        };
+        lease.grow(bytes).then_some(lease)
+    }
+
+    fn take(&self, purpose: Purpose, bytes: u64) -> bool {
+        self.used[purpose as usize]
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 Some(used + bytes).filter(|sum| *sum <= self.limit)
             })
@@ -181,7 +257,7 @@ impl Budget {
         holders.push(holder);
     }
 
-    /// Takes windows back from handles that do not read, and forgets handles that are closed.
+    /// Takes back what handles hold that do not read, and forgets handles that are closed.
     fn reclaim(&self) {
         let now = clock::now();
         self.holders.lock().retain(|holder| {
@@ -194,8 +270,9 @@ impl Budget {
             if state.last.is_some_and(|last| now - last >= IDLE) {
                 state.lease = None;
                 state.window = 0;
+                state.scatter.lease = None;
             }
-            state.listed = state.lease.is_some();
+            state.listed = state.holds();
             state.listed
         });
     }
@@ -203,25 +280,63 @@ impl Budget {
 
 /// A part of the budget, given back when it is dropped.
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     budget: Arc<Budget>,
+    purpose: Purpose,
     bytes: u64,
+}
+
+impl Lease {
+    /// Makes it as large as that, if it is smaller.
+    fn grow(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        if !self.budget.take(self.purpose, more) {
+            self.budget.reclaim();
+            if !self.budget.take(self.purpose, more) {
+                return false;
+            }
+        }
+        self.bytes += more;
+        true
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.used[self.purpose as usize].fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::ETag;
 
     const SIZE: u64 = 100 << 20;
 
+    fn note(
+        pattern: &Pattern,
+        range: Range<u64>,
+        size: u64,
+        budget: &Arc<Budget>,
+    ) -> Option<Ahead> {
+        let version = Version {
+            key: "k".into(),
+            etag: ETag::new("e"),
+            size,
+        };
+        match pattern.note(&range, &version, budget) {
+            Step::On(ahead) => ahead,
+            Step::Jump => None,
+        }
+    }
+
+    fn used(budget: &Budget) -> u64 {
+        budget.used[Purpose::Window as usize].load(Ordering::Relaxed)
+    }
+
     fn budget(limit: u64) -> Arc<Budget> {
-        Budget::new(8 << 20, limit)
+        Budget::new(8 << 20, 0, limit)
     }
 
     /// Reads `0..end` in requests of `len`, in the order that `swap` makes of neighbours; gives
@@ -230,7 +345,7 @@ mod tests {
         let mut asked = Vec::new();
         for pair in 0..end / len / 2 {
             for i in [pair * 2 + 1, pair * 2] {
-                asked.extend(pattern.note(&(i * len..(i + 1) * len), SIZE, budget));
+                asked.extend(note(pattern, i * len..(i + 1) * len, SIZE, budget));
             }
         }
         asked
@@ -248,9 +363,9 @@ mod tests {
             assert_eq!(last.piece, (2 << 20) / BLOCK);
             let ahead = last.blocks.end * BLOCK;
             assert!(ahead > 66 << 20 && ahead <= 73 << 20, "{ahead}");
-            assert_eq!(budget.used.load(Ordering::Relaxed), 8 << 20);
+            assert_eq!(used(&budget), 8 << 20);
             drop(pattern);
-            assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+            assert_eq!(used(&budget), 0);
         }
     }
 
@@ -259,7 +374,7 @@ mod tests {
         let (pattern, budget) = (Pattern::default(), budget(1 << 30));
         for i in 1..500u64 {
             let start = (i * 7919 * 4096) % (SIZE - 4096);
-            let ahead = pattern.note(&(start..start + 4096), SIZE, &budget);
+            let ahead = note(&pattern, start..start + 4096, SIZE, &budget);
             assert_eq!(ahead, None, "{start}");
         }
     }
@@ -269,10 +384,10 @@ mod tests {
         let (pattern, budget) = (Pattern::default(), budget(1 << 30));
         sequential(&pattern, &budget, 32 << 20, BLOCK);
         let seek = 90 << 20;
-        assert_eq!(pattern.note(&(seek..seek + 4096), SIZE, &budget), None);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(note(&pattern, seek..seek + 4096, SIZE, &budget), None);
+        assert_eq!(used(&budget), 0);
         let next = seek + 4096;
-        let ahead = pattern.note(&(next..next + 4096), SIZE, &budget).unwrap();
+        let ahead = note(&pattern, next..next + 4096, SIZE, &budget).unwrap();
         assert_eq!(ahead.blocks, seek / BLOCK + 1..(seek + FIRST) / BLOCK + 1);
     }
 
@@ -281,12 +396,12 @@ mod tests {
         let budget = budget(8 << 20);
         let (idle, reader) = (Pattern::default(), Pattern::default());
         sequential(&idle, &budget, 32 << 20, BLOCK);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 8 << 20);
+        assert_eq!(used(&budget), 8 << 20);
         assert_eq!(sequential(&reader, &budget, 8 << 20, BLOCK), []);
         tokio::time::advance(IDLE).await;
         let asked = sequential(&reader, &budget, 32 << 20, BLOCK);
         assert!(!asked.is_empty());
-        assert_eq!(budget.used.load(Ordering::Relaxed), 8 << 20);
+        assert_eq!(used(&budget), 8 << 20);
     }
 
     #[tokio::test]
@@ -296,12 +411,12 @@ mod tests {
         let mut covered = 1;
         for i in 0..size.div_ceil(BLOCK) {
             let range = i * BLOCK..((i + 1) * BLOCK).min(size);
-            if let Some(ahead) = pattern.note(&range, size, &budget) {
+            if let Some(ahead) = note(&pattern, range, size, &budget) {
                 assert_eq!(ahead.blocks.start, covered);
                 covered = ahead.blocks.end;
             }
         }
         assert_eq!(covered, size.div_ceil(BLOCK));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(used(&budget), 0);
     }
 }

@@ -1,3 +1,4 @@
+mod scatter;
 mod store;
 
 use super::*;
