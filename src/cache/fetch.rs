@@ -344,10 +344,10 @@ impl Fetcher {
             let beside = pattern.jump(&range, version, waits, &self.budget);
             sweeps = beside.sweeps;
             let own = |(flight, disk): &&mut (Flight, bool)| flight.end() == demand.end && !*disk;
-            if beside.ride
+            if beside.ride > 0
                 && let Some((flight, _)) = flights.last_mut().filter(own)
             {
-                let end = version.blocks().min(demand.end + RIDE);
+                let end = version.blocks().min(demand.end + beside.ride);
                 for index in demand.end..end {
                     if !self.is_missing(version, index, &in_flight) {
                         break;

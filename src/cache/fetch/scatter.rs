@@ -1,10 +1,11 @@
 //! How a handle that reads here and there brings the rest of a file that fits the cache.
 //!
 //! It sends no more requests than there are such reads, and none when they end. After
-//! [`PATIENCE`] of them the request of each brings up to [`RIDE`] blocks behind its own. Each that
+//! [`PATIENCE`] of them the request of each brings [`RIDE`] blocks behind its own too. Each that
 //! finds what was brought so has saved a request, and earns one in the background, for up to
-//! [`SWEEP`] blocks of what is missing. Where reads never come upon what was brought, no more than
-//! `1 + RIDE` times the blocks that they touch is fetched.
+//! [`SWEEP`] blocks of what is missing; it also widens what rides on the next ones by [`RIDE`]
+//! blocks, and each that does not narrows it by one. Where reads never come upon what was brought,
+//! no more than `1 + RIDE` times the blocks that they touch is fetched.
 
 use super::pattern::{Budget, Lease, Purpose};
 use crate::cache::content::Version;
@@ -14,9 +15,9 @@ use std::sync::Arc;
 
 /// So many reads here and there fetch their own blocks only.
 pub(super) const PATIENCE: u32 = 16;
-/// How many blocks ride on the request of a read.
+/// How many blocks ride on the request of a read at least.
 pub(super) const RIDE: u64 = 8;
-/// How many blocks a request in the background has at most.
+/// How many blocks ride on a request at most, and how many one in the background has.
 pub(super) const SWEEP: u64 = 64;
 /// How many requests in the background one handle has on their way.
 const PARALLEL: usize = 4;
@@ -29,6 +30,8 @@ pub(super) struct Scatter {
     misses: u32,
     /// How many requests in the background may be sent.
     earned: u32,
+    /// How many blocks ride on the next request, beyond the least.
+    wider: u64,
     /// One bit for each block that was brought and not read yet; empty before the first.
     brought: Vec<u64>,
     /// Up to here the background has looked for missing blocks; it goes over the file once.
@@ -42,8 +45,8 @@ pub(super) struct Scatter {
 /// What to fetch beside a read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Beside {
-    /// Whether blocks may ride on the read's own request.
-    pub ride: bool,
+    /// How many blocks may ride on the read's own request.
+    pub ride: u64,
     /// How many requests to send in the background.
     pub sweeps: usize,
 }
@@ -73,8 +76,10 @@ impl Scatter {
         let found = self.take(blocks);
         if waits {
             self.misses = self.misses.saturating_add(1);
+            self.wider = self.wider.saturating_sub(1);
         } else if found {
             self.earned = self.earned.saturating_add(1);
+            self.wider = (self.wider + RIDE).min(SWEEP - RIDE);
         }
         if self.misses <= PATIENCE || !self.fits(version.size, budget) {
             return Beside::default();
@@ -86,7 +91,7 @@ impl Scatter {
             self.earned -= sweeps as u32;
         }
         Beside {
-            ride: waits,
+            ride: if waits { RIDE + self.wider } else { 0 },
             sweeps,
         }
     }
