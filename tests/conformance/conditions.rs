@@ -147,6 +147,8 @@ async fn increment(driver: Arc<dyn Driver>, times: usize) {
             match driver.put(&key("counter"), body, when(condition)).await {
                 Ok(_) => break,
                 Err(error) if error.kind() == ErrorKind::Changed => {}
+                // radosgw tells so who loses a race.
+                Err(error) if error.retryable() && !error.maybe_applied() => {}
                 Err(error) => panic!("{error}"),
             }
         }
