@@ -30,8 +30,9 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 13] = [
+const FOREIGN: [&str; 14] = [
     "--s3",
+    "--local",
     "--all-targets",
     "--device",
     "--cap-add",

@@ -11,6 +11,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/bucketfs-suite.XXXXXX")
 chmod 755 "$work"
 export BUCKETFS_RUNTIME_DIR=$work/run
 mounted=
+export fresh=
 
 die() {
     echo "$(basename "$0"): $*" >&2
@@ -28,10 +29,27 @@ tool() {
     PATH=$tools/$name-$version/bin:$PATH
 }
 
-# attach URL [OPTION...]: mounts on $work/mnt.
+# with_s3 COMMAND...: one of what the other scripts know of the server; they have functions of the same names.
+with_s3() (
+    # shellcheck source=scripts/lib.sh
+    source "$root/scripts/lib.sh"
+    "$@"
+)
+
+# attach URL [OPTION...]: mounts on $work/mnt. The URL `s3:` is a fresh bucket on the server of S3_ENDPOINT; its own URL
+# is in $fresh then.
 attach() {
-    local url=$1
+    local url=$1 reach
     shift
+    if [ "$url" = s3: ]; then
+        url=s3://bucketfs-suite-$$
+        with_s3 make_bucket "${url#s3://}" || die "cannot make a bucket at ${S3_ENDPOINT:-(S3_ENDPOINT is not set)}"
+        fresh=$url
+    fi
+    if [[ $url = s3://* ]]; then
+        mapfile -t reach < <(with_s3 s3_arguments)
+        set -- "${reach[@]}" "$@"
+    fi
     [ -x "$bucketfs" ] || die "no program at $bucketfs: run cargo build, or set BUCKETFS"
     mkdir -p "$work/mnt"
     timeout 60 "$bucketfs" mount "$url" "$work/mnt" --staging-dir "$work/staging" \
