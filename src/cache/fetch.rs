@@ -100,7 +100,8 @@ impl Fetcher {
         let disk = options.disk.as_ref().map_or(0, |disk| disk.size / 2);
         Ok(Arc::new(Fetcher {
             ranges: driver.capabilities().range,
-            cache: BlockCache::new(options.memory, options.disk)?,
+            // The rest is for what is on its way, and what the allocator loses.
+            cache: BlockCache::new(options.memory - options.memory / 5, options.disk)?,
             in_flight: Mutex::default(),
             budget: Budget::new(options.window, disk, options.memory / 2),
             runtime: tokio::runtime::Handle::current(),
