@@ -177,7 +177,9 @@ impl Fs {
 
     /// Close-to-open: asks whether the inode's version is still the store's. An open that
     /// truncates needs only to know a version to expect; who only writes into a large file wants
-    /// its attributes, and everything else the first block.
+    /// its attributes, and everything else the first block. Who opens for writing and never writes,
+    /// as `touch` does, asks in vain: but it is only an open that can be refused for the kernel to
+    /// look the name up anew. A first write that found another version would have to fail.
     async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool, reads: bool) -> FsResult<()> {
         let (version, cached, key) = {
             let state = inode.state();

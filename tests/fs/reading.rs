@@ -32,6 +32,34 @@ async fn a_small_file_costs_one_round_trip_cold() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_of_an_unlisted_directory_is_one_round_trip() {
+    // A name such as a lock's is asked for by a head, and nothing of it is known before.
+    for name in ["d/a.lock", "d/b.lock"] {
+        let world = World::s3();
+        world.put("d/a.lock", "x").await;
+        let mount = world.mount();
+        let directory = mount.ino("d").await.unwrap();
+        mount.cost();
+        // While the one is not answered, the other is on its way.
+        for lists in [false, true] {
+            let held = match lists {
+                true => mount.late.hold_lists(),
+                false => mount.late.hold(),
+            };
+            let mut look = Box::pin(mount.look(directory, &name.as_bytes()[2..]));
+            for _ in 0..20 {
+                assert!(futures::poll!(look.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(mount.cost(), "head 1, list 1");
+            drop(held);
+            assert_eq!(look.await.is_ok(), name == "d/a.lock");
+            assert_eq!(mount.cost(), "");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_written_here_is_read_from_the_cache() {
     let world = World::s3();
     let mount = world.mount();
