@@ -229,6 +229,7 @@ pub trait Upload: Send + Sync + Debug {
 
 pub mod local;
 pub mod memory;
+pub mod mongodb;
 pub mod redis;
 pub mod s3;
 
@@ -245,7 +246,7 @@ macro_rules! drivers {
     };
 }
 
-drivers!(memory, local, s3, redis, redis::tls);
+drivers!(memory, local, s3, redis, redis::tls, mongodb);
 
 /// The driver of a URL scheme.
 pub fn scheme(scheme: &str) -> Option<&'static Registered> {

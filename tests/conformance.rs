@@ -10,6 +10,8 @@ mod attributes;
 mod broken;
 #[path = "conformance/conditions.rs"]
 mod conditions;
+#[path = "conformance/enveloped.rs"]
+mod enveloped;
 #[path = "conformance/feeds.rs"]
 mod feeds;
 #[path = "conformance/fixture.rs"]

@@ -1,5 +1,6 @@
 //! Fresh stores for cases, and the words that cases are written in.
 
+use crate::enveloped::Enveloped;
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
@@ -171,6 +172,7 @@ pub fn stores() -> Vec<Store> {
             "s3" => s3(Shown::Bucket),
             "redis" => redis(REDIS, "redis", "objects"),
             "rediss" => redis(REDISS, "rediss", "objects"),
+            "mongodb" => mongodb(),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
@@ -424,6 +426,47 @@ fn redis(variable: &'static str, name: &str, layout: &'static str) -> Store {
             })
         }
     })
+}
+
+/// Where a MongoDB is, as a URL without a path.
+const MONGODB: &str = "BUCKETFS_TEST_MONGODB";
+/// Which server that is, as its script in `scripts/servers` is called.
+const MONGODB_SERVER: &str = "BUCKETFS_TEST_MONGODB_SERVER";
+const FERRETDB_RACES: &str = "FerretDB finds a document first and writes it later";
+const FERRETDB: &[(&str, &str)] = &[
+    ("racing_increments_are_exact", FERRETDB_RACES),
+    ("a_racing_delete_loses_no_write", FERRETDB_RACES),
+];
+
+/// A collection of its own.
+fn mongodb() -> Store {
+    let Ok(server) = std::env::var(MONGODB) else {
+        let missing = format!("needs a server: scripts/servers/mongo, and {MONGODB}");
+        return Store {
+            missing: Some(missing),
+            ..Store::new("mongodb", || async { Err(Error::unsupported("open")) })
+        };
+    };
+    let known = match std::env::var(MONGODB_SERVER).unwrap_or_default().as_str() {
+        "ferretdb" => FERRETDB,
+        _ => &[],
+    };
+    let store = Store::new("mongodb", move || {
+        let url = format!("{server}/conformance/c{:016x}", clock::random());
+        async move {
+            let options = OpenOptions::default();
+            let secret = Location::parse(&url)?.url().password().map(str::to_owned);
+            Ok(Fixture {
+                a: Arc::new(Enveloped(open(&url, &options).await?)),
+                b: Arc::new(Enveloped(open(&url, &options).await?)),
+                url: None,
+                secrets: secret.into_iter().collect(),
+                skipped: Skipped::default(),
+                _keep: Box::new(()),
+            })
+        }
+    });
+    Store { known, ..store }
 }
 
 pub fn key(text: &str) -> Key {

@@ -1,0 +1,49 @@
+//! The `mongodb:` driver: collections as directories of documents.
+
+mod database;
+mod databases;
+mod documents;
+mod json;
+mod link;
+mod names;
+mod target;
+
+use super::{Driver, Location, OpenOptions, Opened, Result};
+use database::Database;
+use databases::Databases;
+use link::Link;
+use std::sync::Arc;
+use target::Target;
+
+/// The URL scheme.
+pub const SCHEME: &str = "mongodb";
+/// What `bucketfs drivers` says.
+pub const ABOUT: &str = "mongodb://[USER:PASSWORD@]HOST[:PORT][/DATABASE[/COLLECTION]]  the documents of MongoDB, as JSON files";
+
+/// Opens the store: connects, and sees what is there.
+pub async fn open(location: Location, _: OpenOptions) -> Result<Opened> {
+    let target = Target::parse(&location)?;
+    let (database, prefix) = (target.database.clone(), target.below.clone());
+    let is_store = database.is_none();
+    let opened = async {
+        let link = Link::new(target)?;
+        let is_ferret = link.greet().await?.contains_key("ferretdbVersion");
+        Ok(match database {
+            Some(name) => bucket(link, name, is_ferret),
+            None => Arc::new(Databases { link, is_ferret }) as Arc<dyn Driver>,
+        })
+    };
+    let driver = opened
+        .await
+        .map_err(|error: super::Error| error.during("open"))?;
+    Ok(Opened {
+        driver,
+        prefix,
+        is_store,
+    })
+}
+
+/// The driver of one database.
+fn bucket(link: Link, name: String, is_ferret: bool) -> Arc<dyn Driver> {
+    Arc::new(Database::new(link, name, is_ferret))
+}
