@@ -179,6 +179,13 @@ start_redis() {
   export "${facts?}"
 }
 
+# start_mongo DIR: starts one there, and exports its MONGODB_URL.
+start_mongo() {
+  local dir=$1 facts
+  facts=$(timeout 600 "$HERE/scripts/servers/mongo" start "$dir" "$(free_port)") || return
+  export "${facts?}"
+}
+
 # make_bucket NAME: on the server of S3_ENDPOINT, with the credentials of the environment.
 make_bucket() {
   curl -fsS -X PUT --aws-sigv4 "aws:amz:${AWS_REGION:-us-east-1}:s3" \

@@ -30,6 +30,8 @@ mod life;
 mod limits;
 #[path = "mount/maps.rs"]
 mod maps;
+#[path = "mount/mongodb.rs"]
+mod mongodb;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/network.rs"]
@@ -62,6 +64,7 @@ fn main() {
     trials.extend(network::trials());
     trials.extend(redis::trials());
     trials.extend(documents::trials());
+    trials.extend(mongodb::trials());
     trials.extend(regression::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();
