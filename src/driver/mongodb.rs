@@ -3,6 +3,7 @@
 mod database;
 mod databases;
 mod documents;
+mod feed;
 mod json;
 mod link;
 mod names;
@@ -25,11 +26,21 @@ pub async fn open(location: Location, _: OpenOptions) -> Result<Opened> {
     let target = Target::parse(&location)?;
     let (database, prefix) = (target.database.clone(), target.below.clone());
     let is_store = database.is_none();
+    let below = prefix.to_str().unwrap_or_default().to_owned();
     let opened = async {
         let link = Link::new(target)?;
         let is_ferret = link.greet().await?.contains_key("ferretdbVersion");
         Ok(match database {
-            Some(name) => bucket(link, name, is_ferret),
+            Some(name) => {
+                // One collection can be followed as a whole.
+                let watched = match below.split_once('/') {
+                    Some((collection, "")) if feed::works(&link, &name, collection).await => {
+                        Some(collection.to_owned())
+                    }
+                    _ => None,
+                };
+                Arc::new(Database::new(link, name, is_ferret, watched))
+            }
             None => Arc::new(Databases { link, is_ferret }) as Arc<dyn Driver>,
         })
     };
@@ -41,9 +52,4 @@ pub async fn open(location: Location, _: OpenOptions) -> Result<Opened> {
         prefix,
         is_store,
     })
-}
-
-/// The driver of one database.
-fn bucket(link: Link, name: String, is_ferret: bool) -> Arc<dyn Driver> {
-    Arc::new(Database::new(link, name, is_ferret))
 }

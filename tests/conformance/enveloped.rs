@@ -5,12 +5,13 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bucketfs::driver::{
-    Body, Capabilities, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest,
-    Object, ObjectInfo, Page, Precondition, PutOptions, Result,
+    Body, Capabilities, Change, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
+    ListRequest, Object, ObjectInfo, Page, Precondition, PutOptions, Result,
 };
 use bucketfs::key::Key;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use std::sync::Arc;
 
 /// What names in the collection begin with, so that no type of `_id` is meant.
@@ -110,7 +111,6 @@ impl Driver for Enveloped {
         Capabilities {
             directories_persist: false,
             utf8_keys: false,
-            watch: false,
             max_key: (inner.max_key - SIGN.len() - END.len()) / 2,
             ..inner
         }
@@ -190,5 +190,22 @@ impl Driver for Enveloped {
         let last = entries.last().filter(|_| more);
         let next = last.map(|entry| entry.key.to_str().unwrap().to_owned());
         Ok(Page { entries, next })
+    }
+
+    async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
+        let feed = self.0.watch(&Key::empty()).await.map_err(shown)?;
+        let prefix = prefix.clone();
+        let below = move |key: &Key| outside(key).filter(|key| key.starts_with(&prefix));
+        let changes = feed.filter_map(move |change| {
+            let change = match change {
+                // The etag is that of the document.
+                Ok(Change::Written(key, etag)) => below(&key).map(|key| Change::Written(key, etag)),
+                Ok(Change::Removed(key)) => below(&key).map(Change::Removed),
+                Ok(Change::Lost) => Some(Change::Lost),
+                Err(error) => return futures::future::ready(Some(Err(shown(error)))),
+            };
+            futures::future::ready(change.map(Ok))
+        });
+        Ok(changes.boxed())
     }
 }

@@ -326,8 +326,15 @@ fn edits_of_different_fields_are_both_kept(place: &Place) {
     let database = Database::new();
     let old = doc! { "_id": "x", "a": 1, "b": 2, "c": { "d": 3, "e": 4 } };
     database.insert("c", vec![old]);
-    // Each edits what it has read, long ago.
-    let deaf = ["--metadata-ttl", "1h", "--consistency", "ttl"];
+    // Neither hears of the other: each edits what it has read.
+    let deaf = [
+        "--metadata-ttl",
+        "1h",
+        "--consistency",
+        "ttl",
+        "--fault",
+        "watch:error=unavailable",
+    ];
     let mounts = ["m", "n"].map(|name| place.mount(name, &database.url("/c"), &deaf, false));
     let text = read(&mounts[0], "x.json");
     assert_eq!(read(&mounts[1], "x.json"), text);

@@ -1,15 +1,17 @@
 //! A database, whose collections are directories.
 
 use super::documents::{Documents, Place, Window};
+use super::feed;
 use super::link::Link;
 use crate::clock::{self, Instant};
 use crate::driver::{
-    Body, Capabilities, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
+    Body, Capabilities, Change, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
     ListRequest, Object, ObjectInfo, Page, Precondition, PutOptions, Result, Strength,
 };
 use crate::key::Key;
 use async_trait::async_trait;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,8 @@ pub(super) struct Database {
     link: Link,
     name: String,
     is_ferret: bool,
+    /// The collection whose changes the server tells.
+    watched: Option<String>,
     documents: Documents,
     /// The collections by their directories. A leaf lock, held for moments only.
     listed: Mutex<Option<(Instant, Listed)>>,
@@ -37,7 +41,7 @@ pub(super) struct Database {
 type Listed = Arc<BTreeMap<Key, String>>;
 
 /// What a driver of a database claims.
-pub(super) fn claims(is_ferret: bool) -> Capabilities {
+pub(super) fn claims(is_ferret: bool, watches: bool) -> Capabilities {
     let strength = match is_ferret {
         // It finds first and writes later.
         true => Strength::Checked,
@@ -48,6 +52,7 @@ pub(super) fn claims(is_ferret: bool) -> Capabilities {
         put_condition: strength,
         delete_condition: strength,
         range: true,
+        watch: watches,
         directories_persist: true,
         utf8_keys: true,
         max_key: MAX_KEY,
@@ -127,8 +132,9 @@ fn parse_token(text: &str) -> Result<Key> {
 }
 
 impl Database {
-    pub(super) fn new(link: Link, name: String, is_ferret: bool) -> Self {
+    pub(super) fn new(link: Link, name: String, is_ferret: bool, watched: Option<String>) -> Self {
         Database {
+            watched,
             documents: Documents::new(link.clone(), name.clone()),
             link,
             name,
@@ -301,7 +307,7 @@ impl Database {
 #[async_trait]
 impl Driver for Database {
     fn capabilities(&self) -> Capabilities {
-        claims(self.is_ferret)
+        claims(self.is_ferret, self.watched.is_some())
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
@@ -423,5 +429,13 @@ impl Driver for Database {
         self.page(request)
             .await
             .map_err(|error| error.during("list"))
+    }
+
+    async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
+        let Some(collection) = &self.watched else {
+            return Err(Error::unsupported("watch"));
+        };
+        let feed = feed::changes(&self.link, &self.name, collection, prefix.clone());
+        feed.await.map_err(|error| error.during("watch"))
     }
 }

@@ -1,7 +1,7 @@
 //! The databases of a server, as the buckets of a store.
 
+use super::database::{self, Database};
 use super::link::Link;
-use super::{bucket, database};
 use crate::driver::{
     Body, BucketInfo, Capabilities, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListRequest,
     ObjectInfo, Page, Precondition, PutOptions, Result,
@@ -29,7 +29,7 @@ impl Driver for Databases {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             buckets: true,
-            ..database::claims(self.is_ferret)
+            ..database::claims(self.is_ferret, false)
         }
     }
 
@@ -67,6 +67,7 @@ impl Driver for Databases {
         if name.is_empty() || name.contains([' ', '.', '$', '"', '\\', '/']) {
             return no_database("bucket", &Key::from(name));
         }
-        Ok(bucket(self.link.clone(), name.to_owned(), self.is_ferret))
+        let (link, name) = (self.link.clone(), name.to_owned());
+        Ok(Arc::new(Database::new(link, name, self.is_ferret, None)))
     }
 }

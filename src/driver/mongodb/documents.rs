@@ -11,7 +11,6 @@ use crate::clock;
 use crate::driver::{ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
 use crate::key::Key;
 use ::mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
-use ::mongodb::options::ReturnDocument;
 use bytes::Bytes;
 use changes::Change;
 pub(super) use list::Window;
@@ -261,18 +260,20 @@ impl Documents {
                 _ => current.clone(),
             };
             let new = named(json.document(Some(&base))?, &id, place.name)?;
-            encoded(&new)?;
+            let mine = encoded(&new)?;
             let changes = changes::between(&base, &new)?;
-            let after = match changes.is_empty() {
-                true => Some(raw),
-                false => self.update(place, &id, &changes).await?,
-            };
-            let Some(after) = after else {
-                if *precondition == Precondition::None {
-                    continue;
+            let mut after = raw;
+            if !changes.is_empty() {
+                if !self.update(place, &id, &changes).await? {
+                    if *precondition == Precondition::None {
+                        continue;
+                    }
+                    return Err(changed());
                 }
-                return Err(changed());
-            };
+                // It is written, whatever this tells.
+                let told = self.look(place.collection, &id).await;
+                after = told.ok().flatten().unwrap_or(mine);
+            }
             let document = decoded(&after)?;
             let etag = match changes::between(&document, &new) {
                 Ok(others) if others.is_empty() => worded(digest(&after), &document, &text),
@@ -315,13 +316,8 @@ impl Documents {
         Ok(self.written(place.key, etag, text.len(), new))
     }
 
-    /// Changes fields, if each of them is what it was. What the document is then.
-    async fn update(
-        &self,
-        place: &Place<'_>,
-        id: &Bson,
-        changes: &[Change],
-    ) -> Result<Option<RawDocumentBuf>> {
+    /// Changes fields, if each of them is what it was; whether it did.
+    async fn update(&self, place: &Place<'_>, id: &Bson, changes: &[Change]) -> Result<bool> {
         let mut filter = of(id);
         let conditions = changes.iter().map(Change::condition);
         filter.insert("$and", conditions.collect::<Vec<_>>());
@@ -340,16 +336,16 @@ impl Documents {
         }
         let updated = self
             .collection(place.collection)
-            .find_one_and_update(filter, update)
-            .return_document(ReturnDocument::After)
+            .update_one(filter, update)
             .await;
         match updated {
+            Ok(done) => Ok(done.matched_count > 0),
             Err(cause) if link::is_duplicate(&cause) => Err(Error::new(
                 ErrorKind::InvalidDocument,
                 "another document has this value of a unique index",
             )
             .because(cause.to_string())),
-            updated => updated.map_err(|cause| self.link.error(&cause)),
+            Err(cause) => Err(self.link.error(&cause)),
         }
     }
 
