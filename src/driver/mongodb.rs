@@ -22,7 +22,7 @@ pub const SCHEME: &str = "mongodb";
 pub const ABOUT: &str = "mongodb://[USER:PASSWORD@]HOST[:PORT][/DATABASE[/COLLECTION]]  the documents of MongoDB, as JSON files";
 
 /// Opens the store: connects, and sees what is there.
-pub async fn open(location: Location, _: OpenOptions) -> Result<Opened> {
+pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
     let target = Target::parse(&location)?;
     let (database, prefix) = (target.database.clone(), target.below.clone());
     let is_store = database.is_none();
@@ -30,6 +30,12 @@ pub async fn open(location: Location, _: OpenOptions) -> Result<Opened> {
     let opened = async {
         let link = Link::new(target)?;
         let is_ferret = link.greet().await?.contains_key("ferretdbVersion");
+        if is_ferret && !options.read_only {
+            log::warn!(
+                "{} is a FerretDB, which looks for a document first and writes it later: what somebody else writes between the two is lost",
+                link.target()
+            );
+        }
         Ok(match database {
             Some(name) => {
                 // One collection can be followed as a whole.

@@ -26,6 +26,10 @@ impl Link {
         }
     }
 
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
