@@ -109,6 +109,8 @@ pub struct Settings {
     pub max_cache_size: u64,
     /// Where `O_EXCL` is decided.
     pub exclusive_create: ExclusiveCreate,
+    /// How many keys the rename of a directory may move, if there is a limit.
+    pub max_rename: Option<u64>,
     /// Where staging directories are, when not at the usual place.
     pub staging_dir: Option<PathBuf>,
     /// Largest file that can be staged, in bytes.
@@ -210,6 +212,7 @@ pub fn resolve(sources: Sources) -> Result<Settings, Failure> {
             ];
             values::choice(text, &words)
         })?,
+        max_rename: values.parse_given("max-rename", values::number)?,
         staging_dir: values.path("staging-dir")?,
         staging_size: values.parse("staging-size", values::size)?,
         state_dir: values.path("state-dir")?,

@@ -11,6 +11,7 @@
 //! | `make` | create, mkdir, symlink, mknod |
 //! | `remove` | unlink, rmdir |
 //! | `rename`, `movedir` | rename |
+//! | `intent`, `resume` | records of renames of directories, and what becomes of those broken off |
 //! | `dir` | opendir, readdir, readdirplus |
 //! | `node`, `later` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
@@ -23,6 +24,7 @@ mod dir;
 pub mod errno;
 mod handle;
 mod inode;
+mod intent;
 mod later;
 mod locks;
 mod lookup;
@@ -34,6 +36,7 @@ mod node;
 mod pages;
 mod remove;
 mod rename;
+mod resume;
 mod series;
 mod status;
 mod table;
@@ -50,7 +53,9 @@ pub use inode::ROOT;
 pub use lookup::{Entry, Lookup};
 pub use make::Caller;
 pub use node::{SetAttr, SetTime};
-pub use status::{CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, Unsent};
+pub use status::{
+    CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, RenameStatus, Unsent,
+};
 
 use crate::cache::disk::DiskOptions;
 use crate::cache::fetch::{FetchOptions, Fetcher};
@@ -171,6 +176,8 @@ pub struct FsOptions {
     pub negative_ttl: Duration,
     /// Where `O_EXCL` is decided.
     pub exclusive_create: ExclusiveCreate,
+    /// How many keys the rename of a directory may move, if there is a limit.
+    pub max_rename: Option<u64>,
     /// Whether opens revalidate.
     pub consistency: Consistency,
     /// Directory of spill files (0700, emptied at mount).
@@ -230,6 +237,7 @@ pub struct Fs {
     /// Inodes of which the store does not know all attributes yet.
     changed: Mutex<BTreeMap<u64, Arc<Inode>>>,
     may_be_empty: Mutex<BTreeMap<u64, remove::MayBeEmpty>>,
+    renames: intent::Renames,
     /// When an exclusive create was last won on the server.
     acquired: Mutex<Option<Instant>>,
     records: Mutex<Records>,
@@ -323,6 +331,7 @@ impl Fs {
             unsent: Mutex::default(),
             changed: Mutex::default(),
             may_be_empty: Mutex::default(),
+            renames: Default::default(),
             acquired: Mutex::default(),
             records: Mutex::default(),
             space: Mutex::default(),
@@ -353,6 +362,7 @@ impl Fs {
             fs.retry_due().await;
             fs.send_due(false).await;
             fs.write_markers(false).await;
+            fs.remove_records(false).await;
         }
     }
 
@@ -485,6 +495,7 @@ impl Fs {
                 disk_bytes: usage.disk,
                 listing_entries: self.listing.entries(),
             },
+            renames: self.renames.status(),
             conflicts: records.conflicts.iter().cloned().collect(),
             errors: records.errors.iter().cloned().collect(),
         }

@@ -25,6 +25,7 @@ pub mod layer;
 pub mod logging;
 pub mod mount;
 pub mod name;
+pub mod process;
 pub mod sys;
 pub mod task;
 pub mod writeback;

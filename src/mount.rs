@@ -102,6 +102,7 @@ pub fn fs_options(
         metadata_ttl: settings.metadata_ttl,
         negative_ttl: settings.negative_ttl,
         exclusive_create: settings.exclusive_create,
+        max_rename: settings.max_rename,
         consistency: settings.consistency,
         staging_dir,
         staging_size: settings.staging_size,

@@ -25,6 +25,8 @@ mod reading;
 mod regression;
 #[path = "fs/renames.rs"]
 mod renames;
+#[path = "fs/resumed.rs"]
+mod resumed;
 #[path = "fs/store.rs"]
 mod store;
 #[path = "fs/stress.rs"]

@@ -42,6 +42,8 @@ mod proxy;
 mod redis;
 #[path = "mount/regression.rs"]
 mod regression;
+#[path = "mount/renames.rs"]
+mod renames;
 #[path = "mount/versions.rs"]
 mod versions;
 
@@ -66,6 +68,7 @@ fn main() {
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
     trials.extend(regression::trials());
+    trials.extend(renames::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();
     conclusion.exit()

@@ -189,6 +189,23 @@ fn text(report: &StatusReport) -> String {
             counted(fs.inodes, "inode")
         ),
     );
+    for rename in &fs.renames {
+        let begun_by = match &rename.begun_by {
+            Some(host) => format!(", begun by {host}"),
+            None => String::new(),
+        };
+        line(
+            "renaming",
+            format!(
+                "{} to {}: {} of {} moved so far, since {}{begun_by}",
+                rename.from,
+                rename.to,
+                rename.moved,
+                counted(rename.listed, "key"),
+                time(rename.since)
+            ),
+        );
+    }
     line(
         "cache",
         format!(
@@ -286,7 +303,7 @@ pub fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::{ConflictRecord, ErrorRecord};
+    use crate::fs::{ConflictRecord, ErrorRecord, RenameStatus};
     use crate::layer::OperationStats;
 
     #[test]
@@ -301,6 +318,14 @@ mod tests {
         };
         report.fs.dirty_files = 1;
         report.fs.dirty_bytes = 2048;
+        report.fs.renames.push(RenameStatus {
+            from: "d".into(),
+            to: "e/f".into(),
+            since: 951_782_400,
+            begun_by: Some("host".into()),
+            listed: 1000,
+            moved: 320,
+        });
         report.fs.conflicts.push(ConflictRecord {
             time: 951_782_401,
             path: "a".into(),
@@ -329,6 +354,7 @@ s3://b on /mnt/b
   process    42, version 0.1.0, since 2000-02-29T00:00:00Z
   dirty      1 file, 2.0 KiB, 0 uploads under way
   open       0 handles, 0 inodes
+  renaming   d to e/f: 320 of 1000 keys moved so far, since 2000-02-29T00:00:00Z, begun by host
   cache      0 B in memory, 0 B on disk, 0 names of listings
   requests   0 under way
              the store refused 2 requests for it gets too many: at most 32 of 64 at once now

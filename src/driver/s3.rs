@@ -56,8 +56,8 @@ pub const ABOUT: &str =
 const MAX_KEY: usize = 1024;
 /// The largest object that one request can put.
 const MAX_OBJECT: u64 = 5 << 30;
-/// Where the index of attributes is, below the top of a mount.
-const INDEX: &str = ".bucketfs/index/";
+/// Where bucketfs' own objects are, below the top of a mount.
+const HIDDEN: &str = ".bucketfs/";
 /// For how long what was told at opening is the answer to the first question for it.
 const OPENING: Duration = Duration::from_secs(5);
 /// How long a service may take to answer while it is opened.
@@ -236,7 +236,32 @@ pub struct Bucket {
     target: Arc<Target>,
     findings: Findings,
     /// What was told while it was opened, for whoever asks for that first. A leaf lock.
-    first: Arc<Mutex<Option<(ListRequest, Page, Instant)>>>,
+    first: Arc<Mutex<Option<First>>>,
+}
+
+/// What a bucket holds below a prefix, as it was told at opening.
+struct First {
+    prefix: Key,
+    page: Page,
+    at: Instant,
+    /// What it has answered: each question once.
+    answered: Vec<Key>,
+}
+
+impl First {
+    /// The answer to a question for a part of it, the first time.
+    fn answer(&mut self, request: &ListRequest) -> Option<Page> {
+        let prefix = &request.prefix;
+        let known = prefix.starts_with(&self.prefix) && *prefix != self.prefix;
+        let fresh = self.at + OPENING > clock::now() && !self.answered.contains(prefix);
+        if !known || !fresh || *request != ListRequest::flat(prefix) {
+            return None;
+        }
+        self.answered.push(prefix.clone());
+        let mut page = self.page.clone();
+        page.entries.retain(|entry| entry.key.starts_with(prefix));
+        Some(page)
+    }
 }
 
 impl fmt::Debug for Bucket {
@@ -251,16 +276,16 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// Sees that the bucket is there and may be listed: by what is wanted next, the keys of the
-    /// index of attributes, or else by any other.
+    /// Sees that the bucket is there and may be listed: by what is wanted next, the keys of
+    /// bucketfs' own objects, or else by any other.
     async fn check(&self, prefix: &Key) -> Result<()> {
-        let index = ListRequest::flat(&prefix.join(INDEX));
+        let hidden = ListRequest::flat(&prefix.join(HIDDEN));
         let any = ListRequest {
             limit: 1,
             ..ListRequest::flat(prefix)
         };
         let asked = clock::now();
-        let mut first = &index;
+        let mut first = &hidden;
         let mut result = self.list_page(first).await;
         if matches!(&result, Err(error) if error.kind() == ErrorKind::Denied) {
             first = &any;
@@ -282,7 +307,15 @@ impl Bucket {
         };
         let error = match result {
             Ok(page) => {
-                *self.first.lock() = Some((first.clone(), page, asked));
+                // A part of them tells nothing of what is not in it.
+                if *first == hidden && page.next.is_none() {
+                    *self.first.lock() = Some(First {
+                        prefix: hidden.prefix.clone(),
+                        page,
+                        at: asked,
+                        answered: Vec::new(),
+                    });
+                }
                 return Ok(());
             }
             Err(error) => error,
@@ -453,14 +486,11 @@ impl Driver for Bucket {
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
-        let first = self.first.lock().take();
-        if let Some((asked, page, at)) = first
-            && asked == request
-            && at + OPENING > clock::now()
-        {
-            return Ok(page);
+        let told = (self.first.lock().as_mut()).and_then(|first| first.answer(&request));
+        match told {
+            Some(page) => Ok(page),
+            None => self.list_page(&request).await,
         }
-        self.list_page(&request).await
     }
 
     async fn copy(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {

@@ -210,6 +210,19 @@ impl Fs {
             errno::name(error.errno())
         );
         inode.state().last_error = Some(error.to_string());
+        self.keep_error(operation, path, error.errno(), message);
+    }
+
+    /// The same for what has no inode.
+    pub(super) fn remember(&self, operation: &str, path: String, error: &FsError) {
+        let Some(message) = error.message() else {
+            return;
+        };
+        log::warn!("{operation} {path:?}: {error}");
+        self.keep_error(operation, path, error.errno(), message);
+    }
+
+    fn keep_error(&self, operation: &str, path: String, errno: i32, message: &str) {
         let mut records = self.records.lock();
         if records.errors.len() >= REMEMBERED {
             records.errors.pop_front();
@@ -218,7 +231,7 @@ impl Fs {
             time: super::seconds(clock::wall()),
             operation: operation.into(),
             path,
-            errno: errno::name(error.errno()),
+            errno: errno::name(errno),
             message: message.into(),
         });
     }
@@ -351,6 +364,8 @@ impl Fs {
         {
             log::warn!("not every emptied directory got its marker: the store is silent");
         }
+        // What stays is taken for a rename that was broken off, of which nothing is left to do.
+        let _ = tokio::time::timeout(timeout, self.remove_records(true)).await;
         if self.capabilities.attributes == AttributeSupport::Object
             && !self.options.read_only
             && tokio::time::timeout(timeout, self.driver.sync(&Key::empty()))

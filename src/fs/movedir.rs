@@ -7,23 +7,31 @@ use super::Fs;
 use super::attr::Kind;
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
+use super::intent::{HANDFUL, Moving};
 use super::rename::Moved;
 use crate::cache::content::Version;
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::driver::{
-    Body, CopyOptions, ETag, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Precondition,
-    PutOptions, Removal, Strength,
+    Body, CopyOptions, ETag, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page,
+    Precondition, PutOptions, Removal, Strength,
 };
 use crate::key::Key;
 use futures::StreamExt;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Inodes by the keys of their objects.
 type KnownBelow = HashMap<Key, Arc<Inode>>;
 
+/// The first pages of what is below a directory, and when they were asked for.
+struct Listed {
+    pages: VecDeque<Page>,
+    asked: Instant,
+}
+
 /// What has become of a key that is to be moved.
-enum Copied {
+pub(super) enum Copied {
     /// It is at its new place as well, with these facts where they are wanted.
     There(Option<ObjectInfo>),
     /// It is at its new place only.
@@ -31,12 +39,12 @@ enum Copied {
 }
 
 /// Whether somebody changed or removed what was to be moved.
-fn vanished(error: &Error) -> bool {
+pub(super) fn vanished(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Changed)
 }
 
 /// How many keys are moved at a time.
-const WIDTH: usize = 16;
+pub(super) const WIDTH: usize = 16;
 
 /// How often the old prefix is listed again for keys that others put there meanwhile.
 const ROUNDS: u32 = 5;
@@ -87,9 +95,20 @@ impl Fs {
                 format!("{old:?}: the part of a long name cannot be renamed; rename what is in it"),
             ));
         }
+        let listed = self.list_within_limit(&source, &old).await?;
         self.wake_below(&source);
         let known = self.known_below(&source);
-        let result = self.move_keys(&old, &new, &known).await;
+        let result = {
+            let shown = self.renames.begin(&old, &new, None);
+            let moving = &shown.moving;
+            let result = tokio::select! {
+                biased;
+                result = self.move_keys(moving, listed, &known) => result,
+                never = self.keep_record(moving) => match never {},
+            };
+            self.remove_record(moving).await;
+            result
+        };
         self.listing.forget_below(&old);
         self.listing.forget_below(&new);
         match result {
@@ -115,21 +134,69 @@ impl Fs {
         }
     }
 
+    /// Lists what a rename is to move where there is a limit, and refuses what is beyond it.
+    async fn list_within_limit(&self, directory: &Inode, prefix: &Key) -> FsResult<Listed> {
+        let mut listed = Listed {
+            pages: VecDeque::new(),
+            asked: clock::now(),
+        };
+        let Some(most) = self.options.max_rename else {
+            return Ok(listed);
+        };
+        let mut request = ListRequest::flat(prefix);
+        let mut count = 0;
+        loop {
+            let page = self.driver.list(request.clone()).await?;
+            count += page.entries.len() as u64;
+            if count > most {
+                let path = directory.path();
+                return Err(FsError::new(
+                    libc::EXDEV,
+                    format!(
+                        "{path:?}: more than {most} keys are below it, the most that --max-rename lets a rename move; mv copies them and removes the old ones"
+                    ),
+                ));
+            }
+            request.token.clone_from(&page.next);
+            listed.pages.push_back(page);
+            if request.token.is_none() {
+                return Ok(listed);
+            }
+        }
+    }
+
     /// Moves all keys below one prefix to another; the directory's own marker goes last.
-    async fn move_keys(&self, old: &Key, new: &Key, known: &KnownBelow) -> FsResult<()> {
-        for _ in 0..ROUNDS {
-            let began = clock::now();
+    async fn move_keys(
+        &self,
+        moving: &Moving,
+        mut listed: Listed,
+        known: &KnownBelow,
+    ) -> FsResult<()> {
+        let (old, new) = (&moving.from, &moving.to);
+        for round in 0..ROUNDS {
+            let began = match round {
+                0 => listed.asked,
+                _ => clock::now(),
+            };
             let mut markers = Vec::new();
             let (mut whole, mut moved) = (true, 0);
             let mut request = ListRequest::flat(old);
             loop {
-                let page = self.driver.list(request.clone()).await?;
+                let page = match listed.pages.pop_front() {
+                    Some(page) => page,
+                    None => self.driver.list(request.clone()).await?,
+                };
                 let longest = page.entries.iter().map(|entry| entry.key.len()).max();
                 if longest.unwrap_or(0) + new.len() > self.capabilities.max_key + old.len() {
                     return Err(FsError::new(
                         libc::ENAMETOOLONG,
                         format!("{old:?}: a key below it would get longer than the store allows"),
                     ));
+                }
+                let count = page.entries.len();
+                moving.listed.fetch_add(count as u64, Ordering::Relaxed);
+                if (count > HANDFUL || page.next.is_some()) && !self.capabilities.rename {
+                    self.write_record(moving).await?;
                 }
                 let mut files = Vec::new();
                 for entry in page.entries {
@@ -140,7 +207,7 @@ impl Fs {
                     }
                 }
                 moved += files.len();
-                whole &= self.move_entries(files, old, new, known).await?;
+                whole &= self.move_entries(files, moving, known).await?;
                 request.token = page.next;
                 if request.token.is_none() {
                     break;
@@ -150,7 +217,7 @@ impl Fs {
             markers.sort_by(|a, b| b.key.cmp(&a.key));
             moved += markers.len();
             for marker in markers {
-                whole &= self.move_entries(vec![marker], old, new, known).await?;
+                whole &= self.move_entries(vec![marker], moving, known).await?;
             }
             // What others put there within the time in which a name need not be seen is theirs.
             if whole && clock::now() < began + self.metadata_ttl() {
@@ -173,10 +240,10 @@ impl Fs {
     async fn move_entries(
         &self,
         entries: Vec<ListEntry>,
-        old: &Key,
-        new: &Key,
+        moving: &Moving,
         known: &KnownBelow,
     ) -> FsResult<bool> {
+        let (old, new) = (&moving.from, &moving.to);
         let count = entries.len();
         let many = count > 1 && self.deletes_many();
         let mut results = futures::stream::iter(entries)
@@ -186,6 +253,8 @@ impl Fs {
                 };
                 let to = new.join(rest.as_bytes());
                 let copied = self.copy_key(&entry, &to).await?;
+                let count = u64::from(copied.is_some());
+                moving.moved.fetch_add(count, Ordering::Relaxed);
                 let removed = match &copied {
                     Some(Copied::There(_)) if !many => self.remove_source(&entry).await?,
                     Some(_) => true,
@@ -276,7 +345,7 @@ impl Fs {
 
     /// Deletes what was copied. Where it was written meanwhile both versions are kept, and the next
     /// round meets the new one.
-    async fn remove_source(&self, entry: &ListEntry) -> Result<bool, Error> {
+    pub(super) async fn remove_source(&self, entry: &ListEntry) -> Result<bool, Error> {
         let precondition = self.source_version(entry).map(Precondition::IfMatch);
         match self
             .driver
@@ -291,7 +360,11 @@ impl Fs {
 
     /// Copies one key, or moves it where the store can. Nothing if it was gone or changed
     /// meanwhile.
-    async fn copy_key(&self, entry: &ListEntry, to: &Key) -> Result<Option<Copied>, Error> {
+    pub(super) async fn copy_key(
+        &self,
+        entry: &ListEntry,
+        to: &Key,
+    ) -> Result<Option<Copied>, Error> {
         let info = entry.object.as_ref();
         let Some(info) = info.filter(|_| !entry.key.as_bytes().ends_with(b"/")) else {
             let there = self.copy_marker(entry, to).await?;

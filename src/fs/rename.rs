@@ -421,7 +421,7 @@ impl Fs {
     }
 
     /// Copies a version to a new name.
-    async fn copy_aside(
+    pub(super) async fn copy_aside(
         &self,
         from: &Key,
         to: &Key,

@@ -17,6 +17,9 @@ pub struct FsStatus {
     pub inodes: u64,
     /// Use of the caches.
     pub cache: CacheUse,
+    /// Renames of directories that go on.
+    #[serde(default)]
+    pub renames: Vec<RenameStatus>,
     /// The last lost races, newest last.
     pub conflicts: Vec<ConflictRecord>,
     /// The last failed operations, newest last.
@@ -32,6 +35,23 @@ pub struct CacheUse {
     pub disk_bytes: u64,
     /// Entries of cached listings.
     pub listing_entries: u64,
+}
+
+/// A rename of a directory that goes on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RenameStatus {
+    /// The old name, from the root of the mount.
+    pub from: String,
+    /// The new name.
+    pub to: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The host that began it, when it was broken off and is completed here.
+    pub begun_by: Option<String>,
+    /// How many keys it has found so far.
+    pub listed: u64,
+    /// How many of them are at their new names.
+    pub moved: u64,
 }
 
 /// A lost race, and where the loser's bytes are.

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Top};
 use crate::layer::Stack;
-use crate::{clock, logging};
+use crate::{clock, logging, process};
 use ready::{Ready, Side};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -278,10 +278,14 @@ fn mounted(
     };
     let kernel = KernelOptions::of(settings);
     let session = Session::start(runtime.handle(), driver, options, &kernel, dir)?;
+    let resumed = session.fs().clone();
+    let resumed = runtime.spawn(async move { resumed.resume_renames().await });
     if let Some(begun) = begun {
         // Without it listings show fewer attributes.
         let _ = runtime.block_on(begun);
     }
+    // Without it the next mount looks.
+    let _ = runtime.block_on(resumed);
     let listener = publish(settings, dir, &holdings.registration, &runtime)
         .map_err(|error| Failure::other(format!("cannot publish the mount: {error}")))?;
     let url = settings.store.location.to_string();
@@ -332,7 +336,7 @@ fn publish(
     let pid = std::process::id();
     registration.publish(&Record {
         pid,
-        started: record::start_of(pid).unwrap_or_default(),
+        started: process::start_of(pid).unwrap_or_default(),
         url: settings.store.location.to_string(),
         dir: dir.display().to_string(),
         since: since(),

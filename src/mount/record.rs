@@ -6,6 +6,7 @@
 use super::dirs::{self, Lock};
 use crate::clock;
 use crate::exit::Failure;
+use crate::process::start_of;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -203,17 +204,6 @@ fn read(path: &Path) -> Option<Record> {
 fn file(root: &Path, dir: &Path, extension: &str) -> PathBuf {
     let id = dirs::hash(dir.as_os_str().as_bytes());
     root.join(format!("{id:016x}.{extension}"))
-}
-
-/// When a process began, in ticks since boot; `None` when there is none, or only its remains.
-pub fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name stands in parentheses and may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
-    }
 }
 
 #[cfg(test)]

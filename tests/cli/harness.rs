@@ -169,7 +169,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Whether a process runs.
 pub fn runs(pid: u32) -> bool {
-    bucketfs::mount::record::start_of(pid).is_some()
+    bucketfs::process::start_of(pid).is_some()
 }
 
 /// Why nothing can be mounted here, if so.

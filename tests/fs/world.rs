@@ -49,6 +49,7 @@ pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
         metadata_ttl: Duration::from_secs(1),
         negative_ttl: Duration::from_secs(1),
         exclusive_create: ExclusiveCreate::Locks,
+        max_rename: None,
         consistency: Consistency::CloseToOpen,
         staging_dir: home.join("staging"),
         staging_size: 1 << 30,

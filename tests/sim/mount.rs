@@ -107,6 +107,7 @@ impl Mount {
             metadata_ttl: ttl,
             negative_ttl: ttl,
             exclusive_create: ExclusiveCreate::Locks,
+            max_rename: None,
             consistency: Consistency::CloseToOpen,
             staging_dir: home.join("staging"),
             staging_size: staging.unwrap_or(1 << 30),

@@ -1,0 +1,190 @@
+//! Renames of directories on S3, one of whose mounts is killed, or in which others write.
+
+use crate::buckets::{SERVER, account, fresh, wait};
+use crate::guard::kill;
+use crate::harness::{Manner, Mount, Place, eventually, long, trial_as};
+use bucketfs::driver::{Body, Driver, GetOptions, ListRequest, PutOptions};
+use bucketfs::key::Key;
+use futures::StreamExt;
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub fn trials() -> Vec<Trial> {
+    let patient = Manner {
+        patience: Duration::from_secs(if long() { 600 } else { 120 }),
+        ..Manner::default()
+    };
+    vec![
+        trial_as(
+            patient,
+            &[SERVER],
+            "renames::a_mount_killed_while_it_renames_a_directory_loses_nothing",
+            a_mount_killed_while_it_renames_a_directory_loses_nothing,
+        ),
+        trial_as(
+            patient,
+            &[SERVER],
+            "renames::what_another_mount_writes_into_a_moving_directory_is_not_lost",
+            what_another_mount_writes_into_a_moving_directory_is_not_lost,
+        ),
+    ]
+}
+
+/// How many files are renamed.
+const FILES: usize = 1000;
+
+/// A fresh bucket.
+struct Bucket {
+    name: String,
+    driver: Arc<dyn Driver>,
+}
+
+impl Bucket {
+    fn new() -> Bucket {
+        let name = fresh("mv");
+        Bucket {
+            driver: wait(account().bucket(&name)).unwrap(),
+            name,
+        }
+    }
+
+    fn fill(&self, directory: &str, count: usize) {
+        let put = |number: usize| async move {
+            let key = Key::from(format!("{directory}/{}", name(number)));
+            let body = Body::from(text(number).into_bytes());
+            let put = self.driver.put(&key, body, PutOptions::default());
+            put.await.unwrap();
+        };
+        let puts = futures::stream::iter(0..count).map(put);
+        wait(puts.buffer_unordered(32).collect::<()>());
+    }
+
+    /// All keys with their bytes.
+    fn all(&self) -> BTreeMap<String, String> {
+        wait(async {
+            let mut all = BTreeMap::new();
+            let mut request = ListRequest::flat(&Key::empty());
+            loop {
+                let page = self.driver.list(request.clone()).await.unwrap();
+                let get = |key: Key| async move {
+                    let got = self.driver.get(&key, GetOptions::default()).await;
+                    let (_, bytes) = got.unwrap().found().unwrap().collect().await.unwrap();
+                    (key.to_string(), String::from_utf8(bytes.to_vec()).unwrap())
+                };
+                let keys = page.entries.into_iter().map(|entry| entry.key);
+                let keys = keys.filter(|key| !key.as_bytes().starts_with(b".bucketfs/index/"));
+                let gets = futures::stream::iter(keys).map(get).buffer_unordered(32);
+                all.extend(gets.collect::<Vec<_>>().await);
+                request.token = page.next;
+                if request.token.is_none() {
+                    return all;
+                }
+            }
+        })
+    }
+
+    fn records(&self) -> usize {
+        let request = ListRequest::flat(&Key::from(".bucketfs/renames/"));
+        wait(self.driver.list(request)).unwrap().entries.len()
+    }
+
+    fn mount(&self, place: &Place, name: &str, ends_well: bool) -> Arc<Mount> {
+        let endpoint = std::env::var(crate::proxy::ENDPOINT).unwrap();
+        let args = ["--endpoint-url", &endpoint, "--region", "us-east-1"];
+        place.mount(name, &format!("s3://{}", self.name), &args, ends_well)
+    }
+}
+
+fn name(number: usize) -> String {
+    // Two levels, so that listings of several directories are involved.
+    format!("{}/{number:04}", number % 7)
+}
+
+fn text(number: usize) -> String {
+    format!("the text of {number}\n")
+}
+
+fn a_mount_killed_while_it_renames_a_directory_loses_nothing(place: &Place) {
+    let bucket = Bucket::new();
+    bucket.fill("d0", FILES);
+    let other = bucket.mount(place, "other", true);
+    let rounds = if long() { 20 } else { 3 };
+    let mut broken_off = 0;
+    let mut at = 0;
+    for round in 0..rounds {
+        let m = bucket.mount(place, "m", false);
+        let (from, to) = (format!("d{at}"), format!("d{}", at + 1));
+        assert_eq!(fs::read_dir(other.path(&from)).unwrap().count(), 7);
+        let (old, new) = (m.path(&from), m.path(&to));
+        let renaming = std::thread::spawn(move || fs::rename(old, new));
+        std::thread::sleep(Duration::from_micros(fastrand::u64(10_000..1_500_000)));
+        kill(m.pid(), Signal::KILL);
+        let renamed = renaming.join().unwrap();
+        eventually("it has ended", || m.has_ended());
+        if renamed.is_err() && bucket.records() > 0 {
+            broken_off += 1;
+        }
+        let again = bucket.mount(place, "m", false);
+        eventually("nothing is left to complete", || bucket.records() == 0);
+        let all = bucket.all();
+        let moved = all.keys().all(|key| key.starts_with(&format!("{to}/")));
+        if moved {
+            at += 1;
+        }
+        // Killed before it was written down, it has done nothing.
+        let prefix = format!("d{at}/");
+        assert_eq!(all.len(), FILES, "round {round}");
+        for number in 0..FILES {
+            let found = all.get(&format!("{prefix}{}", name(number)));
+            assert_eq!(found, Some(&text(number)), "round {round}");
+        }
+        eventually("the other mount sees it", || {
+            let names = fs::read_dir(other.path(&format!("d{at}/3")));
+            names.is_ok_and(|names| names.count() == FILES.div_ceil(7))
+        });
+        let read = fs::read_to_string(other.path(&format!("d{at}/3/0003")));
+        assert_eq!(read.unwrap(), text(3), "round {round}");
+        again.kill();
+    }
+    assert!(broken_off > 0, "no kill came while files were being moved");
+}
+
+fn what_another_mount_writes_into_a_moving_directory_is_not_lost(place: &Place) {
+    let bucket = Bucket::new();
+    bucket.fill("d", FILES);
+    let m = bucket.mount(place, "m", true);
+    let other = bucket.mount(place, "other", true);
+    let (old, new) = (m.path("d"), m.path("m"));
+    let dir = other.path("d");
+    let renaming = std::thread::spawn(move || fs::rename(old, new));
+    // Whoever writes while a directory moves may be refused; what is acknowledged is there.
+    let mut saved = Vec::new();
+    let mut number = 0;
+    while !renaming.is_finished() && number < FILES {
+        let new = format!("new {number}\n");
+        if fs::write(dir.join(format!("new-{number}")), &new).is_ok() {
+            saved.push(new);
+        }
+        number += 1;
+    }
+    renaming.join().unwrap().unwrap();
+    assert!(saved.len() > 1, "{saved:?}");
+    let all = bucket.all();
+    for text in &saved {
+        let found = all.values().filter(|found| *found == text).count();
+        assert_eq!(found, 1, "{text}");
+    }
+    let originals = (0..FILES).filter(|number| {
+        let place = [
+            format!("m/{}", name(*number)),
+            format!("d/{}", name(*number)),
+        ];
+        place.iter().any(|key| all.contains_key(key))
+    });
+    assert_eq!(originals.count(), FILES);
+    assert_eq!(bucket.records(), 0);
+}
