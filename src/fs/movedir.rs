@@ -3,6 +3,8 @@
 //! While it runs it holds `names` alone, so that no commit of this mount goes to a key that is
 //! being moved. What could not be moved is still there under its old name.
 
+mod sources;
+
 use super::Fs;
 use super::attr::Kind;
 use super::errno::{FsError, FsResult};
@@ -12,8 +14,7 @@ use super::rename::Moved;
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{
-    Body, CopyOptions, ETag, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page,
-    Precondition, PutOptions, Removal, Strength,
+    Body, CopyOptions, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, PutOptions,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -275,7 +276,8 @@ impl Fs {
         }
         drop(results);
         if many {
-            let gone = self.remove_sources(&moved).await;
+            moved.sort_by(|(a, _, _), (b, _, _)| a.key.cmp(&b.key));
+            let gone = self.remove_sources(old, &moved).await;
             let mut gone = gone.into_iter();
             moved.retain(|_| match gone.next() {
                 Some(Ok(())) => true,
@@ -301,60 +303,6 @@ impl Fs {
                 super::errno::errno(error.kind()),
                 format!("{error}; what could not be moved is still below {old:?}"),
             )),
-        }
-    }
-
-    /// Whether many keys can be deleted with each request, as safely as one.
-    fn deletes_many(&self) -> bool {
-        let claims = &self.capabilities;
-        claims.delete_many.is_some()
-            && claims.delete_many_condition >= claims.delete_condition
-            && !claims.rename
-    }
-
-    /// Deletes what was copied, many keys with each request; one result for each.
-    async fn remove_sources(&self, copied: &[(ListEntry, Key, Copied)]) -> Vec<Result<(), Error>> {
-        let most = self.capabilities.delete_many.unwrap_or(1).max(1);
-        let mut results = Vec::with_capacity(copied.len());
-        for batch in copied.chunks(most) {
-            let removals: Vec<Removal> = batch
-                .iter()
-                .map(|(entry, _, _)| Removal {
-                    if_match: self.source_version(entry),
-                    key: entry.key.clone(),
-                })
-                .collect();
-            match self.driver.delete_many(&removals).await {
-                Ok(gone) => results.extend(gone),
-                Err(error) => {
-                    results.push(Err(error));
-                    return results;
-                }
-            }
-        }
-        results
-    }
-
-    /// The version of a source that may be deleted, where the store holds that.
-    fn source_version(&self, entry: &ListEntry) -> Option<ETag> {
-        let marker = entry.key.as_bytes().ends_with(b"/");
-        let held = self.capabilities.delete_condition != Strength::None && !marker;
-        let info = entry.object.as_ref().filter(|_| held);
-        info.map(|info| info.etag.clone())
-    }
-
-    /// Deletes what was copied. Where it was written meanwhile both versions are kept, and the next
-    /// round meets the new one.
-    pub(super) async fn remove_source(&self, entry: &ListEntry) -> Result<bool, Error> {
-        let precondition = self.source_version(entry).map(Precondition::IfMatch);
-        match self
-            .driver
-            .delete(&entry.key, precondition.unwrap_or_default())
-            .await
-        {
-            Ok(()) => Ok(true),
-            Err(error) if vanished(&error) => Ok(false),
-            Err(error) => Err(error),
         }
     }
 

@@ -13,7 +13,6 @@ use super::{Fs, Top};
 use crate::clock::{self, Instant};
 use crate::driver::{
     ETag, Error, ErrorKind, GetOptions, ListEntry, ListRequest, Object, Precondition, Result,
-    Strength,
 };
 use crate::key::Key;
 use crate::task;
@@ -207,7 +206,7 @@ impl Fs {
         match self.copy_key(entry, &to).await {
             Ok(Some(Copied::Moved(_))) => {}
             Ok(Some(Copied::There(_))) => {
-                if !self.remove_copied(entry).await? {
+                if !self.remove_source(entry).await? {
                     return self.still_there(entry, changed).await;
                 }
             }
@@ -217,7 +216,7 @@ impl Fs {
                 if !self.have_same_bytes(&entry.key, &to).await? {
                     return stays("there is another file at its new name");
                 }
-                if !self.remove_copied(entry).await? {
+                if !self.remove_source(entry).await? {
                     return self.still_there(entry, changed).await;
                 }
             }
@@ -235,21 +234,6 @@ impl Fs {
             Err(error) => Err(error),
             Ok(_) => Ok(Some((entry.key.clone(), why.to_owned()))),
         }
-    }
-
-    /// Removes what was copied, if it is still the version that was listed.
-    async fn remove_copied(&self, entry: &ListEntry) -> Result<bool> {
-        if self.capabilities.delete_condition == Strength::None {
-            // The store would ignore the condition: look first.
-            let listed = entry.object.as_ref().map(|info| &info.etag);
-            match self.driver.head(&entry.key).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-                Err(error) => return Err(error),
-                Ok(now) if Some(&now.etag) != listed => return Ok(false),
-                Ok(_) => {}
-            }
-        }
-        self.remove_source(entry).await
     }
 
     /// Moves a directory's marker; one that is there already stays.

@@ -240,6 +240,48 @@ async fn what_others_write_into_a_moving_directory_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_write_while_it_is_copied_is_not_deleted_where_that_takes_no_condition() {
+    for count in [1, 3, 250] {
+        let mut store = Plain::s3();
+        store.capabilities.delete_condition = Strength::None;
+        store.capabilities.delete_many_condition = Strength::None;
+        let world = World::over(store);
+        for i in 0..count {
+            world.put(&format!("d/{i:03}"), "x").await;
+        }
+        let mount = world.mount();
+        mount.ls("d").await.unwrap();
+        mount.cost();
+        let slow = "copy:delay=20ms,head:delay=20ms,list:delay=20ms";
+        mount.fault.set(slow).unwrap();
+        let others = async {
+            // The last copies are on their way, and all before are made.
+            let copied = count / 16 * 16;
+            while world
+                .get(&format!("m/{:03}", copied.max(1) - 1))
+                .await
+                .is_none()
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            world.put("d/000", "changed").await;
+        };
+        let renamed = mount.rename("d", "m");
+        let renamed = async { tokio::time::timeout(Duration::from_secs(60), renamed).await };
+        let (renamed, ()) = tokio::join!(renamed, others);
+        let cost = mount.cost();
+        // Its old version is at the new name already, and another is never replaced.
+        assert_eq!(renamed.unwrap(), Err(libc::EEXIST), "{count}: {cost}");
+        assert_eq!(world.get("d/000").await.as_deref(), Some("changed"));
+        assert_eq!(world.get("m/000").await.as_deref(), Some("x"));
+        assert_eq!(world.keys().await.len(), count + 1, "{count}");
+        if count == 250 {
+            assert!(cost.contains("delete_many 3, head 2, list 6"), "{cost}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_could_not_be_moved_stays_and_the_rest_is_found() {
     let world = World::s3();
     for i in 0..5 {
