@@ -31,9 +31,24 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Times within one listing may differ by so much though they are of one moment.
 const SLACK: Duration = Duration::from_secs(2);
 /// How many keys are moved before commits of this mount may go on.
-const BATCH: usize = 4 * WIDTH;
+const BATCH: usize = 16 * WIDTH;
 /// How many names a report tells.
 const NAMED: usize = 5;
+
+/// Why what was written since stays.
+const CHANGED: &str = "somebody has changed it since";
+
+/// What has become of a file that was still to be moved.
+enum Fate {
+    /// It is at its new name as well.
+    Copied(ListEntry, Key),
+    /// It is at its new name only.
+    Moved,
+    /// It stays, for this reason, and nobody may think that it was moved.
+    Stays(Key, String),
+    /// There is nothing to do and to tell.
+    Nothing,
+}
 
 /// What a broken-off rename left, and why.
 type Left = Vec<(Key, String)>;
@@ -156,12 +171,7 @@ impl Fs {
                 let batch: Vec<ListEntry> = files.by_ref().take(BATCH).collect();
                 // No commit of this mount goes to a key that is being moved.
                 let _alone = self.names.write().await;
-                let mut finished = futures::stream::iter(batch)
-                    .map(|entry| self.finish_file(entry, moving, before))
-                    .buffer_unordered(WIDTH);
-                while let Some(stays) = finished.next().await {
-                    left.extend(stays?);
-                }
+                left.extend(self.finish_files(batch, moving, before).await?);
             }
             request.token = page.next;
             if request.token.is_none() {
@@ -179,60 +189,132 @@ impl Fs {
         Ok(left)
     }
 
-    /// Moves one file. Gives it back, with a reason, if it has to stay and nobody may think that it
-    /// was moved.
-    async fn finish_file(
+    /// Moves files, in the order of their keys. Gives those that stay.
+    async fn finish_files(
+        &self,
+        files: Vec<ListEntry>,
+        moving: &Moving,
+        before: SystemTime,
+    ) -> Result<Left> {
+        let there = self.copies_of(&files, moving).await?;
+        let there = &there;
+        let mut finished = futures::stream::iter(files)
+            .map(|entry| self.finish_copy(entry, moving, before, there))
+            .buffer_unordered(WIDTH);
+        let mut left = Left::new();
+        let mut copied = Vec::new();
+        while let Some(fate) = finished.next().await {
+            match fate? {
+                Fate::Copied(entry, to) => copied.push((entry, to, Copied::There(None))),
+                Fate::Moved => drop(moving.moved.fetch_add(1, Ordering::Relaxed)),
+                Fate::Stays(key, why) => left.push((key, why)),
+                Fate::Nothing => {}
+            }
+        }
+        drop(finished);
+        copied.sort_by(|(a, _, _), (b, _, _)| a.key.cmp(&b.key));
+        let removed = match self.deletes_many() {
+            true => self.remove_sources(&moving.from, &copied).await,
+            false => {
+                let mut removed = Vec::with_capacity(copied.len());
+                for (entry, _, _) in &copied {
+                    let changed = || Error::new(ErrorKind::Changed, CHANGED);
+                    removed.push(match self.remove_source(entry).await {
+                        Ok(true) => Ok(()),
+                        Ok(false) => Err(changed()),
+                        Err(error) => Err(error),
+                    });
+                }
+                removed
+            }
+        };
+        // After a request that failed there are no more answers.
+        for (entry, _, _) in copied.iter().skip(removed.len()) {
+            left.push((entry.key.clone(), "it could not be deleted".into()));
+        }
+        for ((entry, _, _), removed) in copied.iter().zip(removed) {
+            match removed {
+                Ok(()) => drop(moving.moved.fetch_add(1, Ordering::Relaxed)),
+                Err(error) if vanished(&error) => {
+                    if let Fate::Stays(key, why) = self.still_there(entry, CHANGED).await? {
+                        left.push((key, why));
+                    }
+                }
+                Err(error) if error.retryable() => return Err(error),
+                Err(error) => left.push((entry.key.clone(), error.to_string())),
+            }
+        }
+        Ok(left)
+    }
+
+    /// The versions that are at the new names of files, as far as one page of a listing tells.
+    async fn copies_of(&self, files: &[ListEntry], moving: &Moving) -> Result<HashMap<Key, ETag>> {
+        let first = files
+            .first()
+            .and_then(|entry| entry.key.strip_prefix(&moving.from));
+        let Some(first) = first else {
+            return Ok(HashMap::new());
+        };
+        let before = first.as_bytes().split_last().map(|(_, before)| before);
+        let before = before.filter(|before| !before.is_empty());
+        let request = ListRequest {
+            start_after: before.map(|before| moving.to.join(before)),
+            ..ListRequest::flat(&moving.to)
+        };
+        let page = self.driver.list(request).await?;
+        let there = page.entries.into_iter();
+        let there = there.filter_map(|entry| Some((entry.key, entry.object?.etag)));
+        Ok(there.collect())
+    }
+
+    /// Sees that one file is at its new name.
+    async fn finish_copy(
         &self,
         entry: ListEntry,
         moving: &Moving,
         before: SystemTime,
-    ) -> Result<Option<(Key, String)>> {
-        let entry = &entry;
+        there: &HashMap<Key, ETag>,
+    ) -> Result<Fate> {
         let Some(rest) = entry.key.strip_prefix(&moving.from) else {
-            return Ok(None);
+            return Ok(Fate::Nothing);
         };
         let to = moving.to.join(rest.as_bytes());
-        let stays = |why: &str| Ok(Some((entry.key.clone(), why.to_owned())));
-        let changed = "somebody has changed it since";
+        let stays = |why: &str| Ok(Fate::Stays(entry.key.clone(), why.to_owned()));
         let info = entry.object.as_ref();
         if info.is_none_or(|info| info.modified > before) {
             // Its older version may have been copied.
             return match self.driver.head(&to).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Nothing),
                 Err(error) => Err(error),
-                Ok(_) => stays(changed),
+                Ok(_) => stays(CHANGED),
             };
         }
-        match self.copy_key(entry, &to).await {
-            Ok(Some(Copied::Moved(_))) => {}
-            Ok(Some(Copied::There(_))) => {
-                if !self.remove_source(entry).await? {
-                    return self.still_there(entry, changed).await;
-                }
-            }
-            Ok(None) => return self.still_there(entry, changed).await,
-            Err(error) if vanished(&error) => return self.still_there(entry, changed).await,
-            Err(error) if error.kind() == ErrorKind::Exists => {
-                if !self.have_same_bytes(&entry.key, &to).await? {
-                    return stays("there is another file at its new name");
-                }
-                if !self.remove_source(entry).await? {
-                    return self.still_there(entry, changed).await;
-                }
-            }
-            Err(error) if !error.retryable() => return stays(&error.to_string()),
-            Err(error) => return Err(error),
+        let etag = info.map(|info| &info.etag);
+        if etag.is_some() && there.get(&to) == etag {
+            return Ok(Fate::Copied(entry, to));
         }
-        moving.moved.fetch_add(1, Ordering::Relaxed);
-        Ok(None)
+        match self.copy_key(&entry, &to).await {
+            Ok(Some(Copied::Moved(_))) => Ok(Fate::Moved),
+            Ok(Some(Copied::There(_))) => Ok(Fate::Copied(entry, to)),
+            Ok(None) => self.still_there(&entry, CHANGED).await,
+            Err(error) if vanished(&error) => self.still_there(&entry, CHANGED).await,
+            Err(error) if error.kind() == ErrorKind::Exists => {
+                match self.have_same_bytes(&entry.key, &to).await? {
+                    true => Ok(Fate::Copied(entry, to)),
+                    false => stays("there is another file at its new name"),
+                }
+            }
+            Err(error) if !error.retryable() => stays(&error.to_string()),
+            Err(error) => Err(error),
+        }
     }
 
     /// What stays, unless somebody has removed it.
-    async fn still_there(&self, entry: &ListEntry, why: &str) -> Result<Option<(Key, String)>> {
+    async fn still_there(&self, entry: &ListEntry, why: &str) -> Result<Fate> {
         match self.driver.head(&entry.key).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Fate::Nothing),
             Err(error) => Err(error),
-            Ok(_) => Ok(Some((entry.key.clone(), why.to_owned()))),
+            Ok(_) => Ok(Fate::Stays(entry.key.clone(), why.to_owned())),
         }
     }
 

@@ -129,7 +129,10 @@ fn a_mount_killed_while_it_renames_a_directory_loses_nothing(place: &Place) {
             broken_off += 1;
         }
         let again = bucket.mount(place, "m", false);
-        eventually("nothing is left to complete", || bucket.records() == 0);
+        // Many requests, on a machine that may be slow; the guard of the test ends it.
+        while bucket.records() > 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let all = bucket.all();
         let moved = all.keys().all(|key| key.starts_with(&format!("{to}/")));
         if moved {

@@ -14,7 +14,7 @@ const LOOKED_AT: usize = 100;
 
 impl Fs {
     /// Whether many keys can be deleted with each request, as safely as one.
-    pub(super) fn deletes_many(&self) -> bool {
+    pub(in crate::fs) fn deletes_many(&self) -> bool {
         let claims = &self.capabilities;
         claims.delete_many.is_some()
             && claims.delete_many_condition >= claims.delete_condition
@@ -22,7 +22,7 @@ impl Fs {
     }
 
     /// Deletes what was copied, many keys with each request; one result for each.
-    pub(super) async fn remove_sources(
+    pub(in crate::fs) async fn remove_sources(
         &self,
         old: &Key,
         copied: &[(ListEntry, Key, Copied)],
