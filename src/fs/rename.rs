@@ -183,7 +183,12 @@ impl Fs {
                     self.forget_entry(to.0, to.1);
                     return Err(FsError::plain(libc::EEXIST));
                 }
-                *expected = self.keep_replaced(to, &key, expected.take()).await?;
+                let own = target.map_or_else(Vec::new, |target| {
+                    let state = target.state();
+                    state.file.attempts.iter().map(|own| own.id).collect()
+                });
+                let seen = expected.take();
+                *expected = self.keep_replaced(to, &key, seen, &own).await?;
                 return Ok(true);
             }
             Err(Moved::Source) => {
@@ -366,12 +371,14 @@ impl Fs {
     }
 
     /// Another version than the one last seen here stands where a rename goes: it is kept as a
-    /// conflict file first, because a program that saves by rename cannot be told.
+    /// conflict file first, because a program that saves by rename cannot be told. Unless it is one
+    /// of this file's `own`, whose answer was lost.
     async fn keep_replaced(
         self: &Arc<Self>,
         to: (&Arc<Inode>, &[u8]),
         key: &Key,
         seen: Option<ETag>,
+        own: &[CommitId],
     ) -> FsResult<Option<ETag>> {
         let info = match self.driver.head(key).await {
             Ok(info) => info,
@@ -381,7 +388,8 @@ impl Fs {
             }
             Err(error) => return Err(error.into()),
         };
-        if seen.as_ref() != Some(&info.etag) {
+        let is_own = info.commits.first().is_some_and(|id| own.contains(id));
+        if seen.as_ref() != Some(&info.etag) && !is_own {
             let prefix = to.0.key();
             let time = clock::wall();
             let mut kept = None;

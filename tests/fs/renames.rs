@@ -61,6 +61,26 @@ async fn saving_by_rename_keeps_a_version_of_others_as_a_conflict_file() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn saving_by_rename_over_a_version_of_ones_own_whose_answer_was_lost_keeps_none() {
+    for world in stores() {
+        world.put("f", "seen").await;
+        let mount = world.mount();
+        let handle = mount.open("f", WRITE).await.unwrap();
+        mount.write(handle, 0, "lost").unwrap();
+        mount.fault.set("put:lost-reply@1").unwrap();
+        assert!(mount.flush(handle).await.is_err());
+        mount.fault.clear();
+        assert_eq!(world.get("f").await.unwrap(), "lost");
+        mount.save("f.tmp", "mine").await.unwrap();
+        mount.rename("f.tmp", "f").await.unwrap();
+        assert_eq!(world.get("f").await.unwrap(), "mine");
+        assert_eq!(world.conflicts("f").await, [""; 0]);
+        mount.close(handle).await.unwrap();
+        assert_eq!(world.keys().await, ["f"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_version_that_comes_in_between_is_kept() {
     let world = World::s3();
     world.put("f", "seen").await;
