@@ -222,14 +222,23 @@ impl Fs {
             precondition: self.if_absent(),
             ..PutOptions::default()
         };
-        let info = match self.driver.put(&key, intent.body()?, options).await {
+        let written = match self.driver.put(&key, intent.body()?, options).await {
             // Nobody else has that name: the answer was lost.
-            Err(error) if error.kind() == ErrorKind::Exists => self.driver.head(&key).await?,
+            Err(error) if error.kind() == ErrorKind::Exists => self.driver.head(&key).await,
+            written => written,
+        };
+        let info = match written {
+            Ok(info) => info,
             Err(error) if !error.retryable() => {
                 log::warn!("{:?}: renamed without a record: {error}", moving.from);
                 return Ok(());
             }
-            written => written?,
+            Err(error) => {
+                // It may have been written, or may be when the store answers again.
+                let due = clock::now() + REMOVE_AGAIN;
+                self.renames.left.lock().push((key, due));
+                return Err(error);
+            }
         };
         *moving.record.lock() = Some(Written {
             key,
