@@ -13,8 +13,10 @@
 //!   write does not say whether it was applied; every other error means that it was not.
 
 mod body;
+mod databases;
 mod error;
 mod location;
+mod servers;
 mod types;
 
 pub use body::{Body, Object, Source};

@@ -9,9 +9,10 @@ mod link;
 mod names;
 mod target;
 
+use super::databases::Server;
 use super::{Driver, Location, OpenOptions, Opened, Result};
 use database::Database;
-use databases::Databases;
+use databases::All;
 use link::Link;
 use std::sync::Arc;
 use target::Target;
@@ -47,7 +48,7 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
                 };
                 Arc::new(Database::new(link, name, is_ferret, watched))
             }
-            None => Arc::new(Databases { link, is_ferret }) as Arc<dyn Driver>,
+            None => Arc::new(Server(All { link, is_ferret })) as Arc<dyn Driver>,
         })
     };
     let driver = opened

@@ -11,10 +11,11 @@ mod link;
 mod objects;
 mod target;
 
+use super::databases::Server;
 use super::{Driver, Error, ErrorKind, Location, OpenOptions, Opened, Result, Space};
 use answer::text;
 use data::Data;
-use databases::Databases;
+use databases::All;
 use link::Link;
 use objects::Objects;
 use std::sync::Arc;
@@ -52,9 +53,9 @@ async fn connect(location: &Location, options: &OpenOptions, tls: bool) -> Resul
     let driver: Result<Arc<dyn Driver>> = match is_store {
         false => bucket(target, options).await,
         true => {
-            let all = Databases::new(target, options);
+            let all = All::new(target, options);
             let greeted = greet(all.link(), options).await;
-            greeted.map(|()| Arc::new(all) as Arc<dyn Driver>)
+            greeted.map(|()| Arc::new(Server(all)) as Arc<dyn Driver>)
         }
     };
     Ok(Opened {

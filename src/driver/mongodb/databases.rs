@@ -2,72 +2,35 @@
 
 use super::database::{self, Database};
 use super::link::Link;
-use crate::driver::{
-    Body, BucketInfo, Capabilities, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListRequest,
-    ObjectInfo, Page, Precondition, PutOptions, Result,
-};
-use crate::key::Key;
+use crate::driver::databases::Databases;
+use crate::driver::{Capabilities, Driver, Result};
 use async_trait::async_trait;
 use std::sync::Arc;
 
 /// A server without the name of a database.
 #[derive(Debug)]
-pub(super) struct Databases {
+pub(super) struct All {
     pub link: Link,
     pub is_ferret: bool,
 }
 
-fn no_database<T>(operation: &'static str, key: &Key) -> Result<T> {
-    let why = "there are only databases at the top";
-    Err(Error::new(ErrorKind::NotFound, why)
-        .during(operation)
-        .on(key))
-}
-
 #[async_trait]
-impl Driver for Databases {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            buckets: true,
-            ..database::claims(self.is_ferret, false)
-        }
+impl Databases for All {
+    fn claims(&self) -> Capabilities {
+        database::claims(self.is_ferret, false)
     }
 
-    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        no_database("head", key)
-    }
-
-    async fn get(&self, key: &Key, _: GetOptions) -> Result<GetOutcome> {
-        no_database("get", key)
-    }
-
-    async fn put(&self, key: &Key, _: Body, _: PutOptions) -> Result<ObjectInfo> {
-        no_database("put", key)
-    }
-
-    async fn delete(&self, key: &Key, _: Precondition) -> Result<()> {
-        no_database("delete", key)
-    }
-
-    async fn list(&self, request: ListRequest) -> Result<Page> {
-        no_database("list", &request.prefix)
-    }
-
-    async fn buckets(&self) -> Result<Vec<BucketInfo>> {
+    async fn names(&self) -> Result<Vec<String>> {
         let names = self.link.client().list_database_names().await;
-        let names = names.map_err(|cause| self.link.error(&cause).during("buckets"))?;
-        let buckets = names.into_iter().map(|name| BucketInfo {
-            name,
-            created: None,
-        });
-        Ok(buckets.collect())
+        names.map_err(|cause| self.link.error(&cause))
     }
 
-    async fn bucket(&self, name: &str) -> Result<Arc<dyn Driver>> {
+    async fn database(&self, name: &str) -> Result<Option<Arc<dyn Driver>>> {
         if name.is_empty() || name.contains([' ', '.', '$', '"', '\\', '/']) {
-            return no_database("bucket", &Key::from(name));
+            return Ok(None);
         }
         let (link, name) = (self.link.clone(), name.to_owned());
-        Ok(Arc::new(Database::new(link, name, self.is_ferret, None)))
+        let database = Database::new(link, name, self.is_ferret, None);
+        Ok(Some(Arc::new(database)))
     }
 }

@@ -1,6 +1,7 @@
 //! What a URL of MongoDB names: servers, database, collection.
 
-use crate::driver::{Error, ErrorKind, Location, Result};
+use crate::driver::servers::{self, Nodes, wrong};
+use crate::driver::{Location, Result};
 use crate::key::Key;
 use ::mongodb::options::{
     Acknowledgment, AuthMechanism, ClientOptions, Credential, DriverInfo, ServerAddress, Tls,
@@ -12,7 +13,7 @@ use std::time::Duration;
 /// A place in a server. `Debug` shows no password.
 #[derive(Clone)]
 pub(super) struct Target {
-    nodes: Vec<(String, u16)>,
+    nodes: Nodes,
     user: Option<String>,
     password: Option<String>,
     auth_source: Option<String>,
@@ -44,18 +45,6 @@ const DIALING: Duration = Duration::from_secs(5);
 /// How long a server that can be used is looked for; the layers above ask again.
 const LOOKING: Duration = Duration::from_secs(4);
 
-fn wrong(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidArgument, why).during("open")
-}
-
-/// Text of a URL without percent-encoding.
-fn decoded(text: &str) -> Result<String> {
-    let text = percent_encoding::percent_decode_str(text).decode_utf8();
-    Ok(text
-        .map_err(|_| wrong("the URL is not UTF-8"))?
-        .into_owned())
-}
-
 fn switch(name: &str, word: &str) -> Result<bool> {
     match word {
         "true" => Ok(true),
@@ -66,24 +55,8 @@ fn switch(name: &str, word: &str) -> Result<bool> {
 
 impl Target {
     pub(super) fn parse(location: &Location) -> Result<Target> {
-        let url = location.url();
         let parameters = location.parameters(PARAMETERS)?;
-        let host = match location.host() {
-            "" => "127.0.0.1".to_owned(),
-            host => decoded(host.trim_start_matches('[').trim_end_matches(']'))?,
-        };
-        let mut nodes = vec![(host, url.port().unwrap_or(PORT))];
-        let more = parameters.get("nodes").map_or("", String::as_str);
-        for node in more.split(',').filter(|node| !node.is_empty()) {
-            let (host, digits) = node.rsplit_once(':').unwrap_or((node, ""));
-            let port = match digits {
-                "" => PORT,
-                digits => digits
-                    .parse()
-                    .map_err(|_| wrong(format!("nodes: {node:?} is not HOST:PORT")))?,
-            };
-            nodes.push((host.to_owned(), port));
-        }
+        let nodes = Nodes::of(location, parameters.get("nodes"), PORT)?;
         let mechanism = match parameters.get("authMechanism").map(String::as_str) {
             None => None,
             Some("SCRAM-SHA-1") => Some(AuthMechanism::ScramSha1),
@@ -96,10 +69,7 @@ impl Target {
             }
         };
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
-        let password = match url.password() {
-            Some(password) => Some(decoded(password)?),
-            None => std::env::var(PASSWORD).ok().and_then(some),
-        };
+        let (user, password) = servers::login(location, PASSWORD)?;
         let set = |name: &str| match parameters.get(name) {
             Some(word) => switch(name, word).map(Some),
             None => Ok(None),
@@ -124,7 +94,7 @@ impl Target {
         };
         Ok(Target {
             nodes,
-            user: some(decoded(url.username())?),
+            user,
             password,
             auth_source: parameters.get("authSource").cloned(),
             mechanism,
@@ -144,7 +114,7 @@ impl Target {
 
     /// How the client is told.
     pub(super) fn options(&self) -> ClientOptions {
-        let nodes = self.nodes.iter().map(|(host, port)| ServerAddress::Tcp {
+        let nodes = self.nodes.0.iter().map(|(host, port)| ServerAddress::Tcp {
             host: host.clone(),
             port: Some(*port),
         });
@@ -187,8 +157,7 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<_> = self.nodes.iter().map(|(h, p)| format!("{h}:{p}")).collect();
-        f.write_str(&nodes.join(","))
+        f.write_str(&self.nodes.joined(","))
     }
 }
 
@@ -206,6 +175,7 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::ErrorKind;
 
     fn parse(url: &str) -> Result<Target> {
         Target::parse(&Location::parse(url)?)

@@ -3,11 +3,8 @@
 use super::link::Link;
 use super::target::{Layout, Target};
 use super::{answer, bucket, data, fact, info};
-use crate::driver::{
-    Body, BucketInfo, Capabilities, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListRequest,
-    ObjectInfo, OpenOptions, Page, Precondition, PutOptions, Result,
-};
-use crate::key::Key;
+use crate::driver::databases::Databases;
+use crate::driver::{Capabilities, Driver, ErrorKind, OpenOptions, Result};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -16,21 +13,14 @@ const USUAL: i64 = 16;
 
 /// A server without the number of a database.
 #[derive(Debug)]
-pub(super) struct Databases {
+pub(super) struct All {
     link: Link,
     options: OpenOptions,
 }
 
-fn no_database<T>(operation: &'static str, key: &Key) -> Result<T> {
-    let why = "there are only databases at the top";
-    Err(Error::new(ErrorKind::NotFound, why)
-        .during(operation)
-        .on(key))
-}
-
-impl Databases {
+impl All {
     pub(super) fn new(target: Target, options: &OpenOptions) -> Self {
-        Databases {
+        All {
             link: Link::new(target),
             options: options.clone(),
         }
@@ -67,63 +57,31 @@ impl Databases {
 }
 
 #[async_trait]
-impl Driver for Databases {
-    fn capabilities(&self) -> Capabilities {
-        let claims = match self.link.target().layout {
+impl Databases for All {
+    fn claims(&self) -> Capabilities {
+        match self.link.target().layout {
             Some(Layout::Objects) => super::objects::claims(&self.link),
             _ => data::claims(&self.link),
-        };
-        Capabilities {
-            buckets: true,
-            ..claims
         }
     }
 
-    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        no_database("head", key)
+    async fn names(&self) -> Result<Vec<String>> {
+        let count = self.count().await?;
+        Ok((0..count).map(|number| number.to_string()).collect())
     }
 
-    async fn get(&self, key: &Key, _: GetOptions) -> Result<GetOutcome> {
-        no_database("get", key)
-    }
-
-    async fn put(&self, key: &Key, _: Body, _: PutOptions) -> Result<ObjectInfo> {
-        no_database("put", key)
-    }
-
-    async fn delete(&self, key: &Key, _: Precondition) -> Result<()> {
-        no_database("delete", key)
-    }
-
-    async fn list(&self, request: ListRequest) -> Result<Page> {
-        no_database("list", &request.prefix)
-    }
-
-    async fn buckets(&self) -> Result<Vec<BucketInfo>> {
-        let count = self
-            .count()
-            .await
-            .map_err(|error| error.during("buckets"))?;
-        let names = (0..count).map(|number| BucketInfo {
-            name: number.to_string(),
-            created: None,
-        });
-        Ok(names.collect())
-    }
-
-    async fn bucket(&self, name: &str) -> Result<Arc<dyn Driver>> {
+    async fn database(&self, name: &str) -> Result<Option<Arc<dyn Driver>>> {
         let number: Option<i64> = name
             .parse()
             .ok()
             .filter(|number: &i64| number.to_string() == name);
         let Some(database) = number.filter(|number| *number >= 0) else {
-            return no_database("bucket", &Key::from(name));
+            return Ok(None);
         };
         let target = Target {
             database: Some(database),
             ..self.link.target().clone()
         };
-        let opened = bucket(target, &self.options).await;
-        opened.map_err(|error| error.during("bucket"))
+        bucket(target, &self.options).await.map(Some)
     }
 }

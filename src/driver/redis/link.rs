@@ -195,7 +195,7 @@ impl Link {
 
     fn node(&self, at: usize) -> RedisResult<ConnectionInfo> {
         let target = &self.target;
-        let (host, port) = target.nodes[at].clone();
+        let (host, port) = target.nodes.0[at].clone();
         let address = match target.tls {
             false => ConnectionAddr::Tcp(host, port),
             true => ConnectionAddr::TcpTls {
@@ -221,7 +221,7 @@ impl Link {
 
     fn sentinels(&self, name: &str) -> RedisResult<SentinelClient> {
         let target = &self.target;
-        let nodes = (0..target.nodes.len()).map(|at| Ok(self.node(at)?.addr().clone()));
+        let nodes = (0..target.nodes.0.len()).map(|at| Ok(self.node(at)?.addr().clone()));
         let nodes: Vec<_> = nodes.collect::<RedisResult<_>>()?;
         let mut builder = SentinelClientBuilder::new(nodes, name, SentinelServerType::Master)?
             .set_client_to_redis_db(target.database.unwrap_or(0))
@@ -240,7 +240,7 @@ impl Link {
     }
 
     async fn cluster(&self) -> RedisResult<ClusterConnection> {
-        let nodes = (0..self.target.nodes.len()).map(|at| self.node(at));
+        let nodes = (0..self.target.nodes.0.len()).map(|at| self.node(at));
         let nodes: Vec<_> = nodes.collect::<RedisResult<_>>()?;
         let client = ClusterClientBuilder::new(nodes)
             .connection_timeout(DIALING)

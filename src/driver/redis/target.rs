@@ -1,6 +1,7 @@
 //! What a URL of Redis names: servers, database, layout.
 
-use crate::driver::{Error, ErrorKind, Location, Result};
+use crate::driver::servers::{self, Nodes, wrong};
+use crate::driver::{Location, Result};
 use crate::key::Key;
 use std::fmt;
 
@@ -28,7 +29,7 @@ pub(super) enum Mode {
 #[derive(Clone)]
 pub(super) struct Target {
     pub tls: bool,
-    pub nodes: Vec<(String, u16)>,
+    pub nodes: Nodes,
     pub user: Option<String>,
     pub password: Option<String>,
     pub mode: Mode,
@@ -57,21 +58,8 @@ const PREFIX: &str = "bucketfs";
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-fn wrong(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidArgument, why).during("open")
-}
-
-/// Text of a URL without percent-encoding.
-fn decoded(text: &str) -> Result<String> {
-    let text = percent_encoding::percent_decode_str(text).decode_utf8();
-    Ok(text
-        .map_err(|_| wrong("the URL is not UTF-8"))?
-        .into_owned())
-}
-
 impl Target {
     pub(super) fn parse(location: &Location, tls: bool) -> Result<Target> {
-        let url = location.url();
         let parameters = location.parameters(PARAMETERS)?;
         let mode = match (parameters.get("cluster"), parameters.get("sentinel")) {
             (None, None) => Mode::Single,
@@ -93,28 +81,9 @@ impl Target {
             Mode::Sentinel(_) => SENTINEL_PORT,
             _ => PORT,
         };
-        let host = match location.host() {
-            "" => "127.0.0.1".to_owned(),
-            host => decoded(host.trim_start_matches('[').trim_end_matches(']'))?,
-        };
-        let mut nodes = vec![(host, url.port().unwrap_or(port))];
-        let more = parameters.get("nodes").map_or("", String::as_str);
-        for node in more.split(',').filter(|node| !node.is_empty()) {
-            let (host, digits) = node.rsplit_once(':').unwrap_or((node, ""));
-            let port = match digits {
-                "" => port,
-                digits => digits
-                    .parse()
-                    .map_err(|_| wrong(format!("nodes: {node:?} is not HOST:PORT")))?,
-            };
-            nodes.push((host.to_owned(), port));
-        }
-        let some = |text: String| Some(text).filter(|text| !text.is_empty());
-        let password = match url.password() {
-            Some(password) => Some(decoded(password)?),
-            // As redis-cli has it.
-            None => std::env::var("REDISCLI_AUTH").ok().and_then(some),
-        };
+        let nodes = Nodes::of(location, parameters.get("nodes"), port)?;
+        // As redis-cli has it.
+        let (user, password) = servers::login(location, "REDISCLI_AUTH")?;
         let (database, below) = place(&location.path())?;
         if database.is_some_and(|number| number != 0) && mode == Mode::Cluster {
             return Err(wrong(
@@ -139,7 +108,7 @@ impl Target {
         Ok(Target {
             tls,
             nodes,
-            user: some(decoded(url.username())?),
+            user,
             password,
             // A cluster is one database.
             database: database.or((mode == Mode::Cluster).then_some(0)),
@@ -187,8 +156,7 @@ fn place(path: &[u8]) -> Result<(Option<i64>, Key)> {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<_> = self.nodes.iter().map(|(h, p)| format!("{h}:{p}")).collect();
-        write!(f, "{}", nodes.join(", "))
+        f.write_str(&self.nodes.joined(", "))
     }
 }
 
@@ -206,6 +174,7 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::ErrorKind;
 
     fn parse(text: &str) -> Result<Target> {
         Target::parse(&Location::parse(text)?, false)
@@ -214,14 +183,14 @@ mod tests {
     #[test]
     fn urls_name_servers_databases_and_layouts() {
         let plain = parse("redis://").expect("parses");
-        assert_eq!(plain.nodes, [("127.0.0.1".to_owned(), 6379)]);
+        assert_eq!(plain.nodes.0, [("127.0.0.1".to_owned(), 6379)]);
         assert_eq!((plain.database, plain.separator), (None, b'/'));
         let full = "redis://me:p%40ss@h:7/3/a/b?layout=objects&prefix=x&separator=:&nodes=i,j:9";
         let full = parse(full).expect("parses");
         let nodes: Vec<_> = [("h", 7), ("i", 6379), ("j", 9)]
             .map(|(h, p)| (h.to_owned(), p))
             .into();
-        assert_eq!(full.nodes, nodes);
+        assert_eq!(full.nodes.0, nodes);
         assert_eq!(full.password.as_deref(), Some("p@ss"));
         assert_eq!((full.database, &full.below), (Some(3), &Key::from("a/b")));
         assert_eq!(
@@ -232,9 +201,9 @@ mod tests {
         let tagged = parse("redis://h/0?prefix=my{tag}x").expect("parses");
         assert_eq!(tagged.root(), "my{tag}x:");
         let found = parse("redis://h?sentinel=mymaster").expect("parses");
-        assert_eq!(found.nodes[0].1, 26379);
+        assert_eq!(found.nodes.0[0].1, 26379);
         assert_eq!(
-            parse("redis://[::1]:7/0").expect("parses").nodes[0].0,
+            parse("redis://[::1]:7/0").expect("parses").nodes.0[0].0,
             "::1"
         );
     }
