@@ -19,7 +19,7 @@ mod location;
 mod servers;
 mod types;
 
-pub use body::{Body, Object, Source};
+pub use body::{Body, Object, Piece, Source, Stored};
 pub use error::{Error, ErrorKind, Result};
 pub use location::{Encryption, Location, OpenOptions, Opened, Registered};
 pub use types::*;

@@ -33,6 +33,7 @@ mod make;
 mod merge;
 mod movedir;
 mod node;
+mod offload;
 mod pages;
 mod remove;
 mod rename;
@@ -245,6 +246,9 @@ pub struct Fs {
     uploads: AtomicU64,
     /// The size of the parts in which files go to the store while they are being written.
     part_ahead: Option<u64>,
+    /// How files that outgrow the staging area go to the store, where they can.
+    rows: Option<offload::Rows>,
+    trash: Arc<offload::Trash>,
     runtime: tokio::runtime::Handle,
     watching: AtomicBool,
 }
@@ -256,9 +260,16 @@ struct Records {
     conflicts: VecDeque<ConflictRecord>,
 }
 
-fn staging(options: &FsOptions, capabilities: &Capabilities) -> StagingOptions {
+fn staging(
+    options: &FsOptions,
+    capabilities: &Capabilities,
+    rows: Option<offload::Rows>,
+) -> StagingOptions {
     let usual = StagingOptions {
-        largest_file: options.staging_size,
+        largest_file: match rows {
+            Some(_) => i64::MAX as u64,
+            None => options.staging_size,
+        },
         ..StagingOptions::new(&options.staging_dir)
     };
     match options.staging_room {
@@ -303,6 +314,7 @@ impl Fs {
             nlink: 2,
             ..Attr::of_directory(ROOT, None, started, &options)
         };
+        let rows = offload::Rows::of(&capabilities, options.staging_size);
         let root = Inode::new(root, Key::empty(), None, clock::now());
         root.state().lookups = 1;
         let fs = Arc::new(Fs {
@@ -322,7 +334,7 @@ impl Fs {
                     ..FetchOptions::new(options.memory_cache)
                 },
             )?,
-            area: StagingArea::new(staging(&options, &capabilities))?,
+            area: StagingArea::new(staging(&options, &capabilities, rows))?,
             handles: Mutex::default(),
             dir_handles: Mutex::default(),
             last_handle: AtomicU64::new(0),
@@ -337,6 +349,8 @@ impl Fs {
             space: Mutex::default(),
             uploads: AtomicU64::new(0),
             part_ahead: upload::part_ahead(&capabilities, options.staging_size),
+            rows,
+            trash: offload::Trash::new(driver.clone()),
             runtime: tokio::runtime::Handle::current(),
             watching: AtomicBool::new(false),
             started,
@@ -416,8 +430,11 @@ impl Fs {
 
     /// Largest file that can be written.
     fn max_file_size(&self) -> u64 {
-        self.options
-            .staging_size
+        let staged = match self.rows {
+            Some(_) => u64::MAX,
+            None => self.options.staging_size,
+        };
+        staged
             .min(upload::largest(&self.capabilities))
             .min(i64::MAX as u64)
     }

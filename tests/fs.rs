@@ -17,6 +17,8 @@ mod index;
 mod limits;
 #[path = "fs/names.rs"]
 mod names;
+#[path = "fs/offload.rs"]
+mod offload;
 #[path = "fs/races.rs"]
 mod races;
 #[path = "fs/reading.rs"]

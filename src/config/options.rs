@@ -116,7 +116,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     value(Group::Writing, "exclusive-create", "WHEN", "locks", "Claim O_EXCL on the server at open: always, for names like locks, or at commit"),
     value(Group::Writing, "max-rename", "N", "(no limit)", "Refuse to rename a directory of more than N keys (EXDEV), so that mv copies it"),
     value(Group::Writing, "staging-dir", "DIR", "(below the user's cache directory)", "Directory for bytes that are not sent yet"),
-    value(Group::Writing, "staging-size", "SIZE", "64G", "Largest file that can be written; its bytes wait on the local disk until they are sent"),
+    value(Group::Writing, "staging-size", "SIZE", "64G", "How much of one file waits on the local disk for its commit. Of a larger one, rows of bytes wait in the store, below .bucketfs/; where the store cannot join them this is the largest file"),
     value(Group::Writing, "state-dir", "DIR", "(below the user's state directory)", "Directory where bytes are kept that no store would take, and the log"),
     switch(Group::Writing, "create-buckets", "Let mkdir and rmdir make and remove buckets, where all of them are mounted"),
     switch(Group::Writing, "unsafe-writes", "Write even where the store has no conditional writes: another writer's bytes may be lost"),

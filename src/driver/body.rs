@@ -1,10 +1,12 @@
 //! Bytes on their way: bodies that can be sent again, and streams of what a store sends.
 
-use super::{Error, ErrorKind, ObjectInfo, Result};
+use super::{ETag, Error, ErrorKind, ObjectInfo, Result};
+use crate::key::Key;
 use crate::task;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,6 +30,90 @@ pub trait Source: Send + Sync + 'static {
     fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
         let _ = range;
         None
+    }
+
+    /// Of what `range` is made, where some of it is in the store already and cannot be read here;
+    /// `None` where all of it can.
+    fn pieces(&self, range: Range<u64>) -> Option<Vec<Piece>> {
+        let _ = range;
+        None
+    }
+}
+
+/// A range of an object that the store of a put has.
+#[derive(Clone)]
+pub struct Stored {
+    /// The object.
+    pub key: Key,
+    /// Its version.
+    pub etag: ETag,
+    /// How large it is.
+    pub size: u64,
+    /// Which bytes of it.
+    pub range: Range<u64>,
+    /// What keeps the object there as long as somebody may need it.
+    pub keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Stored {
+    /// How many bytes they are.
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether they are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// A part of them.
+    #[must_use]
+    pub fn slice(&self, range: Range<u64>) -> Stored {
+        let start = self.range.start;
+        Stored {
+            range: start + range.start..start + range.end,
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range;
+        write!(f, "bytes {start}..{end} of {:?}", self.key)
+    }
+}
+
+/// A piece of a body.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Bytes that can be sent from here.
+    Here(Body),
+    /// Bytes that the store can copy.
+    Stored(Stored),
+}
+
+impl Piece {
+    /// How many bytes it has.
+    pub fn len(&self) -> u64 {
+        match self {
+            Piece::Here(body) => body.len(),
+            Piece::Stored(stored) => stored.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A part of it.
+    #[must_use]
+    pub fn slice(&self, range: Range<u64>) -> Piece {
+        match self {
+            Piece::Here(body) => Piece::Here(body.slice(range)),
+            Piece::Stored(stored) => Piece::Stored(stored.slice(range)),
+        }
     }
 }
 
@@ -60,6 +146,20 @@ impl Body {
     /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// One body of several pieces. What of it the store has cannot be read from it.
+    pub fn joined(pieces: Vec<Piece>) -> Self {
+        let len = pieces.iter().map(Piece::len).sum();
+        Body::Source(Arc::new(Joined { pieces, len }))
+    }
+
+    /// Its pieces, where the store has some of them; `None` where all bytes are here.
+    pub fn pieces(&self) -> Option<Vec<Piece>> {
+        match self {
+            Body::Memory(_) => None,
+            Body::Source(source) => source.pieces(0..source.len()),
+        }
     }
 
     /// The bytes from the start, in pieces of at most 1 MiB where they have to be read. Each call
@@ -171,6 +271,58 @@ impl Source for Slice {
     fn at_hand(&self, range: Range<u64>) -> Option<Bytes> {
         let start = self.range.start;
         self.source.at_hand(start + range.start..start + range.end)
+    }
+
+    fn pieces(&self, range: Range<u64>) -> Option<Vec<Piece>> {
+        let start = self.range.start;
+        self.source.pieces(start + range.start..start + range.end)
+    }
+}
+
+/// Pieces in order.
+struct Joined {
+    pieces: Vec<Piece>,
+    len: u64,
+}
+
+impl Joined {
+    /// The pieces of a range, cut to it.
+    fn within(&self, range: Range<u64>) -> impl Iterator<Item = Piece> + '_ {
+        let mut at = 0;
+        self.pieces.iter().filter_map(move |piece| {
+            let (begin, end) = (at, at + piece.len());
+            at = end;
+            let (from, to) = (range.start.max(begin), range.end.min(end));
+            (from < to).then(|| piece.slice(from - begin..to - begin))
+        })
+    }
+}
+
+impl Source for Joined {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, range: Range<u64>) -> std::io::Result<Bytes> {
+        let mut all = BytesMut::with_capacity((range.end - range.start) as usize);
+        for piece in self.within(range) {
+            match piece {
+                Piece::Here(body) => body.read(|bytes| {
+                    all.extend_from_slice(&bytes);
+                    Ok(())
+                })?,
+                Piece::Stored(stored) => {
+                    return Err(std::io::Error::other(format!("{stored:?} are not here")));
+                }
+            }
+        }
+        Ok(all.freeze())
+    }
+
+    fn pieces(&self, range: Range<u64>) -> Option<Vec<Piece>> {
+        let pieces: Vec<_> = self.within(range).collect();
+        let stored = pieces.iter().any(|p| matches!(p, Piece::Stored(_)));
+        stored.then_some(pieces)
     }
 }
 

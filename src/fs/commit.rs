@@ -58,6 +58,9 @@ enum Content {
     /// Partly on the way to the store already; the rest, the size of all, and other attributes than
     /// it began with.
     Ahead(Option<Box<Ahead>>, Body, u64, Option<Attributes>),
+    /// Partly in objects of our own, and in the version of the same object beneath, which the
+    /// server joins with what is sent.
+    Joined(Body, Option<Origin>),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
     /// Partly a version of the same object, which is copied on the server; and the size of all.
@@ -76,7 +79,7 @@ impl Plan {
 
     fn size(&self) -> u64 {
         match &self.content {
-            Content::Here(body) => body.len(),
+            Content::Here(body) | Content::Joined(body, _) => body.len(),
             Content::Ahead(_, _, size, _) => *size,
             Content::There(origin) => origin.size,
             Content::Rebuilt(_, _, size) => *size,
@@ -277,6 +280,7 @@ impl Fs {
             let parts = stage
                 .origin()
                 .filter(|origin| origin.key == state.key && !state.file.unjoined)
+                .filter(|_| !stage.has_away())
                 // What is small and here goes in one put.
                 .filter(|_| size > upload::LARGE || !missing.is_empty())
                 .and_then(|origin| {
@@ -284,6 +288,12 @@ impl Fs {
                     upload::parts(claims, origin.size, size, &changed, &precondition)
                 });
             match (foreign, stage.origin()) {
+                (_, origin)
+                    if stage.has_away() && origin.is_none_or(|origin| origin.key == state.key) =>
+                {
+                    let origin = origin.cloned();
+                    content = Content::Joined(stage.assembled()?, origin);
+                }
                 (Some(origin), _) if self.can_copy() && !missing.is_empty() => {
                     content = Content::There(origin);
                 }
@@ -395,7 +405,7 @@ impl Fs {
                     }
                 }
             }
-            Content::Here(body) => {
+            Content::Here(body) | Content::Joined(body, _) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
             Content::Rebuilt(origin, parts, _) => {
@@ -458,6 +468,7 @@ impl Fs {
                 Content::There(origin) | Content::Rebuilt(origin, ..) => {
                     stage.origin() == Some(origin)
                 }
+                Content::Joined(_, origin) => stage.origin() == origin.as_ref(),
             };
             if let Some(stage) = state.file.stage.as_mut().filter(|stage| sent(stage)) {
                 stage.rebase(Some(Origin {
@@ -665,7 +676,7 @@ const UNREAD: &str =
 const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
 
-fn version_of(origin: &Origin) -> Version {
+pub(super) fn version_of(origin: &Origin) -> Version {
     Version {
         key: origin.key.clone(),
         etag: origin.etag.clone(),

@@ -1,17 +1,18 @@
 //! Content of open files: read, write, resize, and what is built of them.
 
 use super::Fs;
+use super::commit::version_of;
 use super::errno::{FsError, FsResult};
 use super::handle::Handle;
 use super::inode::{FileState, Inode, State};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
-use crate::driver::{Attributes, ErrorKind, PutOptions};
+use crate::driver::{Attributes, ErrorKind, PutOptions, Stored};
 use crate::writeback::ahead::Ahead;
-use crate::writeback::stage::{Origin, Stage};
+use crate::writeback::stage::{Holder, Origin, Stage};
 use crate::writeback::upload;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,6 +34,17 @@ fn origin(version: &Arc<Version>) -> Origin {
         size: version.size,
     }
 }
+
+/// A range of a stage of which nothing is missing: bytes, and where those are that were let go.
+fn gathered(stage: &Stage, range: Range<u64>) -> std::io::Result<Vec<Result<Bytes, Stored>>> {
+    let holders = stage.holders(range).into_iter();
+    let pieces = holders.map(|(range, holder)| match holder {
+        Holder::Object(stored) => Ok(Err(stored)),
+        Holder::Stage | Holder::Origin => stage.read(range).map(Ok),
+    });
+    pieces.collect()
+}
+
 impl Fs {
     /// Empties a file that is opened with `O_TRUNC`.
     pub(super) fn truncate_open(&self, inode: &Arc<Inode>, uid: u32) -> FsResult<()> {
@@ -67,15 +79,16 @@ impl Fs {
     }
 
     /// Writes through a handle. With `O_APPEND` the bytes go to the end, wherever the kernel
-    /// believes that to be, unless they are `paged`: stored through a mapping.
+    /// believes that to be, unless they are `paged`: stored through a mapping. `None` where it has
+    /// to wait for room: see [`Fs::write_when_room`].
     pub fn write(
-        &self,
+        self: &Arc<Self>,
         handle: u64,
         offset: u64,
         data: &[u8],
         uid: u32,
         paged: bool,
-    ) -> FsResult<u32> {
+    ) -> FsResult<Option<u32>> {
         let handle = self.handle(handle)?;
         if !handle.writable {
             return Err(FsError::plain(libc::EBADF));
@@ -91,6 +104,9 @@ impl Fs {
             drop(state);
             return Err(self.too_large(inode));
         }
+        if !self.has_room(stage, at..end) {
+            return Ok(None);
+        }
         stage.write(at, data)?;
         let size = stage.size();
         self.wrote(&mut state, uid, appends);
@@ -100,13 +116,14 @@ impl Fs {
         if end == size && size > upload::LARGE {
             self.go_ahead(inode, &mut state);
         }
+        self.offload_more(inode, &mut state);
         drop(state);
         self.mark_dirty(inode);
         if at != offset {
             log::debug!("inode {}: appended at {at}..{end}, not {offset}", inode.ino);
             self.notify.invalidate_inode(inode.ino, false);
         }
-        Ok(data.len() as u32)
+        Ok(Some(data.len() as u32))
     }
 
     /// Sends what is written in order before its commit. Content that is changed again behind that
@@ -130,7 +147,9 @@ impl Fs {
             let whole = stage.missing(0..stage.size()).is_empty();
             // A commit under way makes another version what the next one is based on.
             let committing = inode.turn.try_lock().is_err();
-            if state.file.aheads >= TRIES || state.removed || committing || !told || !whole {
+            let outgrown = stage.has_away() || state.file.offloading;
+            let refused = state.file.aheads >= TRIES || state.removed || outgrown;
+            if refused || committing || !told || !whole {
                 return;
             }
             state.file.aheads += 1;
@@ -184,7 +203,7 @@ impl Fs {
     ) -> FsResult<Bytes> {
         // A second round is needed when a commit or a rename moved the version meanwhile.
         for _ in 0..8 {
-            let (missing, version) = {
+            let next = {
                 let state = inode.state();
                 match &state.file.stage {
                     Some(stage) => {
@@ -193,16 +212,16 @@ impl Fs {
                             return Ok(Bytes::new());
                         }
                         let missing = stage.missing(range.start..end);
-                        if missing.is_empty() {
-                            return Ok(stage.read(range.start..end)?);
+                        match stage.origin() {
+                            _ if missing.is_empty() && stage.has_away() => {
+                                Err(gathered(stage, range.start..end)?)
+                            }
+                            _ if missing.is_empty() => {
+                                return Ok(stage.read(range.start..end)?);
+                            }
+                            None => return Err(FsError::plain(libc::EIO)),
+                            Some(origin) => Ok((missing, Arc::new(version_of(origin)))),
                         }
-                        let origin = stage.origin().ok_or(FsError::plain(libc::EIO))?;
-                        let version = Version {
-                            key: origin.key.clone(),
-                            etag: origin.etag.clone(),
-                            size: origin.size,
-                        };
-                        (missing, Arc::new(version))
                     }
                     None => {
                         let Some(version) = &state.file.version else {
@@ -216,9 +235,13 @@ impl Fs {
                         {
                             return Ok(bytes);
                         }
-                        (Vec::new(), version.clone())
+                        Ok((Vec::new(), version.clone()))
                     }
                 }
+            };
+            let (missing, version) = match next {
+                Ok(next) => next,
+                Err(pieces) => return self.gather(pieces, pattern).await,
             };
             let outcome = if missing.is_empty() {
                 let end = range.end.min(version.size);
@@ -265,6 +288,30 @@ impl Fs {
         ))
     }
 
+    /// Joins bytes of a stage with those that it has let go.
+    async fn gather(
+        &self,
+        pieces: Vec<Result<Bytes, Stored>>,
+        pattern: &Pattern,
+    ) -> FsResult<Bytes> {
+        let mut all = BytesMut::new();
+        for piece in pieces {
+            match piece {
+                Ok(bytes) => all.extend_from_slice(&bytes),
+                Err(stored) => {
+                    let version = Arc::new(Version {
+                        key: stored.key,
+                        etag: stored.etag,
+                        size: stored.size,
+                    });
+                    let read = self.fetcher.read(&version, stored.range, pattern).await;
+                    all.extend_from_slice(&read?);
+                }
+            }
+        }
+        Ok(all.freeze())
+    }
+
     /// Fetches ranges of a stage's origin into it.
     pub(super) async fn fill(
         &self,
@@ -308,12 +355,7 @@ impl Fs {
                 let Some(origin) = stage.origin().filter(|_| !missing.is_empty()) else {
                     return Ok(());
                 };
-                let version = Version {
-                    key: origin.key.clone(),
-                    etag: origin.etag.clone(),
-                    size: origin.size,
-                };
-                (Arc::new(version), missing)
+                (Arc::new(version_of(origin)), missing)
             };
             match self.fill(inode, &version, missing, None).await {
                 Ok(()) => {}
@@ -339,6 +381,10 @@ impl Fs {
         }
         let mut state = inode.state();
         let stage = self.stage(&mut state);
+        if !self.has_room(stage, size..size) {
+            drop(state);
+            return Err(self.no_room(inode));
+        }
         stage.set_size(size)?;
         self.wrote(&mut state, uid, false);
         if let Some(handle) = handle {
@@ -387,6 +433,10 @@ impl Fs {
         let mut state = inode.state();
         let stage = self.stage(&mut state);
         if !keep_size && end > stage.size() {
+            if !self.has_room(stage, end..end) {
+                drop(state);
+                return Err(self.no_room(inode));
+            }
             stage.set_size(end)?;
         }
         let end = end.min(stage.size());
@@ -477,7 +527,6 @@ impl Fs {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let written = self.write(to.0, to.1, &bytes, uid, false)?;
-        Ok(written)
+        self.write_when_room(to.0, to.1, bytes, uid, false).await
     }
 }

@@ -110,6 +110,8 @@ pub struct FileState {
     pub ahead: Option<Box<Ahead>>,
     /// How often something went ahead since the last commit.
     pub aheads: u32,
+    /// Whether what waits is being let go to make room.
+    pub offloading: bool,
     /// Whether the store has refused to join appended bytes to the version before them.
     pub unjoined: bool,
     /// Whether a commit is due.

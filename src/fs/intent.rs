@@ -184,7 +184,7 @@ impl Intent {
 
 impl Fs {
     /// The top of the bucket that a key is in.
-    fn top_of(&self, key: &Key) -> Key {
+    pub(super) fn top_of(&self, key: &Key) -> Key {
         let cut = key.as_bytes().iter().position(|byte| *byte == b'/');
         match (self.options.top, cut) {
             (Top::Bucket, _) | (_, None) => Key::empty(),

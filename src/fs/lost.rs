@@ -11,8 +11,9 @@ use crate::driver::{
 };
 use crate::key::Key;
 use crate::writeback::conflict::{self, Kept};
-use crate::writeback::stage::{Origin, Stage};
+use crate::writeback::stage::{Holder, Origin, Stage};
 use futures::StreamExt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +47,17 @@ fn present(inode: &Inode) -> std::io::Result<Kept> {
     };
     let len = stage.size();
     let mut pieces = Vec::new();
-    let mut at = 0;
-    for missing in stage.missing(0..len) {
-        pieces.push((at, stage.body(at..missing.start)?));
-        at = missing.end;
+    for (range, holder) in stage.holders(0..len) {
+        match holder {
+            Holder::Stage => pieces.push((range.start, stage.body(range)?)),
+            Holder::Origin => {}
+            // The caller is told to bring it to the store, and it stays there.
+            Holder::Object(stored) => {
+                let Range { start, end } = range;
+                log::error!("bytes {start}..{end} of what is kept are {stored:?}");
+            }
+        }
     }
-    pieces.push((at, stage.body(at..len)?));
     Ok(Kept { len, pieces })
 }
 
@@ -363,6 +369,12 @@ impl Fs {
             .is_err()
         {
             log::warn!("not every emptied directory got its marker: the store is silent");
+        }
+        if tokio::time::timeout(timeout, self.trash.empty())
+            .await
+            .is_err()
+        {
+            log::warn!("not every object below .bucketfs/ was removed: the store is silent");
         }
         // What stays is taken for a rename that was broken off, of which nothing is left to do.
         let _ = tokio::time::timeout(timeout, self.remove_records(true)).await;

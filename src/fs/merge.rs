@@ -187,6 +187,9 @@ impl Fs {
             let (Some(from), Some(stage)) = (state.file.append_from, &state.file.stage) else {
                 return Ok(false);
             };
+            if stage.has_away() {
+                return Ok(false);
+            }
             let tail = stage.read(from..stage.size())?;
             if version.size + tail.len() as u64 > self.max_file_size() {
                 return Ok(false);

@@ -323,7 +323,16 @@ impl fuser::Filesystem for Edge {
             self.fs.write(handle.0, offset, data, user, paged)
         }));
         match result {
-            Ok(result) => reply::written(reply, told(&self.fs, &what, result)),
+            Ok(Ok(None)) => {
+                let (fs, data) = (self.fs.clone(), bytes::Bytes::copy_from_slice(data));
+                let operation = async move {
+                    fs.write_when_room(handle.0, offset, data, user, paged)
+                        .await
+                };
+                self.run(what, reply, operation, reply::written);
+            }
+            Ok(Ok(Some(written))) => reply::written(reply, Ok(written)),
+            Ok(Err(error)) => reply::written(reply, told(&self.fs, &what, Err(error))),
             Err(_) => log::error!("write of inode {} panicked", what.ino),
         }
     }

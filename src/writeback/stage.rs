@@ -3,21 +3,26 @@
 //!
 //! A stage begins in memory and goes over to a sparse spill file when it, or all stages together,
 //! would take too much. Snapshots of it never change: chunks in memory are copied on write, and a
-//! spill file that a snapshot reads is left to it.
+//! spill file that a snapshot reads is left to it. What the disk shall not hold either is let go to
+//! objects of our own in the store, of which a commit makes the file.
 
 mod area;
+mod away;
 mod extents;
 mod memory;
 mod spill;
 
 pub use area::{StagingArea, StagingOptions};
+pub use away::Holder;
 
 use crate::driver::{Body, ETag};
 use crate::key::Key;
+use away::Away;
 use bytes::Bytes;
 use extents::{Age, Content, Extents};
 use memory::{Full, Memory};
 use spill::Spill;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -45,6 +50,10 @@ pub struct Stage {
     store: Store,
     /// To whom bytes were handed over, and how many from the start, none of which has changed.
     handed: Option<(u64, u64)>,
+    /// What was let go, by the numbers that the extents know.
+    away: BTreeMap<u32, Away>,
+    /// What is being let go, under which mark, unless it has changed since.
+    offered: Option<(u64, Range<u64>)>,
 }
 
 /// Where the data is. Everything that the extents do not call data reads as zeros.
@@ -77,6 +86,8 @@ impl Stage {
             extents,
             store: in_memory(area),
             handed: None,
+            away: BTreeMap::new(),
+            offered: None,
         }
     }
 
@@ -134,7 +145,7 @@ impl Stage {
             return Ok(());
         }
         let end = self.bounded(offset.checked_add(data.len() as u64))?;
-        self.changes(offset);
+        self.changes(offset..end);
         self.store(offset, data)?;
         if offset > self.size {
             let gap = self.size..offset;
@@ -150,7 +161,7 @@ impl Stage {
         if size == self.size {
             return Ok(());
         }
-        self.changes(size);
+        self.changes(size.min(self.size)..u64::MAX);
         if size > self.size {
             self.bounded(Some(size))?;
             let more = self.size..size;
@@ -166,6 +177,7 @@ impl Stage {
             self.extents.truncate(size);
         }
         self.size = size;
+        self.prune();
         Ok(())
     }
 
@@ -175,7 +187,7 @@ impl Stage {
         if range.is_empty() {
             return Ok(());
         }
-        self.changes(range.start);
+        self.changes(range.clone());
         match &mut self.store {
             Store::Memory(memory) => memory.clear(range.clone()),
             Store::Spill(spill) => spill.clear(&self.area, &self.extents, range.clone())?,
@@ -215,6 +227,11 @@ impl Stage {
             return Ok(Bytes::new());
         }
         self.require(&range)?;
+        if self.reaches_away(&range) {
+            let Range { start, end } = range;
+            let why = format!("bytes {start}..{end} were let go and have to be fetched");
+            return Err(io::Error::other(why));
+        }
         match &self.store {
             Store::Memory(memory) => Ok(memory.read(range)),
             Store::Spill(spill) => spill.read(range),
@@ -236,11 +253,23 @@ impl Stage {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         self.require(&range)?;
-        Ok(match &mut self.store {
+        if self.reaches_away(&range) {
+            return self.joined(range);
+        }
+        Ok(self.here(range))
+    }
+
+    fn here(&mut self, range: Range<u64>) -> Body {
+        match &mut self.store {
             _ if range.is_empty() => Body::empty(),
             Store::Memory(memory) => memory.body(range),
             Store::Spill(spill) => spill.body(range),
-        })
+        }
+    }
+
+    fn reaches_away(&self, range: &Range<u64>) -> bool {
+        let mut pieces = self.extents.pieces(range.clone());
+        self.has_away() && pieces.any(|(_, content, _)| matches!(content, Content::Away(_)))
     }
 
     /// The next bytes from the start for somebody who sends them ahead of the commit, named by a
@@ -267,11 +296,14 @@ impl Stage {
             .map(|(_, upto)| upto)
     }
 
-    /// Notes that bytes from here on change.
-    fn changes(&mut self, from: u64) {
-        if self.handed.is_some_and(|(_, upto)| from < upto) {
+    /// Notes that bytes change.
+    fn changes(&mut self, range: Range<u64>) {
+        if self.handed.is_some_and(|(_, upto)| range.start < upto) {
             self.handed = None;
         }
+        let touched =
+            |(_, row): &mut (u64, Range<u64>)| row.start < range.end && range.start < row.end;
+        self.offered.take_if(touched);
     }
 
     /// Marks the content as what the commit under way sends; [`Stage::snapshot`] does so too.
@@ -284,12 +316,14 @@ impl Stage {
     /// everything is dirty.
     pub fn rebase(&mut self, origin: Option<Origin>) {
         if origin.is_some() {
-            self.extents.turn(Age::Frozen, Age::Clean);
+            self.extents.settle();
+            self.offered = None;
         } else {
             self.extents.turn(Age::Clean, Age::Dirty);
             self.extents.turn(Age::Frozen, Age::Dirty);
         }
         self.origin = origin;
+        self.prune();
     }
 
     /// Where the stored version beneath is that one, it is the same bytes under another key or

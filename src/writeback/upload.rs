@@ -3,6 +3,7 @@
 //! Parts of one object are of one size but for the last, because some services want that. No part
 //! is held in memory for being sent: bodies are read piece by piece.
 
+use super::assemble;
 use crate::driver::{
     AttributeSupport, Body, Capabilities, Driver, ETag, Error, ErrorKind, ObjectInfo, Precondition,
     PutOptions, Result, Strength, Upload,
@@ -16,9 +17,9 @@ use std::sync::Arc;
 /// Objects larger than this go in parts.
 pub const LARGE: u64 = 16 << 20;
 /// The size of a part, unless there would be too many.
-const PART: u64 = 8 << 20;
+pub(super) const PART: u64 = 8 << 20;
 /// Sizes of parts are multiples of this.
-const STEP: u64 = 1 << 20;
+pub(super) const STEP: u64 = 1 << 20;
 /// How many parts of one object are under way at once.
 pub(super) const WIDTH: usize = 8;
 /// How often all parts are sent when the store has forgotten them.
@@ -63,6 +64,9 @@ pub async fn put(
     body: Body,
     options: PutOptions,
 ) -> Result<ObjectInfo> {
+    if let Some(pieces) = body.pieces() {
+        return assemble::assemble(driver, key, pieces, options).await;
+    }
     let part = part_size(&driver.capabilities(), body.len(), &options.precondition);
     let Some(part) = part else {
         return driver.put(key, body, options).await;
@@ -259,7 +263,7 @@ pub fn part_ahead(claims: &Capabilities, largest_file: u64) -> Option<u64> {
 }
 
 /// Gives the parts up, without waiting for it.
-fn throw_away(upload: Box<dyn Upload>) {
+pub(super) fn throw_away(upload: Box<dyn Upload>) {
     crate::task::spawn(async move {
         if let Err(error) = upload.abort().await {
             log::debug!("parts stay behind until `bucketfs check --clean`: {error}");

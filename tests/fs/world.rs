@@ -347,7 +347,8 @@ impl Mount {
     pub fn write(&self, handle: u64, offset: u64, data: &str) -> Outcome<u32> {
         errno(
             self.fs
-                .write(handle, offset, data.as_bytes(), CALLER.uid, false),
+                .write(handle, offset, data.as_bytes(), CALLER.uid, false)
+                .map(|written| written.expect("room")),
         )
     }
 

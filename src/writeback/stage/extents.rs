@@ -12,6 +12,8 @@ pub(super) enum Content {
     Hole,
     /// They are held by the stage.
     Data,
+    /// They are in an object of our own, which the stage knows by this number.
+    Away(u32),
 }
 
 /// How a range relates to the stored version.
@@ -39,6 +41,7 @@ pub(super) struct Extents {
     map: BTreeMap<u64, Extent>,
     data: u64,
     dirty: u64,
+    holes: u64,
 }
 
 /// One range of the map.
@@ -53,6 +56,11 @@ impl Extents {
     /// Bytes of data that the stored version does not have.
     pub fn dirty_data(&self) -> u64 {
         self.dirty
+    }
+
+    /// Bytes of holes that the stored version does not have.
+    pub fn dirty_holes(&self) -> u64 {
+        self.holes
     }
 
     /// Whether a range differs from the stored version.
@@ -136,6 +144,27 @@ impl Extents {
         }
     }
 
+    /// Calls what changed before the last snapshot the stored version's: of that, nothing is away.
+    pub fn settle(&mut self) {
+        let old = std::mem::take(self);
+        for (start, extent) in old.map {
+            let (content, age) = match (extent.content, extent.age) {
+                (Content::Away(_), Age::Frozen) => (Content::Missing, Age::Clean),
+                (content, Age::Frozen) => (content, Age::Clean),
+                other => other,
+            };
+            self.append(start..extent.end, content, age);
+        }
+    }
+
+    /// Gives what is held of a range another content.
+    pub fn turn_data(&mut self, range: Range<u64>, content: Content) {
+        let pieces: Vec<Piece> = self.pieces(range).collect();
+        for (piece, _, age) in pieces {
+            self.set(piece, content, age);
+        }
+    }
+
     /// Adds a range behind all others.
     fn append(&mut self, range: Range<u64>, content: Content, age: Age) {
         self.count(content, age, range.end - range.start, true);
@@ -181,15 +210,17 @@ impl Extents {
     }
 
     fn count(&mut self, content: Content, age: Age, bytes: u64, more: bool) {
-        if content != Content::Data {
-            return;
-        }
         let apply = |sum: &mut u64| {
             *sum = if more { *sum + bytes } else { *sum - bytes };
         };
-        apply(&mut self.data);
-        if age != Age::Clean {
-            apply(&mut self.dirty);
+        match (content, age) {
+            (Content::Data, Age::Clean) => apply(&mut self.data),
+            (Content::Data, _) => {
+                apply(&mut self.data);
+                apply(&mut self.dirty);
+            }
+            (Content::Hole, Age::Frozen | Age::Dirty) => apply(&mut self.holes),
+            _ => {}
         }
     }
 }

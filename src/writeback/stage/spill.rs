@@ -160,6 +160,11 @@ impl Spill {
         self.file.read(range)
     }
 
+    /// Whether a snapshot still lives.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.file) > 1
+    }
+
     /// A body of `range` that stays what it is.
     pub fn body(&mut self, range: Range<u64>) -> Body {
         self.frozen = self.frozen.max(range.end);

@@ -1,5 +1,7 @@
 use super::*;
+use crate::driver::{Piece, Stored};
 use proptest::prelude::*;
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 
 fn area(memory: u64, file_memory: u64) -> (tempfile::TempDir, Arc<StagingArea>) {
@@ -27,6 +29,37 @@ fn bytes_of(body: &Body) -> Vec<u8> {
     }
 }
 
+/// What the store has, by keys and etags.
+type Objects = HashMap<(Key, String), Vec<u8>>;
+
+fn stored(objects: &Objects, stored: &Stored) -> Vec<u8> {
+    let object = &objects[&(stored.key.clone(), stored.etag.as_str().to_owned())];
+    assert_eq!(object.len() as u64, stored.size);
+    object[stored.range.start as usize..stored.range.end as usize].to_vec()
+}
+
+/// The bytes of a body of which the store may have some.
+fn all_of(objects: &Objects, body: &Body) -> Vec<u8> {
+    let Some(pieces) = body.pieces() else {
+        return bytes_of(body);
+    };
+    let bytes = pieces.iter().map(|piece| match piece {
+        Piece::Here(body) => bytes_of(body),
+        Piece::Stored(piece) => stored(objects, piece),
+    });
+    bytes.collect::<Vec<_>>().concat()
+}
+
+/// What a reader gets of a stage of which nothing is missing.
+fn read(objects: &Objects, stage: &Stage, range: Range<u64>) -> Vec<u8> {
+    let holders = stage.holders(range).into_iter();
+    let bytes = holders.map(|(range, holder)| match holder {
+        Holder::Object(piece) => stored(objects, &piece),
+        Holder::Stage | Holder::Origin => stage.read(range).unwrap().to_vec(),
+    });
+    bytes.collect::<Vec<_>>().concat()
+}
+
 fn errno(result: io::Result<()>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
 }
@@ -52,6 +85,10 @@ enum Op {
     DropSnapshots,
     Mark,
     Rebase,
+    Offer(u64),
+    LetGo,
+    ForgetClean,
+    Assembled,
 }
 
 fn offset() -> impl Strategy<Value = u64> {
@@ -78,6 +115,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::DropSnapshots),
         1 => Just(Op::Mark),
         2 => Just(Op::Rebase),
+        3 => (1..100_000u64).prop_map(Op::Offer),
+        3 => Just(Op::LetGo),
+        1 => Just(Op::ForgetClean),
+        2 => Just(Op::Assembled),
     ]
 }
 
@@ -102,6 +143,9 @@ fn same(model: &Model, range: Range<usize>) {
 fn run(area: &Arc<StagingArea>, origin_bytes: Option<Vec<u8>>, ops: Vec<Op>) {
     let mut stage = Stage::new(area, origin_bytes.as_deref().map(origin));
     let bytes = origin_bytes.unwrap_or_default();
+    let mut objects = Objects::from([((Key::from("k"), "e".into()), bytes.clone())]);
+    let mut offered: Option<(u64, Vec<u8>)> = None;
+    let mut etags = 0;
     let mut model = Model {
         content: bytes.clone(),
         marked: bytes.clone(),
@@ -143,7 +187,7 @@ fn run(area: &Arc<StagingArea>, origin_bytes: Option<Vec<u8>>, ops: Vec<Op>) {
             }
             Op::Read(start, end) => {
                 fetch(&mut stage, &model, start..end);
-                let got = stage.read(start..end).unwrap();
+                let got = read(&objects, &stage, start..end);
                 assert!(got == model.content[cut(start..end, &model.content)]);
             }
             Op::Snapshot => {
@@ -168,17 +212,57 @@ fn run(area: &Arc<StagingArea>, origin_bytes: Option<Vec<u8>>, ops: Vec<Op>) {
                 marks = true;
             }
             Op::Rebase if marks => {
-                stage.rebase(Some(origin(&model.marked)));
+                etags += 1;
+                let next = Origin {
+                    etag: ETag::new(format!("e{etags}")),
+                    ..origin(&model.marked)
+                };
+                let (key, etag) = (next.key.clone(), next.etag.as_str().to_owned());
+                objects.insert((key, etag), model.marked.clone());
+                stage.rebase(Some(next));
                 model.origin = model.marked.clone();
                 if !model.changed_since_mark {
                     assert!(stage.is_origin() && stage.dirty().is_empty());
                 }
             }
             Op::Rebase => {}
+            Op::Offer(least) => {
+                etags += 1;
+                let body = stage.offer(least, least * 3, etags).unwrap();
+                offered = body.map(|body| (etags, bytes_of(&body)));
+            }
+            Op::LetGo => {
+                if let Some((mark, bytes)) = offered.take() {
+                    let piece = Stored {
+                        key: Key::from("staging"),
+                        etag: ETag::new(mark.to_string()),
+                        size: bytes.len() as u64,
+                        range: 0..bytes.len() as u64,
+                        keep: None,
+                    };
+                    let unsent = stage.unsent();
+                    let len = bytes.len() as u64;
+                    objects.insert((piece.key.clone(), mark.to_string()), bytes);
+                    if stage.let_go(mark, piece).unwrap() {
+                        assert_eq!(stage.unsent(), unsent - len);
+                        assert!(stage.has_away());
+                    }
+                }
+            }
+            Op::ForgetClean => stage.forget_clean().unwrap(),
+            Op::Assembled => {
+                snapshots.push((stage.assembled().unwrap(), model.content.clone()));
+                model.marked = model.content.clone();
+                model.changed_since_mark = false;
+                marks = true;
+            }
         }
+        let growth = stage.growth(0..stage.size());
+        let known = stage.size() - growth;
+        assert!(known <= stage.unsent(), "{known} bytes need no more room");
         assert_eq!(stage.size(), model.content.len() as u64);
         for (body, expected) in &snapshots {
-            assert!(bytes_of(body) == *expected, "a snapshot changed");
+            assert!(all_of(&objects, body) == *expected, "a snapshot changed");
         }
         if stage.is_origin() {
             assert!(model.content == model.origin);
@@ -204,7 +288,7 @@ fn run(area: &Arc<StagingArea>, origin_bytes: Option<Vec<u8>>, ops: Vec<Op>) {
         at = stage.next_hole(data).max(at + 1);
     }
     fetch(&mut stage, &model, 0..u64::MAX);
-    assert!(bytes_of(&stage.snapshot().unwrap()) == model.content);
+    assert!(all_of(&objects, &stage.snapshot().unwrap()) == model.content);
     drop((stage, snapshots));
     assert_eq!((area.memory(), area.spilled()), (0, 0));
 }
