@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -44,6 +44,11 @@ pub fn trials() -> Vec<Trial> {
             no_server.or(no_fuse()),
             "s3::credentials_are_renewed_under_a_mount",
             credentials_are_renewed_under_a_mount,
+        ),
+        unless(
+            no_server.or(no_fuse()),
+            "s3::a_file_beyond_the_staging_area_is_joined_by_the_server",
+            a_file_beyond_the_staging_area_is_joined_by_the_server,
         ),
     ]
 }
@@ -364,6 +369,52 @@ fn credentials_are_renewed_under_a_mount() {
     assert!(count() > before, "the process was asked again");
     let said = place.run(&["umount", &mnt]);
     assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+/// What has no room here waits in the bucket, out of sight, and is nobody's when the file is there.
+fn a_file_beyond_the_staging_area_is_joined_by_the_server() {
+    const MIB: usize = 1 << 20;
+    let place = Place::new();
+    let mnt = place.text("mnt");
+    let endpoint = std::env::var(ENDPOINT).unwrap();
+    make_bucket("bucketfs-cli", &endpoint);
+    let id = bucketfs::clock::random();
+    let url = format!("s3://bucketfs-cli/large-{id:016x}");
+    let hidden = format!("{url}/.bucketfs/staging");
+    let connect = ["--endpoint-url", &endpoint];
+    let mount = |url: &str| {
+        let staging = ["mount", url, &mnt, "--staging-size", "16M"];
+        let said = place.run(&[&staging[..], &connect].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+    };
+    let umount = || {
+        let said = place.run(&["umount", &mnt]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+    };
+    let mut bytes: Vec<u8> = (0..70 * MIB / 8)
+        .flat_map(|i| (i as u64).to_be_bytes())
+        .collect();
+    mount(&url);
+    let name = place.mnt().join("large");
+    let mut file = std::fs::File::create(&name).unwrap();
+    file.write_all(&bytes).unwrap();
+    // As archivers do, that write the header when they know what is behind it.
+    file.write_all_at(b"header", 0).unwrap();
+    bytes[..6].copy_from_slice(b"header");
+    file.sync_all().unwrap();
+    file.write_all(&bytes[..3 * MIB]).unwrap();
+    bytes.extend_from_within(..3 * MIB);
+    let error = file.set_len(1 << 40).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
+    drop(file);
+    umount();
+    mount(&url);
+    assert!(std::fs::read(&name).unwrap() == bytes);
+    umount();
+    mount(&hidden);
+    let left = std::fs::read_dir(place.mnt()).unwrap().count();
+    assert_eq!(left, 0, "objects that nobody needs");
+    umount();
 }
 
 fn make_bucket(name: &str, endpoint: &str) {
