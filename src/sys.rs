@@ -6,7 +6,14 @@ use rustix::mm::Advice;
 use rustix::process::Pid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
+
+/// How many threads run at a time. Asked of the system once, which reads files for that.
+pub fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
 
 /// How long a thread that has been joined may yet be seen.
 const LAST_BREATH: Duration = Duration::from_millis(500);
@@ -64,7 +71,7 @@ pub fn give_memory_back() {
 pub fn share_free_memory() {
     #[cfg(target_env = "gnu")]
     {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         // More cores would wait for each other.
         let arenas = (cores / 4).clamp(1, 8) as libc::c_int;
         // SAFETY: it sets a number of the allocator, under its own lock.

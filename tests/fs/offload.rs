@@ -254,3 +254,18 @@ async fn a_store_that_takes_no_more_fails_the_write_and_keeps_what_was_there() {
     assert!(stored(&world, "big").await.unwrap() == whole(0..30));
     none_waits(&world).await;
 }
+
+#[tokio::test]
+async fn lost_answers_lose_no_byte() {
+    let world = World::memory();
+    let mount = world.mount_with(|options| options.staging_size = ROOM, true);
+    let faults = "put:lost-reply@every3,copy_part:error=unavailable@every4,complete:lost-reply@1";
+    mount.fault.set(faults).unwrap();
+    let handle = mount.open("big", CREATE).await.unwrap();
+    fill(&mount, handle, 0..30).await;
+    mount.close(handle).await.unwrap();
+    assert!(mount.fault.injected() > 4);
+    assert!(stored(&world, "big").await.unwrap() == whole(0..30));
+    assert!(mount.fs.status().conflicts.is_empty());
+    none_waits(&world).await;
+}

@@ -14,6 +14,7 @@ use super::{Store, fail};
 use crate::driver::{Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, Result};
 use crate::key::Key;
 use crate::name::{self, Component};
+use crate::sys;
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType};
@@ -431,8 +432,7 @@ impl Pager<'_> {
         let names = &snapshot.names[level.next - 1..level.end];
         let run = names.iter().take(wanted).take_while(|name| !name.is_dir());
         let run = &names[..run.count()];
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(LOOKERS);
+        let threads = sys::cores().min(LOOKERS);
         if run.len() < MANY || threads < 2 {
             return;
         }
