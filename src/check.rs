@@ -47,7 +47,13 @@ pub fn run(
                 )));
             }
             (true, false) => list_buckets(&*driver, say).await,
-            (false, true) => clean_up(&*driver, say).await,
+            (false, true) => {
+                let cleaned = clean_up(&*driver, say).await;
+                if cleaned.is_ok() {
+                    clean_local(&settings, say)?;
+                }
+                cleaned
+            }
             (false, false) => check(&*driver, settings.open.read_only, say).await,
         };
         checked.map_err(|error| {
@@ -57,6 +63,22 @@ pub fn run(
     });
     runtime.shutdown_background();
     outcome
+}
+
+/// Removes the files that `--local` has kept on this machine for mounts that have ended.
+fn clean_local(settings: &StoreSettings, say: Say<'_>) -> std::result::Result<(), Failure> {
+    let found = mount::local::clean_up(settings).map_err(|error| {
+        let root = mount::state_root(settings);
+        mount::dirs::failure("state directory", "state-dir", &root, &error)
+    })?;
+    for left in found {
+        let (files, dir) = (left.files, left.dir.display());
+        say(match left.in_use {
+            true => format!("left {files} files of --local names in {dir}: a mount uses them"),
+            false => format!("removed {files} files of --local names in {dir}"),
+        });
+    }
+    Ok(())
 }
 
 /// Tells the buckets of a store, and whether each may be listed.

@@ -75,8 +75,8 @@ enum Command {
         url: Option<OsString>,
         #[command(flatten)]
         flags: StoreFlags,
-        /// Remove everything that bucketfs keeps below .bucketfs/, and check nothing. No mount
-        /// must be using the bucket [default: false]
+        /// Remove everything that bucketfs keeps below .bucketfs/, and what --local left on this
+        /// machine, and check nothing. No mount must be using the bucket [default: false]
         #[arg(long)]
         clean: bool,
     },

@@ -14,6 +14,7 @@ use crate::driver::{Encryption, Location, OpenOptions};
 use crate::exit::Failure;
 use crate::fs::{Consistency, ExclusiveCreate, StatAttrs};
 use crate::key::Key;
+use crate::layer::LocalNames;
 use log::LevelFilter;
 use options::OPTIONS;
 use std::collections::BTreeMap;
@@ -60,6 +61,8 @@ pub struct StoreSettings {
     pub create_buckets: bool,
     /// Neither read nor write an index of attributes.
     pub no_index: bool,
+    /// Where state directories are, when not at the usual place.
+    pub state_dir: Option<PathBuf>,
     /// How much is logged.
     pub log_level: LevelFilter,
 }
@@ -115,8 +118,8 @@ pub struct Settings {
     pub staging_dir: Option<PathBuf>,
     /// Largest file that can be staged, in bytes.
     pub staging_size: u64,
-    /// Where state directories are, when not at the usual place.
-    pub state_dir: Option<PathBuf>,
+    /// Names of files that stay on this machine.
+    pub local: LocalNames,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Unmount when the daemon is killed.
@@ -215,7 +218,9 @@ pub fn resolve(sources: Sources) -> Result<Settings, Failure> {
         max_rename: values.parse_given("max-rename", values::number)?,
         staging_dir: values.path("staging-dir")?,
         staging_size: values.parse("staging-size", values::size)?,
-        state_dir: values.path("state-dir")?,
+        local: values
+            .parse_given("local", LocalNames::parse)?
+            .unwrap_or_default(),
         foreground: values.switch("foreground")?,
         auto_unmount: values.switch("auto-unmount")?,
         log_file: values.path("log-file")?,
@@ -257,8 +262,8 @@ impl Values {
         for (name, value) in environment {
             set(name, value, Origin::Environment);
         }
-        for (name, value) in mount_options {
-            set(name, value.into(), Origin::MountOption);
+        for (name, value) in given_once(mount_options) {
+            set(name, value, Origin::MountOption);
         }
         for (name, value) in &sources.flags.0 {
             set(name, value.clone(), Origin::Flag);
@@ -311,6 +316,7 @@ impl Values {
             fault: self.text("fault")?,
             create_buckets: self.switch("create-buckets")?,
             no_index: self.switch("no-index")?,
+            state_dir: self.path("state-dir")?,
             log_level,
         })
     }
@@ -499,6 +505,13 @@ fn file(path: &Path) -> Result<Vec<(&'static str, OsString)>, Failure> {
             serde_json::Value::String(text) => text,
             serde_json::Value::Bool(value) => value.to_string(),
             serde_json::Value::Number(number) => number.to_string(),
+            serde_json::Value::Array(values) if is_many(name) => {
+                let texts = values.iter().map(|value| value.as_str().map(OsStr::new));
+                let texts: Option<Vec<_>> = texts.collect();
+                let not_texts = || wrong(format!("{key}: the values of the list must be texts"));
+                found.push((name, options::joined(texts.ok_or_else(not_texts)?)));
+                continue;
+            }
             _ => {
                 return Err(wrong(format!(
                     "{key}: the value must be a text, a number, true or false"
@@ -508,6 +521,24 @@ fn file(path: &Path) -> Result<Vec<(&'static str, OsString)>, Failure> {
         found.push((name, value.into()));
     }
     Ok(found)
+}
+
+fn is_many(name: &str) -> bool {
+    options::find(name).is_some_and(|option| option.many)
+}
+
+/// What was given several times, as one value: all of them where an option takes many, else the
+/// last.
+fn given_once(options: Vec<(&'static str, String)>) -> BTreeMap<&'static str, OsString> {
+    let mut given: BTreeMap<&'static str, OsString> = BTreeMap::new();
+    for (name, value) in options {
+        let value = match given.get(name).filter(|_| is_many(name)) {
+            Some(before) => options::joined([before.as_os_str(), OsStr::new(&value)]),
+            None => value.into(),
+        };
+        given.insert(name, value);
+    }
+    given
 }
 
 fn holds_password(value: &serde_json::Value) -> bool {

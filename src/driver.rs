@@ -103,7 +103,8 @@ pub trait Driver: Send + Sync + Debug + 'static {
 
     /// Moves an object to another key in one step: at every moment exactly one of both names has
     /// it. `from == to` is `InvalidArgument`. `attributes` of the options must be `None`. A lost
-    /// condition names its key as in [`Driver::copy`].
+    /// condition names its key as in [`Driver::copy`]. Between keys that a layer keeps in different
+    /// places it is `Unsupported`, claimed or not.
     async fn rename(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
         let _ = (from, to, options);
         Err(Error::unsupported("rename"))

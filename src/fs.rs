@@ -26,7 +26,6 @@ mod handle;
 mod inode;
 mod intent;
 mod later;
-mod locks;
 mod lookup;
 mod lost;
 mod make;

@@ -2,7 +2,7 @@
 //! know. [`stack`] puts them in the one order that is right:
 //!
 //! ```text
-//! driver <- fault <- stats <- deadline <- limit <- retry <- buckets <- prefix <- read-only <- index <- caller
+//! driver <- fault <- stats <- deadline <- limit <- retry <- buckets <- prefix <- read-only <- index <- scratch <- caller
 //! ```
 //!
 //! - *fault* stands for the store, so everything above it must cope with what it does.
@@ -15,6 +15,8 @@
 //! - *index* is there where attributes are kept and not listed, and asks for its own objects as
 //!   everybody does.
 //! - *buckets* is there when a whole store was opened: each bucket comes with the layers below.
+//! - *scratch* is there when some names stay on this machine. Whoever opened the store puts it on
+//!   top of the rest: nothing below it knows of those names.
 
 mod around;
 mod buckets;
@@ -27,6 +29,7 @@ mod progress;
 mod read_only;
 mod renamed;
 mod retry;
+mod scratch;
 mod stats;
 
 pub use around::{Call, Layered, Operation, Policy};
@@ -38,6 +41,7 @@ pub use limit::{Limit, Pace};
 pub use prefix::Prefix;
 pub use read_only::ReadOnly;
 pub use retry::{Retry, RetryOptions};
+pub use scratch::{LocalNames, Scratch};
 pub use stats::{OperationStats, Stats, StatsSnapshot};
 
 use crate::driver::{AttributeSupport, Driver, Opened, Result};

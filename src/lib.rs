@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each stage imports only what stands to its right. [`driver`] is the contract every store
-//! implements; [`key`] and [`clock`] are the vocabulary all stages share.
+//! implements; [`key`], [`locks`] and [`clock`] are the vocabulary all stages share.
 
 // Unit tests wait, race and make up what they like.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -22,6 +22,7 @@ pub mod fs;
 pub mod fuse;
 pub mod key;
 pub mod layer;
+pub mod locks;
 pub mod logging;
 pub mod mount;
 pub mod name;

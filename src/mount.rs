@@ -5,6 +5,7 @@
 
 pub mod daemon;
 pub mod dirs;
+pub mod local;
 mod notify;
 pub mod point;
 pub mod record;
@@ -118,6 +119,12 @@ pub fn fs_options(
         listing_entries: LISTING_ENTRIES,
         host: host(),
     }
+}
+
+/// Where the state directories of mounts are.
+pub fn state_root(settings: &StoreSettings) -> PathBuf {
+    let given = settings.state_dir.as_ref();
+    given.map_or_else(dirs::state_root, dirs::of_user)
 }
 
 /// This machine's name, up to its first dot.

@@ -317,7 +317,7 @@ fn names_in_the_examples_are_right() {
 
 #[test]
 fn lock_names_are_those_of_the_source() {
-    let source = text("src/fs/locks.rs");
+    let source = text("src/locks.rs");
     let list = source.split("looks like a lock: ").nth(1).unwrap();
     let list = list.split(".\n").next().unwrap();
     assert!(list.contains("`*.lock`"), "{list}");

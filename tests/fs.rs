@@ -29,6 +29,8 @@ mod regression;
 mod renames;
 #[path = "fs/resumed.rs"]
 mod resumed;
+#[path = "fs/scratch.rs"]
+mod scratch;
 #[path = "fs/store.rs"]
 mod store;
 #[path = "fs/stress.rs"]

@@ -44,6 +44,8 @@ mod redis;
 mod regression;
 #[path = "mount/renames.rs"]
 mod renames;
+#[path = "mount/scratch.rs"]
+mod scratch;
 #[path = "mount/versions.rs"]
 mod versions;
 
@@ -69,6 +71,7 @@ fn main() {
     trials.extend(mongodb::trials());
     trials.extend(regression::trials());
     trials.extend(renames::trials());
+    trials.extend(scratch::trials());
     let conclusion = libtest_mimic::run(&arguments, trials);
     guard::finish();
     conclusion.exit()

@@ -3,7 +3,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 /// Headings of `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct OptionSpec {
     pub value: Option<&'static str>,
     /// One sentence for `--help`.
     pub help: &'static str,
+    /// Whether it may be given again; then `:` separates its values.
+    pub many: bool,
     /// What holds when nobody sets it. Where it begins with a letter or digit and the option has
     /// a value, it is parsed like a value that was given; one in parentheses is only shown.
     pub default: &'static str,
@@ -62,6 +64,7 @@ const fn value(
         short: None,
         group,
         value: Some(value),
+        many: false,
         help,
         default,
     }
@@ -73,6 +76,7 @@ const fn switch(group: Group, name: &'static str, help: &'static str) -> OptionS
         short: None,
         group,
         value: None,
+        many: false,
         help,
         default: "false",
     }
@@ -115,6 +119,7 @@ pub const OPTIONS: &[OptionSpec] = &[
 
     value(Group::Writing, "exclusive-create", "WHEN", "locks", "Claim O_EXCL on the server at open: always, for names like locks, or at commit"),
     value(Group::Writing, "max-rename", "N", "(no limit)", "Refuse to rename a directory of more than N keys (EXDEV), so that mv copies it"),
+    OptionSpec { many: true, ..value(Group::Writing, "local", "PATTERN", "(none)", "Keep files of names like this, such as *.swp, on this machine only; may be given again") },
     value(Group::Writing, "staging-dir", "DIR", "(below the user's cache directory)", "Directory for bytes that are not sent yet"),
     value(Group::Writing, "staging-size", "SIZE", "64G", "How much of one file waits on the local disk for its commit. Of a larger one, rows of bytes wait in the store, below .bucketfs/; where the store cannot join them this is the largest file"),
     value(Group::Writing, "state-dir", "DIR", "(below the user's state directory)", "Directory where bytes are kept that no store would take, and the log"),
@@ -187,6 +192,7 @@ fn arguments(command: Command, wanted: fn(&OptionSpec) -> bool) -> Command {
             };
             let arg = arg.value_parser(clap::value_parser!(OsString));
             match option.value {
+                Some(name) if option.many => arg.value_name(name).action(ArgAction::Append),
                 Some(name) => arg.value_name(name).action(ArgAction::Set),
                 None => arg
                     .value_name("BOOL")
@@ -213,11 +219,17 @@ fn given(matches: &ArgMatches, wanted: fn(&OptionSpec) -> bool) -> Flags {
             .iter()
             .filter(|option| wanted(option))
             .filter_map(|option| {
-                let value = matches.get_one::<OsString>(option.name)?;
-                Some((option.name, value.clone()))
+                let values = matches.get_many::<OsString>(option.name)?;
+                Some((option.name, joined(values.map(OsString::as_os_str))))
             })
             .collect(),
     )
+}
+
+/// The values of an option that was given several times, as one.
+pub fn joined<'a>(values: impl IntoIterator<Item = &'a OsStr>) -> OsString {
+    let values: Vec<_> = values.into_iter().collect();
+    values.join(OsStr::new(":"))
 }
 
 fn any(_: &OptionSpec) -> bool {
@@ -228,7 +240,7 @@ fn of_store(option: &OptionSpec) -> bool {
     option.group == Group::Store
         || matches!(
             option.name,
-            "config" | "debug" | "log-level" | "read-only" | "unsafe-writes"
+            "config" | "debug" | "log-level" | "read-only" | "state-dir" | "unsafe-writes"
         )
 }
 

@@ -213,3 +213,40 @@ fn what_is_wrong_names_its_place() {
         assert_eq!(resolve(sources).unwrap_err(), Failure::usage(message));
     }
 }
+
+#[test]
+fn patterns_of_local_names_may_be_given_again() {
+    let local = |flags: &[(&'static str, &str)], options: &[&str], environment: &[(&str, &str)]| {
+        resolve(sources(flags, options, environment)).map(|settings| settings.local)
+    };
+    let names = |text| Ok(crate::layer::LocalNames::parse(text).unwrap());
+    assert_eq!(local(&[], &[], &[]), names(""));
+    let given = local(&[], &["local=*.swp,ro,local=*~:*.bak"], &[]);
+    assert_eq!(given, names("*.swp:*~:*.bak"));
+    // Other options given again: the last one.
+    let settings = resolve(sources(&[], &["retries=1,retries=2"], &[])).unwrap();
+    assert_eq!(settings.store.retries, 2);
+    let given = local(
+        &[("local", "*.a")],
+        &["local=*.b"],
+        &[("BUCKETFS_LOCAL", "*.c")],
+    );
+    assert_eq!(given, names("*.a"));
+    let (_dir, path) = config(r#"{"local": ["*.swp", "*~"]}"#);
+    let given = local(&[("config", &path)], &[], &[]);
+    assert_eq!(given, names("*.swp:*~"));
+    let (_dir, path) = config(r#"{"local": [1]}"#);
+    let refused = local(&[("config", &path)], &[], &[]).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with("the values of the list must be texts")
+    );
+    let (_dir, path) = config(r#"{"memory": ["1M"]}"#);
+    local(&[("config", &path)], &[], &[]).unwrap_err();
+    let refused = local(&[("local", "*.swp:*.lock")], &[], &[]).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "--local: \"*.lock\" is for lock files, which only work where other machines see them; leave it out"
+    );
+}

@@ -107,7 +107,7 @@ impl Fs {
 
     /// How long what is known of a name may be believed.
     pub(super) fn ttl(&self, name: &[u8]) -> Duration {
-        if super::locks::looks_like_lock(name) {
+        if crate::locks::looks_like_lock(name) {
             Duration::ZERO
         } else {
             self.metadata_ttl()
@@ -115,7 +115,7 @@ impl Fs {
     }
 
     fn negative_ttl(&self, name: &[u8]) -> Duration {
-        if super::locks::looks_like_lock(name) {
+        if crate::locks::looks_like_lock(name) {
             Duration::ZERO
         } else if self.is_watching() {
             self.metadata_ttl()

@@ -4,7 +4,6 @@ use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::handle::Opened;
 use super::inode::Inode;
-use super::locks::looks_like_lock;
 use super::lookup::Entry;
 use super::target::{Form, Target};
 use super::{ExclusiveCreate, Fs};
@@ -15,6 +14,7 @@ use crate::driver::{
     Strength,
 };
 use crate::key::Key;
+use crate::locks::looks_like_lock;
 use crate::name;
 use bytes::Bytes;
 use std::sync::Arc;

@@ -4,7 +4,6 @@ use super::Fs;
 use super::attr::Kind;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT};
-use super::locks::looks_like_lock;
 use super::node::apply;
 use super::target::Target;
 use crate::clock::{self, Instant};
@@ -13,6 +12,7 @@ use crate::driver::{
     Strength,
 };
 use crate::key::Key;
+use crate::locks::looks_like_lock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::MutexGuard;

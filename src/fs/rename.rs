@@ -254,13 +254,13 @@ impl Fs {
                 // The same as before: by them the version is known again at its new key when the
                 // answer was lost, for its etag may be another there.
                 commits: source.state().file.commits.clone(),
-                ..options
+                ..options.clone()
             };
-            return self
-                .driver
-                .rename(from, to, options)
-                .await
-                .map_err(|error| Moved::of(error, to));
+            match self.driver.rename(from, to, options).await {
+                // From this machine to the store, or back: that takes two steps.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                moved => return moved.map_err(|error| Moved::of(error, to)),
+            }
         }
         let info = if same_conditions(&self.capabilities, &destination) {
             // With everything that is stored beside the bytes, commit ids too: a store that was

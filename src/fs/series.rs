@@ -8,7 +8,6 @@
 use super::Fs;
 use super::ask::SMALL;
 use super::inode::Inode;
-use super::locks::looks_like_lock;
 use super::lookup::LOOK_AHEAD;
 use super::target::{Form, Target};
 use crate::cache::content::{BLOCK, Version};
@@ -17,6 +16,7 @@ use crate::cache::listing::ListingCache;
 use crate::clock::{self, Instant};
 use crate::driver::{GetOptions, GetOutcome, ListRequest, ObjectInfo};
 use crate::key::Key;
+use crate::locks::looks_like_lock;
 use crate::task;
 use bytes::Bytes;
 use futures::FutureExt;

@@ -4,6 +4,7 @@ mod ready;
 mod serve;
 
 use super::dirs::{self, Claimed};
+use super::local::LOCAL;
 use super::record::{self, Record, Registration};
 use super::session::{KernelOptions, Session};
 use super::watchdog::Watchdog;
@@ -30,6 +31,7 @@ struct Holdings {
     registration: Registration,
     staging: Claimed,
     cache: Option<Claimed>,
+    local: Option<Claimed>,
     state: PathBuf,
     log_file: Option<PathBuf>,
 }
@@ -73,8 +75,7 @@ fn staging_root(settings: &Settings) -> PathBuf {
 }
 
 fn state_root(settings: &Settings) -> PathBuf {
-    let given = settings.state_dir.as_ref();
-    given.map_or_else(dirs::state_root, dirs::of_user)
+    super::state_root(&settings.store)
 }
 
 /// What the daemon must not keep below its own mount: it would wait for itself.
@@ -212,6 +213,13 @@ fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings
         ),
         None => None,
     };
+    let local = match settings.local.is_empty() || settings.read_only {
+        true => None,
+        false => Some(
+            dirs::claim_named(&state, LOCAL)
+                .map_err(|error| dirs::failure("state directory", "state-dir", &state, &error))?,
+        ),
+    };
     if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         log::warn!(
             "{} is not empty; what is in it is hidden while it is mounted on",
@@ -228,6 +236,7 @@ fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings
         registration,
         staging,
         cache,
+        local,
         state: kept,
         log_file,
     })
@@ -250,13 +259,18 @@ fn mounted(
     let mut store = settings.store.clone();
     store.open.findings_dir = Some(state_root(settings).join("servers"));
     let Stack {
-        driver,
+        mut driver,
         stats,
         limit,
         index,
         shows_buckets,
         ..
     } = runtime.block_on(super::open(&store))?;
+    if let Some(local) = &holdings.local {
+        let names = settings.local.clone();
+        let over = super::local::over(driver, &local.path, names, shows_buckets);
+        driver = runtime.block_on(over)?;
+    }
     // Beside what the kernel is asked for.
     let begun = index.map(|index| runtime.spawn(async move { index.begin().await }));
     let mut options = super::fs_options(
@@ -316,10 +330,11 @@ fn mounted(
         registration,
         staging,
         cache,
+        local,
         ..
     } = holdings;
     let _ = std::fs::remove_dir_all(&staging.path);
-    drop((staging, cache, registration));
+    drop((staging, cache, local, registration));
     conclude(&report)
 }
 

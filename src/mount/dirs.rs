@@ -133,6 +133,41 @@ pub fn claim_named(root: &Path, name: &str) -> io::Result<Claimed> {
     Err(io::Error::other("every directory in it is in use"))
 }
 
+/// The directories that [`claim_named`] has made below `root` under this name, in order.
+pub fn named(root: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let slot = match entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.strip_prefix(name))
+        {
+            Some("") => Some(1),
+            Some(rest) => rest
+                .strip_prefix('-')
+                .and_then(|slot| slot.parse::<usize>().ok()),
+            None => None,
+        };
+        if let Some(slot) = slot.filter(|_| entry.path().is_dir()) {
+            found.push((slot, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The lock of a directory that [`claim_named`] has made; `None` while a living mount uses it.
+pub fn claim_again(path: &Path) -> io::Result<Option<Lock>> {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    Lock::take(Path::new(&lock))
+}
+
 /// Turns a failure with a directory into a sentence that names the option that moves it.
 pub fn failure(what: &str, option: &str, path: &Path, error: &io::Error) -> Failure {
     Failure::other(format!(

@@ -10,8 +10,8 @@ use bucketfs::driver::{
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{
-    Buckets, Deadline, FaultPlan, Index, LayerOptions, Layered, Limit, Prefix, Retry, RetryOptions,
-    Stats, stack,
+    Buckets, Deadline, FaultPlan, Index, LayerOptions, Layered, Limit, LocalNames, Prefix, Retry,
+    RetryOptions, Scratch, Stats, stack,
 };
 use bytes::Bytes;
 use futures::future::{BoxFuture, LocalBoxFuture};
@@ -54,7 +54,7 @@ pub struct Fixture {
     /// Why the case does not apply, when it does not.
     pub skipped: Skipped,
     /// What the store lives in.
-    pub _keep: Box<dyn Any>,
+    pub _keep: Box<dyn Any + Send>,
 }
 
 pub type Skipped = Arc<OnceLock<&'static str>>;
@@ -162,6 +162,42 @@ impl Store {
     }
 }
 
+const ACROSS: &str = "a rename from one side to the other is refused, as renames are one step";
+const RENAMES: &[(&str, &str)] = &[
+    ("rename_moves", ACROSS),
+    ("a_lost_condition_names_its_key", ACROSS),
+];
+
+/// The same store, with names that match in a directory of this machine that both clients share.
+fn scratch(store: &Store, patterns: &'static str) -> Store {
+    let open = store.open.clone();
+    Store {
+        name: format!("scratch[{patterns}]({})", store.name),
+        known: match patterns {
+            "*" => store.known,
+            _ => [store.known, RENAMES].concat().leak(),
+        },
+        open: Arc::new(move || {
+            let fixture = open();
+            Box::pin(async move {
+                let (fixture, here) = (fixture.await?, file().await?);
+                let over = |store, local| {
+                    let names = LocalNames::parse(patterns).unwrap();
+                    Ok::<_, Error>(Arc::new(Scratch::over(store, local, names, false)?))
+                };
+                Ok(Fixture {
+                    a: over(fixture.a, here.a)?,
+                    b: over(fixture.b, here.b)?,
+                    url: None,
+                    _keep: Box::new((fixture._keep, here._keep)),
+                    ..fixture
+                })
+            })
+        }),
+        ..store.clone()
+    }
+}
+
 /// The drivers of the registry, and the layers over some of them.
 pub fn stores() -> Vec<Store> {
     let mut stores: Vec<Store> = DRIVERS
@@ -201,6 +237,8 @@ pub fn stores() -> Vec<Store> {
             }
         };
         stores.push(store.under("stack", whole(None)));
+        // Names on both sides, so that listings are merged and copies go across.
+        stores.push(scratch(&store, "[a-fnt]*"));
         if store.name != "memory" {
             continue;
         }
@@ -223,6 +261,7 @@ pub fn stores() -> Vec<Store> {
         stores.push(store.under("prefix", |driver| {
             Arc::new(Prefix::new(driver, "a/b".into()))
         }));
+        stores.push(scratch(&store, "*"));
         // What the layers promise to hide. An exchange is never retried.
         stores.push(store.under("flaky", whole(Some(FLAKY))));
     }

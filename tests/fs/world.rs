@@ -9,7 +9,7 @@ use bucketfs::fs::{
     Listed, Lookup, Opened, ROOT, SetAttr, Top,
 };
 use bucketfs::key::Key;
-use bucketfs::layer::{FaultPlan, Index, Layered, Retry, RetryOptions, Stats};
+use bucketfs::layer::{FaultPlan, Index, Layered, LocalNames, Retry, RetryOptions, Scratch, Stats};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -107,7 +107,26 @@ impl World {
         self.mount_with(|_| {}, true)
     }
 
+    /// Another mount, on whose machine names stay that match these patterns.
+    pub fn mount_local(&self, patterns: &str) -> Mount {
+        let names = LocalNames::parse(patterns).unwrap();
+        let over = |driver| {
+            let local = Arc::new(Memory::new());
+            Arc::new(Scratch::over(driver, local, names, false).unwrap()) as Arc<dyn Driver>
+        };
+        self.mount_over(|_| {}, false, over)
+    }
+
     pub fn mount_with(&self, change: impl FnOnce(&mut FsOptions), retry: bool) -> Mount {
+        self.mount_over(change, retry, |driver| driver)
+    }
+
+    fn mount_over(
+        &self,
+        change: impl FnOnce(&mut FsOptions),
+        retry: bool,
+        over: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
+    ) -> Mount {
         let number = self.mounts.fetch_add(1, Ordering::Relaxed) + 1;
         let home = self.dir.path().join(format!("{number}"));
         let mut options = default_options(&home, number);
@@ -130,7 +149,7 @@ impl World {
             driver = index;
         }
         let kernel = Arc::new(Kernel::default());
-        let fs = Fs::new(driver, options, kernel.clone()).unwrap();
+        let fs = Fs::new(over(driver), options, kernel.clone()).unwrap();
         let mount = Mount {
             fs,
             fault,
