@@ -13,8 +13,10 @@
 //!   write does not say whether it was applied; every other error means that it was not.
 
 mod body;
+mod collections;
 mod databases;
 mod error;
+mod json;
 mod location;
 mod servers;
 mod types;

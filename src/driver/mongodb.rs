@@ -11,7 +11,6 @@ mod target;
 
 use super::databases::Server;
 use super::{Driver, Location, OpenOptions, Opened, Result};
-use database::Database;
 use databases::All;
 use link::Link;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
                     }
                     _ => None,
                 };
-                Arc::new(Database::new(link, name, is_ferret, watched))
+                Arc::new(database::open(link, name, is_ferret, watched))
             }
             None => Arc::new(Server(All { link, is_ferret })) as Arc<dyn Driver>,
         })

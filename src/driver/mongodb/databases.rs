@@ -1,6 +1,6 @@
 //! The databases of a server, as the buckets of a store.
 
-use super::database::{self, Database};
+use super::database;
 use super::link::Link;
 use crate::driver::databases::Databases;
 use crate::driver::{Capabilities, Driver, Result};
@@ -30,7 +30,7 @@ impl Databases for All {
             return Ok(None);
         }
         let (link, name) = (self.link.clone(), name.to_owned());
-        let database = Database::new(link, name, self.is_ferret, None);
+        let database = database::open(link, name, self.is_ferret, None);
         Ok(Some(Arc::new(database)))
     }
 }

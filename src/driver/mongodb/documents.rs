@@ -8,67 +8,28 @@ use super::json::Json;
 use super::link::{self, Link};
 use super::names;
 use crate::clock;
+use crate::driver::collections::{
+    Found, Kept, Place, Versions, changed, gone, plain, there, worded,
+};
 use crate::driver::{ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
-use crate::key::Key;
 use ::mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use bytes::Bytes;
 use changes::Change;
-pub(super) use list::Window;
-use lru::LruCache;
 use md5::{Digest, Md5};
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 /// The largest document, as the server keeps it.
 const MAX_DOCUMENT: usize = 16 << 20;
-/// The longest text that can stand for one.
-const MAX_TEXT: u64 = 64 << 20;
-/// Of how many names the time of their version is known.
-const SEEN: usize = 65_536;
-/// How many documents, and how large ones, are remembered as what they may be edited from.
-const BASES: usize = 256;
-const BASE: usize = 64 << 10;
 /// How often a write that takes no condition is tried against others'.
 const TRIES: usize = 16;
-/// Behind the etag of what was written in other words than it is shown in. It names the same
-/// content, and other bytes.
-const OWN_WORDS: char = '~';
-
-/// A document as it is in the server.
-pub(super) struct Found {
-    pub info: ObjectInfo,
-    pub text: Bytes,
-}
-
 /// The collections of a database.
 pub(super) struct Documents {
     link: Link,
     database: String,
-    /// When it was opened: the time of versions that were there before.
-    opened: SystemTime,
     /// Whether the server compares whole documents, as far as it is known.
     compares: AtomicBool,
-    /// Leaf locks, held for moments only.
-    seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
-    bases: Mutex<LruCache<(Key, ETag), Document>>,
-    escaped: Mutex<HashMap<String, list::Escaped>>,
-}
-
-/// Where a document is.
-pub(super) struct Place<'a> {
-    pub collection: &'a str,
-    pub name: &'a str,
-    pub key: &'a Key,
-}
-
-fn cache<K: std::hash::Hash + Eq, V>(most: usize) -> Mutex<LruCache<K, V>> {
-    Mutex::new(LruCache::new(
-        NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN),
-    ))
+    versions: Versions<Document>,
+    escaped: Kept,
 }
 
 /// The etag of what the server keeps.
@@ -104,44 +65,17 @@ fn decoded(raw: &RawDocument) -> Result<Document> {
     })
 }
 
+/// How files show a document.
+fn shown(document: &Document) -> String {
+    Json::of_document(document).pretty()
+}
+
 /// A filter for one `_id`. An object could be taken for conditions.
 fn of(id: &Bson) -> Document {
     match id {
         Bson::Document(_) => doc! { "_id": { "$eq": id } },
         id => doc! { "_id": id },
     }
-}
-
-/// The content that an etag names, whatever its words.
-fn plain(etag: &ETag) -> &str {
-    etag.as_str().trim_end_matches(OWN_WORDS)
-}
-
-fn gone(precondition: &Precondition) -> Error {
-    match precondition {
-        Precondition::IfMatch(etag) => Error::new(
-            ErrorKind::Changed,
-            format!("the document of etag {etag:?} is gone"),
-        ),
-        _ => Error::new(ErrorKind::NotFound, "there is no such document"),
-    }
-}
-
-fn there() -> Error {
-    Error::new(ErrorKind::Exists, "the document is there already")
-}
-
-fn changed() -> Error {
-    Error::new(ErrorKind::Changed, "somebody else changed the document")
-}
-
-/// Refuses texts that are too long to be looked at.
-pub(super) fn require_size(len: u64) -> Result<()> {
-    if len <= MAX_TEXT {
-        return Ok(());
-    }
-    let why = format!("{len} bytes are more than a document can have");
-    Err(Error::new(ErrorKind::TooLarge, why))
 }
 
 /// The `_id` of a name that is to be written.
@@ -159,46 +93,14 @@ impl Documents {
         Documents {
             link,
             database,
-            opened: clock::wall(),
             compares: AtomicBool::new(true),
-            seen: cache(SEEN),
-            bases: cache(BASES),
-            escaped: Mutex::default(),
+            versions: Versions::new(),
+            escaped: Kept::default(),
         }
     }
 
     fn collection(&self, name: &str) -> ::mongodb::Collection<RawDocumentBuf> {
         self.link.collection(&self.database, name)
-    }
-
-    fn info(&self, key: &Key, etag: ETag, size: u64) -> ObjectInfo {
-        let mut seen = self.seen.lock();
-        let modified = match seen.get(key) {
-            Some((known, modified)) if *known == etag => *modified,
-            Some(_) => clock::wall(),
-            None => self.opened,
-        };
-        seen.put(key.clone(), (etag.clone(), modified));
-        ObjectInfo {
-            size: Some(size),
-            etag,
-            modified,
-            attributes: Some(Arc::default()),
-            commits: Vec::new(),
-            version: None,
-        }
-    }
-
-    /// The facts of what was written just now.
-    fn written(&self, key: &Key, etag: ETag, size: usize, document: Document) -> ObjectInfo {
-        self.seen
-            .lock()
-            .put(key.clone(), (etag.clone(), clock::wall()));
-        if size <= BASE {
-            let name = (key.clone(), etag.clone());
-            self.bases.lock().put(name, document);
-        }
-        self.info(key, etag, size as u64)
     }
 
     async fn look(&self, collection: &str, id: &Bson) -> Result<Option<RawDocumentBuf>> {
@@ -213,13 +115,10 @@ impl Documents {
         let raw = self.look(place.collection, &id).await?;
         let raw = raw.ok_or_else(missing)?;
         let (document, etag) = (decoded(&raw)?, digest(&raw));
-        let text = Bytes::from(Json::of_document(&document).pretty());
-        if text.len() <= BASE {
-            let name = (place.key.clone(), etag.clone());
-            self.bases.lock().put(name, document);
-        }
+        let text = Bytes::from(shown(&document));
+        self.versions.keep(place.key, &etag, text.len(), document);
         Ok(Found {
-            info: self.info(place.key, etag, text.len() as u64),
+            info: self.versions.info(place.key, etag, text.len() as u64),
             text,
         })
     }
@@ -253,8 +152,7 @@ impl Documents {
             let (current, etag) = (decoded(&raw)?, digest(&raw));
             let base = match precondition {
                 Precondition::IfMatch(wanted) if plain(wanted) != etag.as_str() => {
-                    let name = (place.key.clone(), wanted.clone());
-                    let known = self.bases.lock().get(&name).cloned();
+                    let known = self.versions.base(place.key, wanted);
                     known.ok_or_else(changed)?
                 }
                 _ => current.clone(),
@@ -276,11 +174,11 @@ impl Documents {
             }
             let document = decoded(&after)?;
             let etag = match changes::between(&document, &new) {
-                Ok(others) if others.is_empty() => worded(digest(&after), &document, &text),
+                Ok(others) if others.is_empty() => worded(digest(&after), &shown(&document), &text),
                 // It holds what others changed too, and this is a version of nobody's.
                 _ => ETag::new(format!("m{:016x}", clock::random())),
             };
-            return Ok(self.written(place.key, etag, text.len(), new));
+            return Ok(self.versions.written(place.key, etag, text.len(), new));
         }
         Err(Error::new(
             ErrorKind::Unavailable,
@@ -312,8 +210,8 @@ impl Documents {
             }
             Err(cause) => return Err(self.link.error(&cause)),
         }
-        let etag = worded(digest(&raw), &new, text);
-        Ok(self.written(place.key, etag, text.len(), new))
+        let etag = worded(digest(&raw), &shown(&new), text);
+        Ok(self.versions.written(place.key, etag, text.len(), new))
     }
 
     /// Changes fields, if each of them is what it was; whether it did.
@@ -397,14 +295,6 @@ impl Documents {
             0 => Err(changed()),
             _ => Ok(()),
         }
-    }
-}
-
-/// The etag of a document that was written by a text.
-fn worded(etag: ETag, document: &Document, text: &Bytes) -> ETag {
-    match Json::of_document(document).pretty().as_bytes() == text {
-        true => etag,
-        false => ETag::new(format!("{}{OWN_WORDS}", etag.as_str())),
     }
 }
 

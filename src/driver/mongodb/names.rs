@@ -6,12 +6,11 @@
 //! one name: numbers by value, whatever their type, as `_id` takes them for the same.
 
 use super::json::Json;
+pub(super) use crate::driver::collections::ESCAPE;
 use ::mongodb::bson::Bson;
 use ::mongodb::bson::oid::ObjectId;
 
 const END: &str = ".json";
-/// What the names of escaped values begin with.
-pub(super) const ESCAPE: char = '=';
 /// Servers differ in the order of strings with such characters in them.
 pub(super) const DISPUTED: char = '\u{e000}';
 /// Up to here, each whole number has a double of its own.

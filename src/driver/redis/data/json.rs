@@ -5,15 +5,14 @@
 //! UTF-8 are `{"$binary": "BASE64"}`, and as a name `$binary:BASE64`.
 
 use super::super::answer::{array, bytes, garbled};
+use crate::driver::json::Members;
 use crate::driver::{Error, ErrorKind, Result};
 use ::redis::Value;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::HashSet;
-use std::fmt;
 
 const BINARY: &str = "$binary";
 const BINARY_NAME: &str = "$binary:";
@@ -28,34 +27,6 @@ pub(super) enum Document {
 
 fn refuse(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidDocument, why)
-}
-
-/// The members of an object, in order.
-struct Members(Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        struct Ordered;
-        impl<'de> Visitor<'de> for Ordered {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        from.deserialize_map(Ordered)
-    }
 }
 
 /// The bytes that a value stands for.
