@@ -16,6 +16,7 @@ mod body;
 mod collections;
 mod databases;
 mod error;
+mod filter;
 mod json;
 mod location;
 mod servers;
@@ -23,6 +24,7 @@ mod types;
 
 pub use body::{Body, Object, Piece, Source, Stored};
 pub use error::{Error, ErrorKind, Result};
+pub use filter::{Filter, Term, compact, position};
 pub use location::{Encryption, Location, OpenOptions, Opened, Registered};
 pub use types::*;
 
@@ -163,8 +165,9 @@ pub trait Driver: Send + Sync + Debug + 'static {
         Err(Error::unsupported("watch"))
     }
 
-    /// The documents in which a field equals a value, a page at a time.
-    async fn find(&self, query: Query) -> Result<Page> {
+    /// The documents that a filter matches, a page at a time, where the store can look for them
+    /// without sending them all. The filter decides on the texts that `get` gives.
+    async fn find(&self, query: Query) -> Result<Matches> {
         let _ = query;
         Err(Error::unsupported("find"))
     }

@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod exit;
+pub mod find;
 pub mod fs;
 pub mod fuse;
 pub mod key;

@@ -14,6 +14,8 @@ mod conditions;
 mod enveloped;
 #[path = "conformance/feeds.rs"]
 mod feeds;
+#[path = "conformance/finds.rs"]
+mod finds;
 #[path = "conformance/fixture.rs"]
 mod fixture;
 #[path = "conformance/keys.rs"]
@@ -42,6 +44,7 @@ const SUITE: &[&[Case]] = &[
     attributes::CASES,
     uploads::CASES,
     feeds::CASES,
+    finds::CASES,
     refusals::CASES,
 ];
 
@@ -64,6 +67,10 @@ fn main() {
     for store in stores() {
         let cases = SUITE.iter().copied().flatten();
         trials.extend(cases.map(|case| trial(&store, case)));
+    }
+    // Documents as they are, which cannot hold everything else.
+    for store in finds::stores() {
+        trials.extend(finds::CASES.iter().map(|case| trial(&store, case)));
     }
     trials.extend(refusals::read_only());
     trials.extend(broken::trials());

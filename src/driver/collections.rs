@@ -5,8 +5,9 @@ mod order;
 mod versions;
 
 use super::{
-    Body, Capabilities, Change, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
-    ListRequest, Object, ObjectInfo, Page, Precondition, PutOptions, Result,
+    Body, Capabilities, Change, Driver, ETag, Error, ErrorKind, Filter, GetOptions, GetOutcome,
+    ListEntry, ListRequest, Match, Matches, Object, ObjectInfo, Page, Precondition, PutOptions,
+    Query, Result,
 };
 use crate::clock::{self, Instant};
 use crate::key::Key;
@@ -83,11 +84,29 @@ pub(super) trait Collections: Send + Sync + Debug + 'static {
         directory: &Key,
     ) -> Result<(Vec<(String, ObjectInfo)>, bool)>;
 
+    /// As [`Collections::page`], of documents that a filter matches.
+    async fn find(
+        &self,
+        collection: &str,
+        window: Window<'_>,
+        directory: &Key,
+        filter: &Filter,
+    ) -> Result<(Vec<Match>, bool)> {
+        let _ = (collection, window, directory, filter);
+        Err(Error::unsupported("find"))
+    }
+
     /// The changes below a prefix.
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
         let _ = prefix;
         Err(Error::unsupported("watch"))
     }
+}
+
+/// What is sought instead of a listing, and what was found.
+struct Sought<'a> {
+    filter: &'a Filter,
+    found: Vec<Match>,
 }
 
 /// A database of a server.
@@ -219,7 +238,8 @@ impl<T: Collections> Database<T> {
         Ok(facts())
     }
 
-    async fn page(&self, request: ListRequest) -> Result<Page> {
+    /// One page of a listing, or of what is sought in a flat one: it has no entries then.
+    async fn page(&self, request: ListRequest, sought: Option<&mut Sought<'_>>) -> Result<Page> {
         let from = match request.token.as_deref() {
             None => None,
             Some(text) => Some(parse_token(text)?),
@@ -238,7 +258,7 @@ impl<T: Collections> Database<T> {
                 return Ok(Page::default());
             }
             return self
-                .within(collection, prefix, after.as_ref(), limit, goes_on)
+                .within(collection, prefix, after.as_ref(), limit, goes_on, sought)
                 .await;
         }
         let listed = self.listed().await?;
@@ -267,7 +287,7 @@ impl<T: Collections> Database<T> {
         };
         let following = left.next().is_some();
         let mut page = self
-            .within(collection, b"", after.as_ref(), limit, goes_on)
+            .within(collection, b"", after.as_ref(), limit, goes_on, sought)
             .await?;
         if page.next.is_none() && following {
             // Behind all that is in it.
@@ -283,13 +303,14 @@ impl<T: Collections> Database<T> {
         after: Option<&Key>,
         limit: usize,
         goes_on: bool,
+        sought: Option<&mut Sought<'_>>,
     ) -> Result<Page> {
         let directory = marker(collection);
         let (mut entries, mut limit) = (Vec::new(), limit);
         if after.is_some_and(|after| *after >= directory && !after.starts_with(&directory)) {
             return Ok(Page::default());
         }
-        if prefix.is_empty() && after.is_none_or(|after| *after < directory) {
+        if sought.is_none() && prefix.is_empty() && after.is_none_or(|after| *after < directory) {
             entries.push(ListEntry {
                 key: directory.clone(),
                 object: Some(facts()),
@@ -314,6 +335,16 @@ impl<T: Collections> Database<T> {
             limit,
             goes_on,
         };
+        if let Some(sought) = sought {
+            let found = self
+                .collections
+                .find(collection, window, &directory, sought.filter);
+            let (found, more) = found.await?;
+            let next = found.last().filter(|_| more);
+            let next = next.map(|last| token(&last.key));
+            sought.found = found;
+            return Ok(Page { entries, next });
+        }
         let (found, more) = self
             .collections
             .page(collection, window, &directory)
@@ -455,9 +486,30 @@ impl<T: Collections> Driver for Database<T> {
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
-        self.page(request)
+        self.page(request, None)
             .await
             .map_err(|error| error.during("list"))
+    }
+
+    async fn find(&self, query: Query) -> Result<Matches> {
+        if !self.collections.claims().find {
+            return Err(Error::unsupported("find"));
+        }
+        let request = ListRequest {
+            token: query.token,
+            limit: query.limit,
+            ..ListRequest::flat(&query.prefix)
+        };
+        let mut sought = Sought {
+            filter: &query.filter,
+            found: Vec::new(),
+        };
+        let page = self.page(request, Some(&mut sought)).await;
+        let next = page.map_err(|error| error.during("find"))?.next;
+        Ok(Matches {
+            found: sought.found,
+            next,
+        })
     }
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {

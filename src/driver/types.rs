@@ -1,6 +1,6 @@
 //! The nouns of the driver contract.
 
-use super::{Error, ErrorKind, Result};
+use super::{Error, ErrorKind, Filter, Result};
 use crate::key::Key;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -493,19 +493,37 @@ pub enum Change {
     Lost,
 }
 
-/// An exact match on a field of stored documents.
+/// Which documents to find.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     /// Only keys that begin with this.
     pub prefix: Key,
-    /// The field, with `.` between levels.
-    pub field: String,
-    /// The value it must equal.
-    pub value: serde_json::Value,
-    /// Where the last page ended.
+    /// What they must hold.
+    pub filter: Filter,
+    /// Where the last page ended; the other fields are those of the query that gave it.
     pub token: Option<String>,
-    /// At most so many entries.
+    /// At most so many matches; a page may have fewer, even none, and yet go on. At least 1.
     pub limit: usize,
+}
+
+/// A document that a query found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Its key.
+    pub key: Key,
+    /// The version that matches.
+    pub etag: ETag,
+    /// The bytes of that version.
+    pub text: Bytes,
+}
+
+/// A page of what a query found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Matches {
+    /// Over all pages each key appears once.
+    pub found: Vec<Match>,
+    /// How to go on; `None` at the end.
+    pub next: Option<String>,
 }
 
 /// One bucket of a store.

@@ -3,8 +3,8 @@
 
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, GetOptions,
-    GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions, Query, Removal, Result,
-    Space, Upload, VersionInfo,
+    GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition, PutOptions, Query, Removal,
+    Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::layer::progress::Progress;
@@ -222,7 +222,7 @@ impl<P: Policy> Driver for Layered<P> {
             .await
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
+    async fn find(&self, query: Query) -> Result<Matches> {
         let prefix = query.prefix.clone();
         self.run(Operation::Find, Some(&prefix), self.inner.find(query))
             .await

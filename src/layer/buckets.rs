@@ -6,8 +6,8 @@ use super::renamed::Renamed;
 use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
-    ErrorKind, GetOptions, GetOutcome, ListRequest, Object, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, Object, ObjectInfo, Page,
+    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -286,7 +286,6 @@ impl Driver for Buckets {
         Capabilities {
             max_key: store.max_key.saturating_add(LONGEST_NAME),
             watch: false,
-            find: false,
             create_bucket: store.create_bucket && self.may_make,
             ..store
         }
@@ -469,8 +468,8 @@ impl Driver for Buckets {
         Err(Error::unsupported("watch").on(prefix))
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
-        Err(Error::unsupported("find").on(&query.prefix))
+    async fn find(&self, query: Query) -> Result<Matches> {
+        self.matches(query).await
     }
 
     async fn buckets(&self) -> Result<Vec<BucketInfo>> {

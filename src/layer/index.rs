@@ -19,8 +19,8 @@ mod write;
 use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Attributes, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag,
-    ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, Matches, ObjectInfo, Page,
+    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::task;
@@ -577,7 +577,7 @@ impl Driver for Index {
         self.inner.watch(prefix).await
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
+    async fn find(&self, query: Query) -> Result<Matches> {
         self.inner.find(query).await
     }
 

@@ -3,8 +3,8 @@
 use super::renamed::Renamed;
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
-    ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, Match, Matches, ObjectInfo, Page,
+    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -210,13 +210,24 @@ impl Driver for Prefix {
             .boxed())
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
+    async fn find(&self, query: Query) -> Result<Matches> {
         let query = Query {
             prefix: self.full(&query.prefix),
             ..query
         };
-        let page = self.inner.find(query).await;
-        self.page(page.map_err(strip(&self.prefix))?)
+        let matches = self.inner.find(query).await;
+        let matches = matches.map_err(strip(&self.prefix))?;
+        let own = |found: Match| {
+            let key = found.key.strip_prefix(&self.prefix);
+            key.map(|key| Match { key, ..found })
+        };
+        let found: Option<Vec<Match>> = matches.found.into_iter().map(own).collect();
+        let mut found = found.ok_or_else(|| {
+            let why = "the store found a key without the prefix that was asked for";
+            Error::new(ErrorKind::Corrupt, why).during("find")
+        })?;
+        found.retain(|found| !found.key.is_empty());
+        Ok(Matches { found, ..matches })
     }
 
     /// The store's buckets, whole: the prefix is one bucket's.

@@ -2,8 +2,8 @@
 
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
-    ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition, PutOptions,
-    Query, Removal, Result, Space, Strength, Upload, VersionInfo,
+    ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition,
+    PutOptions, Query, Removal, Result, Space, Strength, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -114,7 +114,7 @@ impl Driver for ReadOnly {
         self.0.watch(prefix).await
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
+    async fn find(&self, query: Query) -> Result<Matches> {
         self.0.find(query).await
     }
 

@@ -6,7 +6,7 @@ mod upload;
 use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CommitId, CopyOptions, Driver, ETag,
-    Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition,
+    Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition,
     PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
@@ -423,7 +423,7 @@ impl Driver for Retry {
         self.retry(|_| self.inner.watch(prefix)).await
     }
 
-    async fn find(&self, query: Query) -> Result<Page> {
+    async fn find(&self, query: Query) -> Result<Matches> {
         self.retry(|_| self.inner.find(query.clone())).await
     }
 

@@ -10,8 +10,8 @@ pub use names::LocalNames;
 
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyCapability, CopyOptions, Driver,
-    ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Upload, UploadLimits, VersionInfo,
+    ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page,
+    Precondition, PutOptions, Query, Removal, Result, Space, Upload, UploadLimits, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -472,7 +472,7 @@ impl Driver for Scratch {
             .boxed())
     }
 
-    async fn find(&self, _: Query) -> Result<Page> {
+    async fn find(&self, _: Query) -> Result<Matches> {
         Err(Error::unsupported("find"))
     }
 

@@ -111,6 +111,8 @@ impl Driver for Enveloped {
         Capabilities {
             directories_persist: false,
             utf8_keys: false,
+            // Its fields are not those that are asked for.
+            find: false,
             max_key: (inner.max_key - SIGN.len() - END.len()) / 2,
             ..inner
         }

@@ -123,7 +123,7 @@ impl Store {
         })
     }
 
-    fn new<F: Future<Output = Result<Fixture, Error>> + Send + 'static>(
+    pub fn new<F: Future<Output = Result<Fixture, Error>> + Send + 'static>(
         name: &str,
         open: impl Fn() -> F + Send + Sync + 'static,
     ) -> Self {
@@ -468,7 +468,7 @@ fn redis(variable: &'static str, name: &str, layout: &'static str) -> Store {
 }
 
 /// Where a MongoDB is, as a URL without a path.
-const MONGODB: &str = "BUCKETFS_TEST_MONGODB";
+pub const MONGODB: &str = "BUCKETFS_TEST_MONGODB";
 /// Which server that is, as its script in `scripts/servers` is called.
 const MONGODB_SERVER: &str = "BUCKETFS_TEST_MONGODB_SERVER";
 const FERRETDB_RACES: &str = "FerretDB finds a document first and writes it later";

@@ -4,7 +4,7 @@ use crate::fixture::{Fixture, cases, get, key, kind, names, put, run, state};
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
-    self, AttributeChange, CopyOptions, DRIVERS, Driver, ErrorKind, GetOptions, Location,
+    self, AttributeChange, CopyOptions, DRIVERS, Driver, ErrorKind, Filter, GetOptions, Location,
     OpenOptions, Precondition, PutOptions, Query, Strength,
 };
 use bucketfs::layer::ReadOnly;
@@ -24,8 +24,7 @@ async fn unclaimed_capabilities_refuse(f: Fixture) {
     let (k, l, new) = (key("k"), key("l"), key("new"));
     let query = Query {
         prefix: key(""),
-        field: "a".to_owned(),
-        value: 1.into(),
+        filter: Filter::default(),
         token: None,
         limit: 10,
     };

@@ -43,6 +43,12 @@ pub(in crate::driver) trait Shelf: Sync {
     /// How much memory one takes.
     fn weight(document: &Self::Document) -> usize;
 
+    /// Whether it is among those that are asked for.
+    fn is_wanted(&self, document: &Self::Document) -> Result<bool> {
+        let _ = document;
+        Ok(true)
+    }
+
     /// Strings from `floor` on first, then whatever else is in the order of its names.
     async fn sources(
         &self,
@@ -85,7 +91,10 @@ impl Kept {
         names.sort_unstable();
         let names = Arc::new(names);
         let kept = (clock::now(), names.clone());
-        self.0.lock().insert(collection.to_owned(), kept);
+        let mut all = self.0.lock();
+        all.retain(|_, (used, _)| *used + KEPT > now);
+        all.insert(collection.to_owned(), kept);
+        drop(all);
         Ok(names)
     }
 }
@@ -256,7 +265,8 @@ pub(in crate::driver) fn numbers(from: &[u8], ends: (i64, i64)) -> Vec<Numbers> 
     ranges
 }
 
-/// One page of a collection; whether there are more.
+/// One page of a collection; whether there are more. Escaped names are kept by that of the collection,
+/// or of a part of it.
 pub(in crate::driver) async fn page<S: Shelf>(
     shelf: &S,
     kept: &Kept,
@@ -303,7 +313,7 @@ pub(in crate::driver) async fn page<S: Shelf>(
         if window.is_over(&name) {
             return Ok((entries, false));
         }
-        if !window.holds(&name) {
+        if !window.holds(&name) || !shelf.is_wanted(&document)? {
             continue;
         }
         if entries.len() == window.limit || bytes > BUDGET {

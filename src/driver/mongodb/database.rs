@@ -4,7 +4,9 @@ use super::documents::Documents;
 use super::feed;
 use super::link::Link;
 use crate::driver::collections::{self, Collections, Found, Place, Window};
-use crate::driver::{Capabilities, Change, Error, ObjectInfo, Precondition, Result, Strength};
+use crate::driver::{
+    Capabilities, Change, Error, Filter, Match, ObjectInfo, Precondition, Result, Strength,
+};
 use crate::key::Key;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,6 +42,7 @@ pub(super) fn claims(is_ferret: bool, watches: bool) -> Capabilities {
         delete_condition: strength,
         range: true,
         watch: watches,
+        find: true,
         directories_persist: true,
         utf8_keys: true,
         max_key: MAX_KEY,
@@ -113,6 +116,17 @@ impl Collections for Contents {
         directory: &Key,
     ) -> Result<(Vec<(String, ObjectInfo)>, bool)> {
         self.documents.page(collection, window, directory).await
+    }
+
+    async fn find(
+        &self,
+        collection: &str,
+        window: Window<'_>,
+        directory: &Key,
+        filter: &Filter,
+    ) -> Result<(Vec<Match>, bool)> {
+        let found = self.documents.find(collection, window, directory, filter);
+        found.await
     }
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {

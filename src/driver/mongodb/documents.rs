@@ -2,6 +2,7 @@
 //! change writes only the fields that it changes, if they are what they were.
 
 mod changes;
+mod find;
 mod list;
 
 use super::json::Json;

@@ -3,6 +3,7 @@
 //! in the server: see `data/lib.lua`.
 
 mod calls;
+mod find;
 mod json;
 mod names;
 mod scan;
@@ -13,8 +14,8 @@ use super::{answer, feed};
 use crate::clock;
 use crate::driver::{
     AttributeChange, Body, Capabilities, Change, CopyOptions, Driver, ETag, Error, ErrorKind,
-    GetOptions, GetOutcome, ListEntry, ListRequest, Object, ObjectInfo, Page, Precondition,
-    PutOptions, Result, Space, Strength,
+    GetOptions, GetOutcome, ListEntry, ListRequest, Matches, Object, ObjectInfo, Page,
+    Precondition, PutOptions, Query, Result, Space, Strength,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -63,6 +64,7 @@ scripts!(
     EXPIRE "data/expire.lua",
     FACTS "data/facts.lua",
     KIND "data/kind.lua",
+    FIND "data/find.lua",
 );
 
 /// A database. Clones share the connection.
@@ -115,6 +117,7 @@ pub(super) fn claims(link: &Link) -> Capabilities {
         range: true,
         rename: true,
         watch: feed::works(link),
+        find: true,
         settable: &[TTL],
         max_key: MAX_KEY,
         max_object: MAX_OBJECT,
@@ -289,6 +292,12 @@ impl Driver for Data {
         Ok(changes
             .filter(move |change| futures::future::ready(below(change)))
             .boxed())
+    }
+
+    async fn find(&self, query: Query) -> Result<Matches> {
+        self.matches(query)
+            .await
+            .map_err(|error| error.during("find"))
     }
 
     async fn space(&self) -> Result<Option<Space>> {

@@ -61,7 +61,12 @@ impl Databases for All {
     fn claims(&self) -> Capabilities {
         match self.link.target().layout {
             Some(Layout::Objects) => super::objects::claims(&self.link),
-            _ => data::claims(&self.link),
+            Some(Layout::Data) => data::claims(&self.link),
+            // In some of them may be objects, in which the server cannot look.
+            None => Capabilities {
+                find: false,
+                ..data::claims(&self.link)
+            },
         }
     }
 

@@ -1,10 +1,15 @@
 //! Listings over several buckets, and within one.
 
 use super::{Buckets, facts, is_absent, marker, outside, place, refuse};
-use crate::driver::{BucketInfo, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, Result};
+use crate::driver::{
+    BucketInfo, ErrorKind, ListEntry, ListRequest, Match, Matches, ObjectInfo, Page, Query, Result,
+};
 use crate::key::Key;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+const UNLISTED: &str =
+    "these credentials may not list the buckets; those that they may use can be named";
 
 impl Buckets {
     pub(super) async fn page(&self, request: ListRequest) -> Result<Page> {
@@ -24,12 +29,7 @@ impl Buckets {
         }
         let listed = self.listed().await?;
         let Some(all) = &*listed else {
-            return refuse(
-                ErrorKind::Denied,
-                "these credentials may not list the buckets; those that they may use can be named",
-                "list",
-                &request.prefix,
-            );
+            return refuse(ErrorKind::Denied, UNLISTED, "list", &request.prefix);
         };
         if request.delimiter {
             return Ok(top(all, &request));
@@ -100,12 +100,7 @@ impl Buckets {
     /// One page of all keys of all buckets whose names begin with the prefix. A page ends with its
     /// bucket; buckets that cannot be read are left out.
     async fn through(&self, all: &BTreeMap<Key, BucketInfo>, request: ListRequest) -> Result<Page> {
-        let token = request.token.as_deref();
-        let (from, token) = match token.and_then(|token| token.split_once('/')) {
-            // Nothing behind the `/` stands for the bucket's beginning.
-            Some((name, rest)) => (marker(name), rest.strip_prefix('+').map(str::to_owned)),
-            None => (Key::empty(), None),
-        };
+        let (from, token) = parted(request.token.as_deref());
         let after = request.start_after.clone().unwrap_or_else(Key::empty);
         let mut left = all
             .range((Bound::Included(from.clone()), Bound::Unbounded))
@@ -132,6 +127,79 @@ impl Buckets {
             next: next.or(following),
             ..page
         })
+    }
+}
+
+impl Buckets {
+    /// One page of what is found in the bucket of a prefix, or in one after the other. Tokens are
+    /// those of [`Buckets::through`].
+    pub(super) async fn matches(&self, query: Query) -> Result<Matches> {
+        if let Some(place) = place(&query.prefix) {
+            let inner = Query {
+                prefix: place.key,
+                ..query
+            };
+            return self.matches_within(&place.name, inner).await;
+        }
+        let listed = self.listed().await?;
+        let Some(all) = &*listed else {
+            return refuse(ErrorKind::Denied, UNLISTED, "find", &query.prefix);
+        };
+        let (from, token) = parted(query.token.as_deref());
+        let mut left = all
+            .range((Bound::Included(from.clone()), Bound::Unbounded))
+            .filter(|(key, _)| key.starts_with(&query.prefix));
+        let Some((key, bucket)) = left.next() else {
+            return Ok(Matches::default());
+        };
+        let following = left.next().map(|(_, next)| format!("{}/", next.name));
+        let inner = Query {
+            prefix: Key::empty(),
+            token: token.filter(|_| *key == from),
+            ..query
+        };
+        let matches = match self.matches_within(&bucket.name, inner).await {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                log::debug!("left out: {error}");
+                Matches::default()
+            }
+            matches => matches?,
+        };
+        let next = matches.next.map(|rest| format!("{}/+{rest}", bucket.name));
+        Ok(Matches {
+            next: next.or(following),
+            ..matches
+        })
+    }
+
+    async fn matches_within(&self, name: &str, query: Query) -> Result<Matches> {
+        let found = match self.opened(name).await {
+            Ok(driver) => driver.find(query).await,
+            Err(error) => Err(error),
+        };
+        let matches = match found {
+            Ok(matches) => matches,
+            Err(error) if is_absent(&error) => return Ok(Matches::default()),
+            Err(error) => return Err(outside(name)(error)),
+        };
+        let marker = marker(name);
+        let found = matches.found.into_iter().map(|found| Match {
+            key: marker.join(found.key.as_bytes()),
+            ..found
+        });
+        Ok(Matches {
+            found: found.collect(),
+            next: matches.next,
+        })
+    }
+}
+
+/// The bucket in which a page goes on, and the bucket's own token if it has begun.
+fn parted(token: Option<&str>) -> (Key, Option<String>) {
+    match token.and_then(|token| token.split_once('/')) {
+        // Nothing behind the `/` stands for the bucket's beginning.
+        Some((name, rest)) => (marker(name), rest.strip_prefix('+').map(str::to_owned)),
+        None => (Key::empty(), None),
     }
 }
 

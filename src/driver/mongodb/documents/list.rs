@@ -1,9 +1,10 @@
 //! Listings of a collection: see [`crate::driver::collections`] for their order.
 
 use super::super::names::{self, DISPUTED};
+use super::find::conditions;
 use super::{Documents, decoded, digest, shown};
 use crate::driver::collections::{self, Named, Shelf, Source, Window, least, numbers};
-use crate::driver::{ObjectInfo, Result};
+use crate::driver::{ErrorKind, Filter, Match, ObjectInfo, Result};
 use crate::key::Key;
 use ::mongodb::Cursor;
 use ::mongodb::bson::oid::ObjectId;
@@ -11,10 +12,13 @@ use ::mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 
-/// A collection that is listed.
+/// A collection that is listed, or what is sought in it.
 struct Listed<'a> {
     documents: &'a Documents,
     all: ::mongodb::Collection<RawDocumentBuf>,
+    filter: Option<&'a Filter>,
+    /// What the server looks at itself.
+    conditions: Vec<Document>,
 }
 
 fn name_of(document: &RawDocumentBuf) -> Option<String> {
@@ -33,8 +37,17 @@ fn number_of(document: &RawDocumentBuf) -> Option<i64> {
 }
 
 impl Listed<'_> {
+    /// A filter for which the conditions hold too.
+    fn holding(&self, mut filter: Document) -> Document {
+        if !self.conditions.is_empty() {
+            filter.insert("$and", self.conditions.clone());
+        }
+        filter
+    }
+
     async fn find(&self, ids: Document, order: i32, limit: i64) -> Result<Cursor<RawDocumentBuf>> {
-        let found = self.all.find(doc! { "_id": ids }).limit(limit);
+        let found = self.all.find(self.holding(doc! { "_id": ids }));
+        let found = found.limit(limit);
         let found = found.sort(doc! { "_id": order }).await;
         found.map_err(|cause| self.documents.link.error(&cause))
     }
@@ -61,12 +74,23 @@ impl Shelf for Listed<'_> {
         document.as_bytes().len()
     }
 
+    fn is_wanted(&self, document: &RawDocumentBuf) -> Result<bool> {
+        let Some(filter) = self.filter else {
+            return Ok(true);
+        };
+        Ok(filter.matches(shown(&decoded(document)?).as_bytes()))
+    }
+
     async fn sources(
         &self,
         window: &Window<'_>,
         floor: &str,
     ) -> Result<Vec<Source<'_, RawDocumentBuf>>> {
-        let limit = window.limit as i64 + 2;
+        let limit = match self.filter {
+            // What the server sends need not match.
+            Some(_) => 0,
+            None => window.limit as i64 + 2,
+        };
         let from = window.from();
         let strings = self.find(doc! { "$gte": floor }, 1, 0);
         let mut sources = vec![self.source(strings.await?)];
@@ -105,7 +129,8 @@ impl Shelf for Listed<'_> {
     }
 
     async fn escaped(&self) -> Result<Vec<String>> {
-        let all = self.all.find(doc! {}).projection(doc! { "_id": 1 }).await;
+        let all = self.all.find(self.holding(doc! {}));
+        let all = all.projection(doc! { "_id": 1 }).await;
         let all = all.map_err(|cause| self.documents.link.error(&cause))?;
         let names = self.source(all).try_filter_map(|(name, _)| {
             let escaped = name.starts_with(names::ESCAPE).then_some(name);
@@ -126,6 +151,8 @@ impl Documents {
         let listed = Listed {
             documents: self,
             all: self.collection(collection),
+            filter: None,
+            conditions: Vec::new(),
         };
         let page = collections::page(&listed, &self.escaped, collection, &window);
         let (found, more) = page.await?;
@@ -137,5 +164,42 @@ impl Documents {
             Ok((name, info))
         });
         Ok((entries.collect::<Result<_>>()?, more))
+    }
+
+    /// One page of what a filter matches in a collection; whether there are more.
+    pub(in crate::driver::mongodb) async fn find(
+        &self,
+        collection: &str,
+        window: Window<'_>,
+        directory: &Key,
+        filter: &Filter,
+    ) -> Result<(Vec<Match>, bool)> {
+        let mut listed = Listed {
+            documents: self,
+            all: self.collection(collection),
+            filter: Some(filter),
+            conditions: conditions(filter),
+        };
+        let kept_as = format!("{collection}\0{:?}", listed.conditions);
+        let page = collections::page(&listed, &self.escaped, &kept_as, &window).await;
+        let (found, more) = match page {
+            // It does not know the conditions: all are looked at here.
+            Err(error)
+                if !listed.conditions.is_empty()
+                    && matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Io) =>
+            {
+                listed.conditions.clear();
+                collections::page(&listed, &self.escaped, collection, &window).await?
+            }
+            page => page?,
+        };
+        let found = found.into_iter().map(|(name, document)| {
+            Ok(Match {
+                key: directory.join(&name),
+                etag: digest(&document),
+                text: shown(&decoded(&document)?).into(),
+            })
+        });
+        Ok((found.collect::<Result<_>>()?, more))
     }
 }

@@ -36,17 +36,17 @@ pub(super) enum Shape {
 }
 
 /// What the server tells of a key.
-struct Told {
-    kind: Bytes,
-    etag: ETag,
+pub(super) struct Told {
+    pub kind: Bytes,
+    pub etag: ETag,
     /// Milliseconds to live, or less than nothing.
     left: i64,
     size: u64,
-    content: Value,
+    pub content: Value,
 }
 
 impl Told {
-    fn parse(value: Value) -> Result<Told> {
+    pub(super) fn parse(value: Value) -> Result<Told> {
         let mut parts = array(value)?.into_iter();
         Ok(Told {
             kind: bytes(next(&mut parts)?)?,
@@ -58,7 +58,7 @@ impl Told {
     }
 
     /// The text of a document.
-    fn render(&mut self) -> Result<Bytes> {
+    pub(super) fn render(&mut self) -> Result<Bytes> {
         let content = std::mem::take(&mut self.content);
         match self.kind.as_ref() {
             b"stream" => json::render_stream(content),

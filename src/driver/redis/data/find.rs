@@ -1,0 +1,83 @@
+//! What a query finds. The server leaves out what surely does not match, and sends the rest.
+
+use super::names::Form;
+use super::{Data, FIND};
+use crate::driver::redis::answer::{self, array, bytes, garbled};
+use crate::driver::{Match, Matches, Query, Result};
+use crate::key::Key;
+use ::redis::Value;
+use serde_json::json;
+use std::ops::Bound;
+
+/// How many keys one page looks at, and one step of it, for which the server serves nobody else.
+const PAGE: usize = 20_000;
+const STEP: usize = 1000;
+/// After how many bytes a step leaves the rest to the next one, and a page ends.
+const BUDGET: &[u8] = b"1048576";
+const FULL: usize = 8 << 20;
+
+impl Data {
+    /// One page. Tokens are the hexadecimal spelling of the last name that was looked at.
+    pub(super) async fn matches(&self, query: Query) -> Result<Matches> {
+        let begin = match query.token.as_deref() {
+            None => Bound::Included(query.prefix.clone()),
+            Some(text) => Bound::Excluded(answer::parse_token(text)?),
+        };
+        let mut index = self.0.index.lock().await;
+        self.refresh(&mut index).await?;
+        let names = index.names.range((begin, Bound::Unbounded));
+        let names = names.take_while(|name| name.starts_with(&query.prefix));
+        let names: Vec<Key> = names.take(PAGE + 1).cloned().collect();
+        drop(index);
+        let terms = query.filter.terms.iter();
+        let terms = terms.map(|term| json!({"p": term.path, "v": term.value}));
+        let terms = serde_json::Value::from_iter(terms).to_string();
+        let (mut found, mut size, mut at) = (Vec::new(), 0, 0);
+        let end = names.len().min(PAGE);
+        while at < end && found.len() < query.limit && size < FULL {
+            let step = &names[at..end.min(at + STEP)];
+            let stored: Vec<_> = step.iter().map(|name| self.0.names.stored(name)).collect();
+            let keys: Vec<&[u8]> = stored.iter().map(|(key, _)| key.as_slice()).collect();
+            let arguments = [BUDGET, terms.as_bytes()];
+            let answers = array(self.0.link.run(&FIND, &keys, arguments).await?)?;
+            if answers.is_empty() {
+                return Err(garbled());
+            }
+            for (answer, (name, (_, form))) in answers.into_iter().zip(step.iter().zip(&stored)) {
+                if found.len() == query.limit {
+                    break;
+                }
+                at += 1;
+                let Some((etag, text)) = shown(answer, *form)? else {
+                    continue;
+                };
+                if query.filter.matches(&text) {
+                    size += text.len();
+                    let key = name.clone();
+                    found.push(Match { key, etag, text });
+                }
+            }
+        }
+        let next = names[..at].last().filter(|_| at < names.len());
+        Ok(Matches {
+            found,
+            next: next.map(answer::token),
+        })
+    }
+}
+
+/// The version and the text of a key, if that is shown under the name.
+fn shown(answer: Value, form: Form) -> Result<Option<(crate::driver::ETag, bytes::Bytes)>> {
+    if matches!(&answer, Value::Array(parts) if parts.len() == 1) {
+        return Ok(None);
+    }
+    let mut told = super::calls::Told::parse(answer)?;
+    if Form::of(&told.kind) != Some(form) {
+        return Ok(None);
+    }
+    let text = match form {
+        Form::Text => bytes(std::mem::take(&mut told.content))?,
+        Form::Document => told.render()?,
+    };
+    Ok(Some((told.etag, text)))
+}

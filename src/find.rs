@@ -1,0 +1,399 @@
+//! Finding documents: by asking the store where it can look for them, else by looking at each object.
+
+use crate::check::HIDDEN;
+use crate::driver::{
+    Change, Driver, ETag, Error, ErrorKind, Filter, GetOptions, ListEntry, ListRequest, Match,
+    Precondition, Query, Result,
+};
+use crate::key::Key;
+use crate::task;
+use bytes::BytesMut;
+use futures::StreamExt;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+
+/// Larger objects are no documents. Every store's documents are smaller.
+pub const LARGEST: u64 = 64 << 20;
+/// How many objects are read at once, and how much of them is in memory, in KiB.
+const AT_ONCE: usize = 16;
+const ROOM: u32 = 128 << 10;
+/// How many matches one page asks for.
+const PAGE: usize = 1000;
+/// How many events wait for who reads them.
+const AHEAD: usize = 16;
+
+/// What a search tells.
+#[derive(Debug)]
+pub enum Event {
+    /// A document that matches.
+    Found(Match),
+    /// So many objects more were looked at, as far as it was done here.
+    Looked(u64),
+    /// An object could not be looked at; the search goes on.
+    Skipped(Error),
+}
+
+/// What is to be found, and where.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// The store.
+    pub driver: Arc<dyn Driver>,
+    /// Whether its top shows buckets.
+    pub shows_buckets: bool,
+    /// Only keys that begin with this.
+    pub prefix: Key,
+    /// What documents must hold.
+    pub filter: Filter,
+}
+
+/// The versions that a search has seen, by hashes of their keys.
+type Seen = HashMap<u64, u64>;
+type Out = mpsc::Sender<Result<Event>>;
+
+/// Why a search ends before it is through.
+enum Stop {
+    /// Nobody listens any more.
+    Gone,
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+type Step<T> = std::result::Result<T, Stop>;
+
+/// An object that was looked at, and its room in memory until it is told.
+struct Looked<'a> {
+    key: Key,
+    etag: ETag,
+    outcome: Result<Option<Match>>,
+    _place: Option<SemaphorePermit<'a>>,
+}
+
+/// How a search goes about it.
+enum Manner {
+    /// The store looks where it can.
+    Ask,
+    /// Each object is looked at here.
+    Scan,
+    /// Never ends.
+    Follow(Duration),
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether a key is of what bucketfs keeps for itself.
+fn is_hidden(key: &Key, shows_buckets: bool) -> bool {
+    let bytes = key.as_bytes();
+    let inside = match shows_buckets {
+        false => bytes,
+        true => match bytes.iter().position(|byte| *byte == b'/') {
+            Some(cut) => &bytes[cut + 1..],
+            None => return false,
+        },
+    };
+    inside.starts_with(HIDDEN.as_bytes())
+}
+
+/// Whether an error is of one object, and the next may well be read.
+fn is_of_one(error: &Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::Timeout
+            | ErrorKind::Unreachable
+            | ErrorKind::Unavailable
+            | ErrorKind::Unauthenticated
+    )
+}
+
+impl Search {
+    /// Tells what matches now, and then ends. The search ends, too, when nobody listens any more.
+    pub fn begin(self) -> mpsc::Receiver<Result<Event>> {
+        self.start(Manner::Ask)
+    }
+
+    /// As [`Search::begin`], without asking the store to look.
+    pub fn scan(self) -> mpsc::Receiver<Result<Event>> {
+        self.start(Manner::Scan)
+    }
+
+    /// Tells what matches now, and from then on each new version that does: by the store's change
+    /// feed, or by looking again after each interval.
+    pub fn follow(self, interval: Duration) -> mpsc::Receiver<Result<Event>> {
+        self.start(Manner::Follow(interval))
+    }
+
+    fn start(self, manner: Manner) -> mpsc::Receiver<Result<Event>> {
+        let (out, events) = mpsc::channel(AHEAD);
+        task::spawn(async move {
+            let asks = self.driver.capabilities().find;
+            let ended = match manner {
+                Manner::Ask => self.pass(asks, &out, None).await.map(drop),
+                Manner::Scan => self.pass(false, &out, None).await.map(drop),
+                Manner::Follow(interval) => self.go_on(asks, interval, &out).await,
+            };
+            if let Err(Stop::Failed(error)) = ended {
+                let _ = out.send(Err(error)).await;
+            }
+        });
+        events
+    }
+
+    /// Looks once. Versions that were seen before are not told again; gives those that there are
+    /// now, if any were given.
+    async fn pass(&self, asks: bool, out: &Out, before: Option<&Seen>) -> Step<Seen> {
+        match asks {
+            true => self.ask(out, before).await,
+            false => self.look_at_all(out, before).await,
+        }
+    }
+
+    async fn ask(&self, out: &Out, before: Option<&Seen>) -> Step<Seen> {
+        let mut now = Seen::new();
+        let mut query = Query {
+            prefix: self.prefix.clone(),
+            filter: self.filter.clone(),
+            token: None,
+            limit: PAGE,
+        };
+        loop {
+            let page = self.driver.find(query.clone());
+            let page = while_heard(out, page).await??;
+            for found in page.found {
+                if is_hidden(&found.key, self.shows_buckets) {
+                    continue;
+                }
+                let is_new = before.is_none_or(|before| {
+                    let (key, etag) = (hash(&found.key), hash(&found.etag));
+                    now.insert(key, etag);
+                    before.get(&key) != Some(&etag)
+                });
+                if is_new {
+                    say(out, Event::Found(found)).await?;
+                }
+            }
+            query.token = page.next;
+            if query.token.is_none() {
+                return Ok(now);
+            }
+        }
+    }
+
+    async fn look_at_all(&self, out: &Out, before: Option<&Seen>) -> Step<Seen> {
+        let mut now = Seen::new();
+        let room = Semaphore::new(ROOM as usize);
+        let mut request = ListRequest::flat(&self.prefix);
+        loop {
+            let page = while_heard(out, self.driver.list(request.clone())).await??;
+            let mut looks = futures::stream::iter(page.entries)
+                .filter(|entry| futures::future::ready(self.is_wanted(entry)))
+                .map(|entry| self.look(entry, before, &room))
+                .buffered(AT_ONCE);
+            while let Some(looked) = while_heard(out, looks.next()).await? {
+                let Looked {
+                    key,
+                    etag,
+                    outcome,
+                    _place,
+                } = looked;
+                if before.is_some() {
+                    now.insert(hash(&key), hash(&etag));
+                }
+                match outcome {
+                    Ok(Some(found)) => say(out, Event::Found(found)).await?,
+                    Ok(None) => {}
+                    Err(error) if is_of_one(&error) => {
+                        say(out, Event::Skipped(error)).await?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                say(out, Event::Looked(1)).await?;
+            }
+            drop(looks);
+            request.token = page.next;
+            if request.token.is_none() {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// Whether an entry can be a document: a file that is not empty.
+    fn is_wanted(&self, entry: &ListEntry) -> bool {
+        let Some(info) = &entry.object else {
+            return false;
+        };
+        let mode = info.attributes.as_ref().and_then(|known| known.mode);
+        let is_file = matches!(mode.unwrap_or(0) & libc::S_IFMT, 0 | libc::S_IFREG);
+        is_file
+            && info.size != Some(0)
+            && !entry.key.as_bytes().ends_with(b"/")
+            && !is_hidden(&entry.key, self.shows_buckets)
+    }
+
+    /// Looks at one object of a listing, unless that version was seen; gives the version that it
+    /// was then.
+    async fn look<'a>(
+        &self,
+        entry: ListEntry,
+        before: Option<&Seen>,
+        room: &'a Semaphore,
+    ) -> Looked<'a> {
+        let key = entry.key;
+        let (size, listed) = match entry.object {
+            Some(info) => (info.size, info.etag),
+            None => (None, ETag::new("")),
+        };
+        let seen = before.and_then(|before| before.get(&hash(&key)));
+        if seen == Some(&hash(&listed)) {
+            return Looked {
+                key,
+                etag: listed,
+                outcome: Ok(None),
+                _place: None,
+            };
+        }
+        // In the order of the listing, so that the one whose turn it is never waits for others.
+        let kib = size.unwrap_or(LARGEST).min(LARGEST).div_ceil(1024) as u32;
+        let place = room.acquire_many(kib.min(ROOM)).await.ok();
+        let (etag, outcome) = match self.read(&key).await {
+            Ok((etag, text)) => {
+                let found = text.map(|text| Match {
+                    key: key.clone(),
+                    etag: etag.clone(),
+                    text,
+                });
+                (etag, Ok(found))
+            }
+            // It went meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => (listed, Ok(None)),
+            Err(error) => (listed, Err(error)),
+        };
+        Looked {
+            key,
+            etag,
+            outcome,
+            _place: place,
+        }
+    }
+
+    /// The version of an object, and its text if that matches. No more is read than has to be.
+    async fn read(&self, key: &Key) -> Result<(ETag, Option<bytes::Bytes>)> {
+        let object = self.driver.get(key, GetOptions::default()).await?;
+        let mut object = object.found()?;
+        let etag = object.info.etag.clone();
+        let mut text = BytesMut::new();
+        while let Some(piece) = object.body.next().await {
+            text.extend_from_slice(&piece?);
+            if !self.filter.may_begin(&text) {
+                return Ok((etag, None));
+            }
+            if text.len() as u64 > LARGEST {
+                let why = format!(
+                    "it was not looked at: it is larger than {} MiB",
+                    LARGEST >> 20
+                );
+                return Err(Error::new(ErrorKind::TooLarge, why).during("find").on(key));
+            }
+        }
+        let text = self.filter.matches(&text).then(|| text.freeze());
+        Ok((etag, text))
+    }
+
+    async fn go_on(&self, asks: bool, interval: Duration, out: &Out) -> Step<()> {
+        let mut seen = Seen::new();
+        loop {
+            // Before anything is looked at, so that what changes meanwhile is told.
+            let feed = match self.driver.capabilities().watch {
+                true => while_heard(out, self.driver.watch(&self.prefix))
+                    .await?
+                    .ok(),
+                false => None,
+            };
+            seen = self.pass(asks, out, Some(&seen)).await?;
+            let mut broken = true;
+            if let Some(mut feed) = feed {
+                while let Some(change) = while_heard(out, feed.next()).await? {
+                    match change {
+                        Ok(Change::Written(key, _)) => self.retold(&key, &mut seen, out).await?,
+                        Ok(Change::Removed(key)) => drop(seen.remove(&hash(&key))),
+                        Ok(Change::Lost) => {
+                            broken = false;
+                            break;
+                        }
+                        Err(error) => {
+                            log::debug!("the feed broke: {error}");
+                            break;
+                        }
+                    }
+                }
+            }
+            if broken {
+                while_heard(out, tokio::time::sleep(interval)).await?;
+            }
+        }
+    }
+
+    /// Tells an object that was written, if it matches and that version was not told.
+    async fn retold(&self, key: &Key, seen: &mut Seen, out: &Out) -> Step<()> {
+        if is_hidden(key, self.shows_buckets) || key.as_bytes().ends_with(b"/") {
+            return Ok(());
+        }
+        let (etag, text) = match while_heard(out, self.read(key)).await? {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_of_one(&error) => return say(out, Event::Skipped(error)).await,
+            Err(error) => return Err(error.into()),
+        };
+        let version = hash(&etag);
+        let is_new = seen.insert(hash(key), version) != Some(version);
+        if let (true, Some(text)) = (is_new, text) {
+            let key = key.clone();
+            say(out, Event::Found(Match { key, etag, text })).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn say(out: &Out, event: Event) -> Step<()> {
+    out.send(Ok(event)).await.map_err(|_| Stop::Gone)
+}
+
+/// Waits for something, as long as anybody listens.
+async fn while_heard<T>(out: &Out, future: impl Future<Output = T>) -> Step<T> {
+    tokio::select! {
+        done = future => Ok(done),
+        () = out.closed() => Err(Stop::Gone),
+    }
+}
+
+/// Removes the version of a document that was found; another one stays, with [`ErrorKind::Changed`].
+/// In a store that takes no condition there it is looked at before, if `unsafely`, and stays else.
+pub async fn remove(driver: &dyn Driver, key: &Key, etag: &ETag, unsafely: bool) -> Result<()> {
+    let condition = Precondition::IfMatch(etag.clone());
+    let refused = match driver.delete(key, condition).await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => error,
+        removed => return removed,
+    };
+    if !unsafely {
+        let why = "this store cannot remove only the version that was found; with --unsafe-writes it is looked at again, and then removed";
+        return Err(Error::new(ErrorKind::Unsupported, why)
+            .during("delete")
+            .on(key)
+            .because(refused.message().to_owned()));
+    }
+    if driver.head(key).await?.etag != *etag {
+        let why = "somebody else changed the document";
+        return Err(Error::new(ErrorKind::Changed, why).during("delete").on(key));
+    }
+    driver.delete(key, Precondition::None).await
+}
