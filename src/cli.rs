@@ -1,6 +1,7 @@
-//! The command line: `bucketfs mount`, `umount`, `status`, `why`, `drivers` and `check`.
+//! The command line: `bucketfs mount`, `umount`, `status`, `why`, `find`, `drivers` and `check`.
 
 mod args;
+mod find;
 mod status;
 mod umount;
 mod why;
@@ -67,6 +68,9 @@ enum Command {
         /// The file
         path: PathBuf,
     },
+    /// Find the documents in which fields have given values
+    #[command(after_help = find::HELP, override_usage = "bucketfs find [OPTIONS] [URL|DIR] TERM...")]
+    Find(find::Find),
     /// List the kinds of stores
     Drivers,
     /// Connect to a store, and tell what works there
@@ -147,6 +151,7 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
         }
         Command::Status { dir, json } => status::run(dir.as_deref(), json),
         Command::Why { path } => why::run(&path),
+        Command::Find(find) => find::run(find, &invocation.args),
         Command::Drivers => {
             for driver in DRIVERS {
                 say(driver.about);

@@ -1,10 +1,14 @@
 //! The control socket of a mount: one request in one line of JSON, answers in lines of JSON.
 
+pub mod search;
+
 use crate::clock;
+use crate::driver::Filter;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, FsStatus};
 use crate::layer::{Pace, StatsSnapshot};
 use crate::task;
+use search::Searched;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -16,10 +20,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
 
-/// Longest request in bytes.
-const LONGEST_REQUEST: u64 = 4096;
+/// Longest request in bytes. That of a search names fields and values.
+const LONGEST_REQUEST: u64 = 1 << 20;
 /// Most connections served at once.
 const MOST_CLIENTS: usize = 16;
+/// Most of them that search or watch: some places are always free for others.
+const MOST_SEARCHES: usize = 8;
 /// How long a client may take to send its request.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a drain tells its progress; a client that hears nothing for much longer gives up.
@@ -56,9 +62,27 @@ pub enum Request {
         /// Take a busy mount out of the tree too; it ends with its last open file.
         lazy: bool,
     },
+    /// Find documents.
+    Find {
+        /// What they must hold.
+        filter: Filter,
+        /// What keys begin with, as [`search::spelled`] has it.
+        prefix: String,
+        /// Whether the documents are wanted, rather than their keys alone.
+        texts: bool,
+        /// Go on and tell what comes; how often to look again.
+        interval_ms: Option<u64>,
+    },
+    /// Remove a document that was found.
+    Remove {
+        /// Its key, as [`search::spelled`] has it.
+        key: String,
+        /// The version that matched.
+        etag: String,
+    },
 }
 
-/// What a daemon answers. `Status`, `Busy`, `Unmounted` and `Failed` are the last of an exchange.
+/// What a daemon answers. `Progress`, `Found`, `Looked` and `Skipped` are followed by more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
@@ -83,6 +107,31 @@ pub enum Answer {
         /// It was busy, and ends with its last open file.
         detached: bool,
     },
+    /// A document that matches.
+    Found {
+        /// Its key, as [`search::spelled`] has it.
+        key: String,
+        /// The version that matches.
+        etag: String,
+        /// What it is, if that was asked for.
+        text: Option<String>,
+    },
+    /// A search goes on.
+    Looked {
+        /// So many objects more were looked at.
+        objects: u64,
+    },
+    /// An object could not be looked at.
+    Skipped {
+        /// Why.
+        message: String,
+    },
+    /// A search is through.
+    Searched,
+    /// The version is removed.
+    Removed,
+    /// There is another version, which stays.
+    Changed,
     /// It did not work.
     Failed {
         /// Why.
@@ -93,7 +142,13 @@ pub enum Answer {
 impl Answer {
     /// Whether nothing comes after it.
     fn is_last(&self) -> bool {
-        !matches!(self, Answer::Progress { .. })
+        !matches!(
+            self,
+            Answer::Progress { .. }
+                | Answer::Found { .. }
+                | Answer::Looked { .. }
+                | Answer::Skipped { .. }
+        )
     }
 }
 
@@ -139,8 +194,10 @@ pub async fn serve(
     listener: UnixListener,
     status: Arc<dyn Fn() -> StatusReport + Send + Sync>,
     unmounts: mpsc::Sender<UnmountRequest>,
+    store: Option<Searched>,
 ) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let searches = Arc::new(Semaphore::new(MOST_SEARCHES));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
@@ -148,8 +205,10 @@ pub async fn serve(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (status, unmounts) = (status.clone(), unmounts.clone());
+                let (store, searches) = (store.clone(), searches.clone());
                 task::spawn(async move {
-                    if let Err(error) = client(stream, status, unmounts).await {
+                    let served = client(stream, status, unmounts, store, searches).await;
+                    if let Err(error) = served {
                         log::debug!("control socket: {error}");
                     }
                     drop(place);
@@ -168,6 +227,8 @@ async fn client(
     mut stream: tokio::net::UnixStream,
     status: Arc<dyn Fn() -> StatusReport + Send + Sync>,
     unmounts: mpsc::Sender<UnmountRequest>,
+    store: Option<Searched>,
+    searches: Arc<Semaphore>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
@@ -187,6 +248,19 @@ async fn client(
             if status().draining || unmounts.try_send(request).is_err() {
                 let message = "the mount is being unmounted already".into();
                 let _ = sender.send(Answer::Failed { message }).await;
+            }
+        }
+        Ok(request @ (Request::Find { .. } | Request::Remove { .. })) => {
+            match (store, searches.try_acquire()) {
+                (Some(store), Ok(_place)) => {
+                    return search::serve(&mut writer, &store, request).await;
+                }
+                _ => {
+                    let message = format!(
+                        "{MOST_SEARCHES} others search this mount already; try again when one has ended"
+                    );
+                    let _ = sender.send(Answer::Failed { message }).await;
+                }
             }
         }
         Err(error) => {
@@ -320,7 +394,7 @@ mod tests {
                 pid: 42,
                 ..StatusReport::default()
             };
-            tokio::spawn(serve(listener, Arc::new(status), sender));
+            tokio::spawn(serve(listener, Arc::new(status), sender, None));
             let test = tokio::task::spawn_blocking(move || test(&path, receiver));
             tokio::time::timeout(Duration::from_secs(20), test)
                 .await

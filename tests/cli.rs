@@ -5,6 +5,8 @@
 // The attributes by which clippy knows tests are those of the standard harness.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli/find.rs"]
+mod find;
 #[path = "cli/harness.rs"]
 mod harness;
 #[path = "cli/input.rs"]
@@ -25,6 +27,7 @@ fn main() {
     let mut trials = input::trials();
     trials.extend(refusals::trials());
     trials.extend(sentences::trials());
+    trials.extend(find::trials());
     trials.extend(life::trials());
     trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -225,7 +225,7 @@ fn options_are_those_of_help() {
         assert!(shown, "{name} is not in {README}");
     }
     known.extend(mounting);
-    for command in ["umount", "status", "check"] {
+    for command in ["umount", "status", "check", "find"] {
         let options = long_options(&help(command));
         for name in &options {
             assert!(

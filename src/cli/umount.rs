@@ -69,7 +69,7 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
             Answer::Unmounted { report, detached } => Ok((report, detached)),
             Answer::Busy { users } => Err(busy(dir, &users)),
             Answer::Failed { message } => Err(Failure::other(message)),
-            Answer::Status(_) => return true,
+            _ => return true,
         };
         false
     })

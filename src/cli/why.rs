@@ -55,7 +55,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
 }
 
 /// The uppermost mount that a path lies in, if it is one of ours.
-fn containing(path: &Path) -> Result<Option<MountLine>, Failure> {
+pub(super) fn containing(path: &Path) -> Result<Option<MountLine>, Failure> {
     let table = point::table()
         .map_err(|error| Failure::other(format!("cannot read /proc/self/mountinfo: {error}")))?;
     let deepest = table

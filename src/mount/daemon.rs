@@ -10,6 +10,7 @@ use super::session::{KernelOptions, Session};
 use super::watchdog::Watchdog;
 use super::{notify, point};
 use crate::config::Settings;
+use crate::control::search::Searched;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Top};
 use crate::layer::Stack;
@@ -266,6 +267,12 @@ fn mounted(
         shows_buckets,
         ..
     } = runtime.block_on(super::open(&store))?;
+    // What is on this machine only is no part of it.
+    let searched = Searched {
+        driver: driver.clone(),
+        shows_buckets,
+        unsafely: settings.store.open.unsafe_writes,
+    };
     if let Some(local) = &holdings.local {
         let names = settings.local.clone();
         let over = super::local::over(driver, &local.path, names, shows_buckets);
@@ -319,6 +326,7 @@ fn mounted(
         session,
         stats,
         limit,
+        store: searched,
         url,
         since: since(),
         log_file: holdings.log_file.clone(),

@@ -32,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
             what_is_no_document_is_refused_and_kept,
         ),
         usual(
+            "documents::the_server_looks_for_fields",
+            the_server_looks_for_fields,
+        ),
+        usual(
             "documents::databases_are_directories",
             databases_are_directories,
         ),
@@ -71,6 +75,59 @@ fn the_session_of_the_readme_is_true(place: &Place) {
         (Some(0), here(&expected).as_str()),
         "{said:?}"
     );
+}
+
+/// What does not match is not sent, whatever it is; and what is sent is compared as it is shown.
+fn the_server_looks_for_fields(place: &Place) {
+    let server = Server::start(place, &[]);
+    let fill = "for i = 1, 1000 do \
+        redis.call('HSET', 'user:' .. i, 'name', 'n' .. i % 100, 'bio', string.rep('x', 1000)) \
+        redis.call('SET', 'text:' .. i, '{\"name\": [\"n7\"], \"bio\": \"' .. string.rep('x', 1000) .. '\"}') \
+        end \
+        redis.call('SET', 'text', '{\"name\": \"n7\", \"at\": [1, {\"x\": true}]}') \
+        redis.call('SET', 'blob', string.rep('z', 1000000)) \
+        redis.call('RPUSH', 'list', 'n7', '2') \
+        redis.call('ZADD', 'scores', 3, 'n7') \
+        redis.call('HSET', 'binary', 'b', '\\255', '\\254', 'c')";
+    server.ask(&["eval", fill, "0"]);
+    let sent = || -> u64 {
+        let info = server.ask(&["info", "stats"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let find = |args: &[&str]| {
+        let mut command = place.command(&["find", &server.url("/0")]);
+        let said = place.run(command.args(args));
+        assert_eq!(said.stderr, "", "{said:?}");
+        (said.code, said.stdout)
+    };
+    let before = sent();
+    let (code, found) = find(&["name=n7"]);
+    assert_eq!((code, found.lines().count()), (Some(0), 11), "{found}");
+    assert!(found.contains("\nuser:107.json\n") && found.starts_with("text\n"));
+    // Two thousand values are more than 2 MB; their names are less than 100 kB.
+    assert!(sent() - before < 200_000, "{} bytes", sent() - before);
+    for (query, wanted) in [
+        (r#"{"at.1.x": true}"#, "text\n"),
+        (r#"{"at": [1, {"x": true}]}"#, "text\n"),
+        (r#"{"0": "n7", "1": "2"}"#, "list.json\n"),
+        (r#"{"n7": 3}"#, "scores.json\n"),
+        (r#"{"b": {"$binary": "/w=="}}"#, "binary.json\n"),
+        (r#"{"$binary:/g==": "c"}"#, "binary.json\n"),
+    ] {
+        assert_eq!(
+            find(&["--json", query]),
+            (Some(0), wanted.into()),
+            "{query}"
+        );
+    }
+    assert_eq!(find(&["n7=\"3\""]), (Some(1), String::new()));
+    assert_eq!(find(&["--count", "name.0=n7"]), (Some(0), "1000\n".into()));
+    let removed = find(&["--delete", "--yes", "at.1.x=true"]);
+    assert_eq!(removed, (Some(0), "text\n".into()));
+    assert_eq!(server.ask(&["exists", "text"]), "0");
 }
 
 fn what_others_change_is_pushed(place: &Place) {

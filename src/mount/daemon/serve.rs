@@ -1,5 +1,6 @@
 //! What a mounted daemon waits for: signals, the end of its session, and the control socket.
 
+use crate::control::search::Searched;
 use crate::control::{self, Answer, PROGRESS, StatusReport, UnmountRequest};
 use crate::fs::DrainReport;
 use crate::layer::{Limit, Stats};
@@ -29,6 +30,8 @@ pub struct Mount {
     pub stats: Arc<Stats>,
     /// What bounds the requests under way.
     pub limit: Arc<Limit>,
+    /// The store, for searches.
+    pub store: Searched,
     /// The URL without secrets.
     pub url: String,
     /// Since when, in seconds since 1970.
@@ -83,6 +86,7 @@ pub async fn until_the_end(
         session,
         stats,
         limit,
+        store,
         url,
         since,
         log_file,
@@ -105,7 +109,12 @@ pub async fn until_the_end(
             pace: limit.pace(),
         }
     };
-    let server = task::spawn(control::serve(listener, Arc::new(status), sender));
+    let server = task::spawn(control::serve(
+        listener,
+        Arc::new(status),
+        sender,
+        Some(store),
+    ));
     let report = loop {
         tokio::select! {
             () = session.ended() => {

@@ -1,0 +1,154 @@
+//! What `bucketfs find` prints.
+
+use super::Find;
+use crate::driver::compact;
+use crate::key::Key;
+use crate::{logging, name};
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// How a match is printed.
+enum Form {
+    Path,
+    Key,
+    Json,
+    /// Only counted.
+    Nothing,
+}
+
+/// Standard output for matches, and standard error for what goes on.
+pub struct Out {
+    form: Form,
+    end: u8,
+    /// What stands before paths.
+    dir: Vec<u8>,
+    prefix: Key,
+    /// How many objects were looked at, where a terminal shows it.
+    looked: Option<u64>,
+    found: u64,
+    is_shown: bool,
+}
+
+/// After how many objects the terminal is told.
+const EVERY: u64 = 64;
+
+impl Out {
+    /// What a directory was given as stands before its paths; keys in it begin with a prefix.
+    pub fn new(find: &Find, dir: Option<&Path>, prefix: &Key) -> Out {
+        let mut before = dir.map_or(Vec::new(), |dir| dir.as_os_str().as_bytes().to_vec());
+        if !before.is_empty() && !before.ends_with(b"/") {
+            before.push(b'/');
+        }
+        Out {
+            form: match (find.count, find.json_out, find.keys) {
+                (true, ..) => Form::Nothing,
+                (_, true, _) => Form::Json,
+                (_, _, true) => Form::Key,
+                _ => Form::Path,
+            },
+            end: if find.null { 0 } else { b'\n' },
+            dir: before,
+            prefix: prefix.clone(),
+            looked: std::io::stderr().is_terminal().then_some(0),
+            found: 0,
+            is_shown: false,
+        }
+    }
+
+    /// Prints a match; whether more are wanted.
+    pub fn say(&mut self, key: &Key, text: &[u8]) -> bool {
+        self.found += 1;
+        let mut line = match self.form {
+            Form::Nothing => return true,
+            Form::Key => key.as_bytes().to_vec(),
+            Form::Path => path(&self.dir, &self.prefix, key),
+            Form::Json => json(key, text).into_bytes(),
+        };
+        line.push(self.end);
+        self.clear();
+        let mut out = std::io::stdout().lock();
+        out.write_all(&line).and_then(|()| out.flush()).is_ok()
+    }
+
+    /// Tells of what went wrong, on a line of its own.
+    pub fn complain(&mut self, why: &str) {
+        self.clear();
+        let _ = writeln!(std::io::stderr(), "bucketfs: {}", logging::one_line(why));
+    }
+
+    /// Counts objects that were looked at.
+    pub fn progress(&mut self, more: u64) {
+        let Some(looked) = &mut self.looked else {
+            return;
+        };
+        let before = *looked;
+        *looked += more;
+        if before / EVERY != *looked / EVERY {
+            let line = format!("\r{looked} objects looked at, {} found\x1b[K", self.found);
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            self.is_shown = true;
+        }
+    }
+
+    /// Takes the progress away.
+    pub fn end(&mut self) {
+        self.clear();
+        self.looked = None;
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            let _ = std::io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+/// The path of a key as a mount shows it.
+fn path(dir: &[u8], prefix: &Key, key: &Key) -> Vec<u8> {
+    let inside = key.strip_prefix(prefix).unwrap_or_else(|| key.clone());
+    let mut path = dir.to_vec();
+    for (at, component) in inside.as_bytes().split(|byte| *byte == b'/').enumerate() {
+        for (chunk, name) in name::encode(component).into_names().iter().enumerate() {
+            if at + chunk > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+    }
+    path
+}
+
+/// A key and its document on one line.
+fn json(key: &Key, text: &[u8]) -> String {
+    let key = serde_json::Value::from(String::from_utf8_lossy(key.as_bytes()));
+    let document = compact(&String::from_utf8_lossy(text));
+    format!("{{\"key\":{key},\"document\":{document}}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_the_paths_that_a_mount_shows() {
+        for (dir, prefix, key, wanted) in [
+            ("", "", "a/b.json", "a/b.json"),
+            ("mnt/", "", "a//b", "mnt/a/%~e/b"),
+            ("mnt/sub/", "sub/", "sub/x", "mnt/sub/x"),
+            ("", "", "../x", "%~D/x"),
+        ] {
+            let path = path(dir.as_bytes(), &prefix.into(), &key.into());
+            assert_eq!(String::from_utf8_lossy(&path), wanted);
+        }
+        let long = format!("d/{}", "x".repeat(300));
+        let path = path(b"", &Key::empty(), &long.as_str().into());
+        assert_eq!(path.split(|byte| *byte == b'/').count(), 3);
+    }
+
+    #[test]
+    fn a_match_is_a_line_of_json() {
+        let line = json(&"a\"b".into(), b"{\n \"z\": 1.10,\n \"a\": \"x y\"\n}\n");
+        assert_eq!(line, r#"{"key":"a\"b","document":{"z":1.10,"a":"x y"}}"#);
+    }
+}
