@@ -21,10 +21,21 @@ const MODE: u32 = libc::S_IFREG | 0o604;
 /// Says a line to the user.
 pub type Say<'a> = &'a mut (dyn FnMut(String) + Send);
 
-/// Connects and tells what works, or removes what bucketfs keeps in the bucket.
+/// What is to be done with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Tell what works.
+    Check,
+    /// Remove what bucketfs keeps in the bucket.
+    Clean,
+    /// Bring replicas up to date.
+    Repair,
+}
+
+/// Connects, and does that.
 pub fn run(
     settings: &StoreSettings,
-    clean: bool,
+    task: Task,
     say: Say<'_>,
 ) -> std::result::Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -36,25 +47,32 @@ pub fn run(
         // A check must reach stores without conditions too: that is what it is to tell.
         let mut settings = settings.clone();
         settings.open.unsafe_writes = true;
+        if task == Task::Repair {
+            if settings.open.read_only {
+                return Err(Failure::usage("--repair writes; leave --read-only away"));
+            }
+            settings.open.journal_dir = Some(mount::dirs::journal(&settings));
+        }
         let stack = mount::open(&settings).await?;
         let driver = stack.driver;
         say(format!("{} answers", settings.location));
-        let checked = match (stack.shows_buckets, clean) {
-            (true, true) => {
+        let checked = match (stack.shows_buckets, task) {
+            (_, Task::Repair) => repair(&*driver, say).await,
+            (true, Task::Clean) => {
                 return Err(Failure::usage(format!(
                     "--clean is for one bucket at a time; name it, as in {}BUCKET",
                     settings.location
                 )));
             }
-            (true, false) => list_buckets(&*driver, say).await,
-            (false, true) => {
+            (true, Task::Check) => list_buckets(&*driver, say).await,
+            (false, Task::Clean) => {
                 let cleaned = clean_up(&*driver, say).await;
                 if cleaned.is_ok() {
                     clean_local(&settings, say)?;
                 }
                 cleaned
             }
-            (false, false) => check(&*driver, settings.open.read_only, say).await,
+            (false, Task::Check) => check(&*driver, settings.open.read_only, say).await,
         };
         checked.map_err(|error| {
             let failure = Failure::from(&error);
@@ -79,6 +97,22 @@ fn clean_local(settings: &StoreSettings, say: Say<'_>) -> std::result::Result<()
         });
     }
     Ok(())
+}
+
+/// Brings the replicas of a store up to date, and of the stores that it is made of.
+async fn repair(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
+    let replicated = driver.replicated();
+    if replicated.is_empty() {
+        let why = "there is nothing to repair: only mirror: keeps replicas";
+        return Err(Error::new(ErrorKind::Unsupported, why).during("repair"));
+    }
+    let mut exit = Exit::Ok;
+    for mirror in replicated {
+        if mirror.repair(say).await?.failed > 0 {
+            exit = Exit::Other;
+        }
+    }
+    Ok(exit)
 }
 
 /// Tells the buckets of a store, and whether each may be listed.

@@ -81,8 +81,12 @@ enum Command {
         flags: StoreFlags,
         /// Remove everything that bucketfs keeps below .bucketfs/, and what --local left on this
         /// machine, and check nothing. No mount must be using the bucket [default: false]
-        #[arg(long)]
+        #[arg(long, conflicts_with = "repair")]
         clean: bool,
+        /// Compare the replicas of a mirror with the first store, bring them up to date, and check
+        /// nothing [default: false]
+        #[arg(long)]
+        repair: bool,
     },
 }
 
@@ -158,7 +162,12 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
             }
             Ok(Exit::Ok)
         }
-        Command::Check { url, flags, clean } => {
+        Command::Check {
+            url,
+            flags,
+            clean,
+            repair,
+        } => {
             args::hide_password(url.as_deref(), &invocation.args)?;
             let settings = config::resolve_store(Sources {
                 url,
@@ -167,7 +176,12 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
                 environment: std::env::vars_os().collect(),
             })?;
             logging::to_stderr(settings.log_level.min(log::LevelFilter::Warn));
-            check::run(&settings, clean, &mut |line| say(line))
+            let task = match (clean, repair) {
+                (true, _) => check::Task::Clean,
+                (false, true) => check::Task::Repair,
+                (false, false) => check::Task::Check,
+            };
+            check::run(&settings, task, &mut |line| say(line))
         }
     }
 }

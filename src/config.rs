@@ -338,6 +338,8 @@ impl Values {
             sse_kms_key_id: self.text("sse-kms-key-id")?,
             storage_class: self.text("storage-class")?,
             findings_dir: None,
+            journal_dir: None,
+            depth: 0,
         };
         if options.no_sign_request && options.profile.is_some() {
             return Err(Failure::usage(
@@ -542,8 +544,7 @@ fn given_once(options: Vec<(&'static str, String)>) -> BTreeMap<&'static str, Os
 }
 
 fn holds_password(value: &serde_json::Value) -> bool {
-    let url = value.as_str().and_then(|text| url::Url::parse(text).ok());
-    url.is_some_and(|url| url.password().is_some())
+    value.as_str().is_some_and(Location::holds_password)
 }
 
 fn is_readable_by_others(path: &Path) -> bool {

@@ -3,7 +3,7 @@
 pub mod search;
 
 use crate::clock;
-use crate::driver::Filter;
+use crate::driver::{Filter, PartStatus};
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, FsStatus};
 use crate::layer::{Pace, StatsSnapshot};
@@ -176,6 +176,9 @@ pub struct StatusReport {
     /// How many of them there may be at once.
     #[serde(default)]
     pub pace: Pace,
+    /// The stores that it is made of, where it is made of several.
+    #[serde(default)]
+    pub stores: Vec<PartStatus>,
 }
 
 /// A client's wish to unmount, with the way of the answers.

@@ -19,6 +19,7 @@ mod error;
 mod filter;
 mod json;
 mod location;
+mod parts;
 mod servers;
 mod types;
 
@@ -26,6 +27,7 @@ pub use body::{Body, Object, Piece, Source, Stored};
 pub use error::{Error, ErrorKind, Result};
 pub use filter::{Filter, Term, compact, position};
 pub use location::{Encryption, Location, OpenOptions, Opened, Registered};
+pub use parts::{PartStatus, Repaired, Replicated, is_copy_mark};
 pub use types::*;
 
 use crate::key::Key;
@@ -207,6 +209,11 @@ pub trait Driver: Send + Sync + Debug + 'static {
     async fn space(&self) -> Result<Option<Space>> {
         Ok(None)
     }
+
+    /// What keeps several stores alike behind this driver. Nothing is asked for that.
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        Vec::new()
+    }
 }
 
 /// An object on its way in parts. Dropping it without `complete` or `abort` leaves nothing
@@ -237,9 +244,11 @@ pub trait Upload: Send + Sync + Debug {
 
 pub mod local;
 pub mod memory;
+pub mod mirror;
 pub mod mongodb;
 pub mod redis;
 pub mod s3;
+pub mod tier;
 
 /// Makes the registry of the drivers: one word for each scheme. Their modules are declared above, where
 /// rustfmt finds them.
@@ -254,7 +263,7 @@ macro_rules! drivers {
     };
 }
 
-drivers!(memory, local, s3, redis, redis::tls, mongodb);
+drivers!(memory, local, s3, redis, redis::tls, mongodb, mirror, tier);
 
 /// The driver of a URL scheme.
 pub fn scheme(scheme: &str) -> Option<&'static Registered> {

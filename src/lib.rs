@@ -4,7 +4,8 @@
 //! kernel --/dev/fuse--> fuse --> fs --> cache --> writeback --> layer --> driver::NAME --> store
 //! ```
 //!
-//! Each stage imports only what stands to its right. [`driver`] is the contract every store
+//! Each stage imports only what stands to its right; the drivers of stores that are made of stores
+//! (`mirror:`, `tier:`) stand over layers and drivers again. [`driver`] is the contract every store
 //! implements; [`key`], [`locks`] and [`clock`] are the vocabulary all stages share.
 
 // Unit tests wait, race and make up what they like.

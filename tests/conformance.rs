@@ -22,6 +22,8 @@ mod fixture;
 mod keys;
 #[path = "conformance/listing.rs"]
 mod listing;
+#[path = "conformance/mixtures.rs"]
+mod mixtures;
 #[path = "conformance/moves.rs"]
 mod moves;
 #[path = "conformance/objects.rs"]

@@ -30,6 +30,8 @@ mod life;
 mod limits;
 #[path = "mount/maps.rs"]
 mod maps;
+#[path = "mount/mirror.rs"]
+mod mirror;
 #[path = "mount/mongodb.rs"]
 mod mongodb;
 #[path = "mount/names.rs"]
@@ -69,6 +71,7 @@ fn main() {
     trials.extend(redis::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
+    trials.extend(mirror::trials());
     trials.extend(regression::trials());
     trials.extend(renames::trials());
     trials.extend(scratch::trials());

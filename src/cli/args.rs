@@ -2,6 +2,7 @@
 //! URLs, and errors in one line.
 
 use crate::config::options::{self, OPTIONS};
+use crate::driver::Location;
 use crate::exit::{Exit, Failure};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::{OsStr, OsString};
@@ -65,10 +66,8 @@ pub fn normalise(args: Vec<OsString>) -> Invocation {
 /// Starts this program anew without the URL among its arguments, when it holds a password: every
 /// user can read the arguments of a process, and only its owner the environment.
 pub fn hide_password(url: Option<&OsStr>, args: &[OsString]) -> Result<(), Failure> {
-    let holds_password = url
-        .and_then(OsStr::to_str)
-        .and_then(|url| url::Url::parse(url).ok())
-        .is_some_and(|url| url.password().is_some());
+    let text = url.and_then(OsStr::to_str);
+    let holds_password = text.is_some_and(Location::holds_password);
     let (Some(url), true) = (url, holds_password) else {
         return Ok(());
     };

@@ -215,6 +215,22 @@ fn text(report: &StatusReport) -> String {
             counted(fs.cache.listing_entries, "name")
         ),
     );
+    for (at, store) in report.stores.iter().enumerate() {
+        let name = if at == 0 { "stores" } else { "" };
+        let lacks = match (store.everything, store.pending) {
+            (true, _) => ", of which everything is to be compared".to_owned(),
+            (false, 0) => String::new(),
+            (false, pending) => format!(", which lacks {}", counted(pending, "key")),
+        };
+        let failing = match &store.failing {
+            Some(why) => format!("; it does not answer: {why}"),
+            None => String::new(),
+        };
+        line(
+            name,
+            format!("{} {}{lacks}{failing}", store.role, store.url),
+        );
+    }
     if let Some(file) = &report.log_file {
         line("log", file.clone());
     }
@@ -303,6 +319,7 @@ pub fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::PartStatus;
     use crate::fs::{ConflictRecord, ErrorRecord, RenameStatus};
     use crate::layer::OperationStats;
 
@@ -346,6 +363,15 @@ mod tests {
             ..OperationStats::default()
         };
         report.requests.operations.insert("put".into(), stats);
+        for (role, pending) in [("primary", 0), ("replica", 3)] {
+            report.stores.push(PartStatus {
+                url: format!("file:///{pending}"),
+                role: role.into(),
+                failing: (pending == 0).then(|| "no route".into()),
+                pending,
+                everything: false,
+            });
+        }
         report.pace.refusals = 2;
         report.pace.now = 32;
         report.pace.most = 64;
@@ -356,6 +382,8 @@ s3://b on /mnt/b
   open       0 handles, 0 inodes
   renaming   d to e/f: 320 of 1000 keys moved so far, since 2000-02-29T00:00:00Z, begun by host
   cache      0 B in memory, 0 B on disk, 0 names of listings
+  stores     primary file:///0; it does not answer: no route
+             replica file:///3, which lacks 3 keys
   requests   0 under way
              the store refused 2 requests for it gets too many: at most 32 of 64 at once now
              put 3, 1 failed, 10 B

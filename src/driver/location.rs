@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 /// The URL of a store. Printing it, with `{}` or `{:?}`, never shows a password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Location(url::Url);
+pub struct Location {
+    url: url::Url,
+    /// The stores that it is made of, where it is made of others.
+    parts: Vec<Location>,
+}
 
 impl Location {
     /// Parses a URL and checks that a driver answers to its scheme.
@@ -28,34 +32,96 @@ impl Location {
                 known.join(", ")
             )));
         }
-        Ok(Location(url))
+        let parts = match Self::composes(url.scheme()) {
+            true => Self::parse_parts(&url)?,
+            false => Vec::new(),
+        };
+        Ok(Location { url, parts })
+    }
+
+    /// Whether URLs of this scheme are made of other URLs.
+    fn composes(scheme: &str) -> bool {
+        matches!(scheme, super::mirror::SCHEME | super::tier::SCHEME)
+    }
+
+    fn parse_parts(url: &url::Url) -> Result<Vec<Location>> {
+        let parts = super::parts::split(url)?;
+        let parse = |(at, text): (usize, &&str)| {
+            Location::parse(text).map_err(|error| {
+                let why = format!("store {} of {}: {}", at + 1, url.scheme(), error.message());
+                Error::new(error.kind(), why)
+            })
+        };
+        parts.iter().enumerate().map(parse).collect()
+    }
+
+    /// The stores that it is made of; none where it is one store.
+    pub fn parts(&self) -> &[Location] {
+        &self.parts
+    }
+
+    /// The stores at the bottom: those of its parts, or itself.
+    pub fn leaves(&self) -> Vec<&Location> {
+        match self.parts.as_slice() {
+            [] => vec![self],
+            parts => parts.iter().flat_map(Location::leaves).collect(),
+        }
+    }
+
+    /// Whether a text that is meant as a URL holds a password, also where it is no good one.
+    pub fn holds_password(text: &str) -> bool {
+        let Ok(url) = url::Url::parse(text) else {
+            return false;
+        };
+        // A part of what cannot be taken apart may hold one.
+        let within = Self::composes(url.scheme())
+            && super::parts::split(&url).map_or(text.contains('@'), |parts| {
+                parts.into_iter().any(Location::holds_password)
+            });
+        url.password().is_some() || within
     }
 
     /// The parsed URL.
     pub fn url(&self) -> &url::Url {
-        &self.0
+        &self.url
+    }
+
+    /// The same URL without these parameters, and what they say.
+    pub(super) fn without(&self, names: &[&str]) -> (Location, BTreeMap<String, String>) {
+        let pairs: Vec<(String, String)> = self.url.query_pairs().into_owned().collect();
+        let (taken, left): (Vec<_>, Vec<_>) = pairs
+            .into_iter()
+            .partition(|(name, _)| names.contains(&name.as_str()));
+        let mut location = self.clone();
+        if !taken.is_empty() {
+            location.url.set_query(None);
+        }
+        if !taken.is_empty() && !left.is_empty() {
+            location.url.query_pairs_mut().extend_pairs(left);
+        }
+        (location, taken.into_iter().collect())
     }
 
     /// The part before the colon.
     pub fn scheme(&self) -> &str {
-        self.0.scheme()
+        self.url.scheme()
     }
 
     /// Host, bucket or the like; empty when there is none.
     pub fn host(&self) -> &str {
-        self.0.host_str().unwrap_or("")
+        self.url.host_str().unwrap_or("")
     }
 
     /// The path without percent-encoding and without its first `/`.
     pub fn path(&self) -> Vec<u8> {
-        let path = self.0.path();
+        let path = self.url.path();
         percent_encoding::percent_decode_str(path.strip_prefix('/').unwrap_or(path)).collect()
     }
 
     /// The query's parameters; names that are not in `known` and names given twice are refused.
     pub fn parameters(&self, known: &[&str]) -> Result<BTreeMap<String, String>> {
         let mut parameters = BTreeMap::new();
-        for (name, value) in self.0.query_pairs() {
+        for (name, value) in self.url.query_pairs() {
             let refuse = |why: String| Err(Error::new(ErrorKind::InvalidArgument, why));
             if !known.contains(&name.as_ref()) {
                 return refuse(match known {
@@ -80,13 +146,26 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.password().is_none() {
-            return write!(f, "{}", self.0);
+        for (at, part) in self.parts.iter().enumerate() {
+            match at {
+                0 => write!(f, "{}:", self.scheme())?,
+                _ => f.write_str(",")?,
+            }
+            match part.parts.is_empty() {
+                true => write!(f, "{part}")?,
+                false => write!(f, "({part})")?,
+            }
         }
-        let mut shown = self.0.clone();
+        if !self.parts.is_empty() {
+            return Ok(());
+        }
+        if self.url.password().is_none() {
+            return write!(f, "{}", self.url);
+        }
+        let mut shown = self.url.clone();
         match shown.set_password(Some("***")) {
             Ok(()) => write!(f, "{shown}"),
-            Err(()) => write!(f, "{}:***", self.0.scheme()),
+            Err(()) => write!(f, "{}:***", self.url.scheme()),
         }
     }
 }
@@ -124,6 +203,10 @@ pub struct OpenOptions {
     pub storage_class: Option<String>,
     /// Where it is kept for a day what was found out about a service; by default nowhere.
     pub findings_dir: Option<PathBuf>,
+    /// Where it is kept what a replica lacks; by default nowhere.
+    pub journal_dir: Option<PathBuf>,
+    /// How many stores that are made of stores this one is a part of.
+    pub depth: u32,
 }
 
 /// How a service encrypts objects.

@@ -16,7 +16,7 @@ use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
     AttributeSupport, Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
-    Precondition, PutOptions, Result, Strength,
+    Precondition, PutOptions, Result, Strength, is_copy_mark,
 };
 use crate::key::Key;
 use crate::name;
@@ -363,6 +363,8 @@ impl Fs {
     /// The attributes that a commit of this inode writes.
     pub(super) fn stored_attributes(&self, state: &State) -> Attributes {
         let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
+        // New bytes are no copy of what the old ones were a copy of.
+        attributes.user.retain(|name, _| !is_copy_mark(name));
         if self.capabilities.attributes != AttributeSupport::None {
             state.attr.store(&mut attributes);
         }

@@ -4,7 +4,7 @@
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, GetOptions,
     GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition, PutOptions, Query, Removal,
-    Result, Space, Upload, VersionInfo,
+    Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::layer::progress::Progress;
@@ -256,6 +256,10 @@ impl<P: Policy> Driver for Layered<P> {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.run(Operation::Space, None, self.inner.space()).await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.inner.replicated()
     }
 }
 

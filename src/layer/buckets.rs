@@ -7,7 +7,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, Object, ObjectInfo, Page,
-    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    Precondition, PutOptions, Query, Removal, Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -511,6 +511,10 @@ impl Driver for Buckets {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.store.space().await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.store.replicated()
     }
 }
 

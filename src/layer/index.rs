@@ -20,7 +20,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Attributes, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag,
     ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, Matches, ObjectInfo, Page,
-    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    Precondition, PutOptions, Query, Removal, Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::task;
@@ -607,6 +607,10 @@ impl Driver for Index {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.inner.space().await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.inner.replicated()
     }
 }
 

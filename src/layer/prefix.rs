@@ -4,7 +4,7 @@ use super::renamed::Renamed;
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, Match, Matches, ObjectInfo, Page,
-    Precondition, PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    Precondition, PutOptions, Query, Removal, Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -254,5 +254,9 @@ impl Driver for Prefix {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.inner.space().await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.inner.replicated()
     }
 }

@@ -3,7 +3,7 @@
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyOptions, Driver, ETag, Error,
     ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Strength, Upload, VersionInfo,
+    PutOptions, Query, Removal, Replicated, Result, Space, Strength, Upload, VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -140,5 +140,9 @@ impl Driver for ReadOnly {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.0.space().await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.0.replicated()
     }
 }

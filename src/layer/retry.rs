@@ -7,7 +7,7 @@ use crate::clock::{self, Instant};
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CommitId, CopyOptions, Driver, ETag,
     Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page, Precondition,
-    PutOptions, Query, Removal, Result, Space, Upload, VersionInfo,
+    PutOptions, Query, Removal, Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
 use crate::layer::progress::{self, Progress};
@@ -451,6 +451,10 @@ impl Driver for Retry {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.retry(|_| self.inner.space()).await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.inner.replicated()
     }
 }
 

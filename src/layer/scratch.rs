@@ -11,7 +11,8 @@ pub use names::LocalNames;
 use crate::driver::{
     AttributeChange, Body, BucketInfo, Capabilities, Change, CopyCapability, CopyOptions, Driver,
     ETag, Error, ErrorKind, GetOptions, GetOutcome, ListRequest, Matches, ObjectInfo, Page,
-    Precondition, PutOptions, Query, Removal, Result, Space, Upload, UploadLimits, VersionInfo,
+    Precondition, PutOptions, Query, Removal, Replicated, Result, Space, Upload, UploadLimits,
+    VersionInfo,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -503,5 +504,9 @@ impl Driver for Scratch {
     /// The store's: what is on this machine is little.
     async fn space(&self) -> Result<Option<Space>> {
         self.shared.store.space().await
+    }
+
+    fn replicated(&self) -> Vec<Arc<dyn Replicated>> {
+        self.shared.store.replicated()
     }
 }

@@ -97,8 +97,8 @@ fn check_places(settings: &Settings, dir: &Path) -> Result<(), Failure> {
             )));
         }
     }
-    let location = &settings.store.location;
-    if location.scheme() == "file" {
+    let stores = settings.store.location.leaves().into_iter();
+    for location in stores.filter(|location| location.scheme() == "file") {
         let root = Path::new("/").join(std::ffi::OsStr::from_bytes(&location.path()));
         let root = resolved(&root);
         if point::overlap(&root, dir) {
@@ -259,6 +259,7 @@ fn mounted(
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
     let mut store = settings.store.clone();
     store.open.findings_dir = Some(state_root(settings).join("servers"));
+    store.open.journal_dir = Some(dirs::journal(&store));
     let Stack {
         mut driver,
         stats,
@@ -278,6 +279,7 @@ fn mounted(
         let over = super::local::over(driver, &local.path, names, shows_buckets);
         driver = runtime.block_on(over)?;
     }
+    let replicated = driver.replicated();
     // Beside what the kernel is asked for.
     let begun = index.map(|index| runtime.spawn(async move { index.begin().await }));
     let mut options = super::fs_options(
@@ -327,6 +329,7 @@ fn mounted(
         stats,
         limit,
         store: searched,
+        replicated,
         url,
         since: since(),
         log_file: holdings.log_file.clone(),

@@ -1,5 +1,6 @@
 //! Directories of a mount: private, never shared by two mounts, and clean after a crash.
 
+use crate::config::StoreSettings;
 use crate::driver::Location;
 use crate::exit::Failure;
 use crate::key::Key;
@@ -189,6 +190,12 @@ pub fn state_root() -> PathBuf {
         "/var/lib/bucketfs",
         "/var/tmp",
     )
+}
+
+/// Where it is kept what the replicas of a store lack.
+pub fn journal(store: &StoreSettings) -> PathBuf {
+    let name = slug(&store.location, &store.prefix);
+    super::state_root(store).join(name).join("repair")
 }
 
 /// Where records and control sockets are.

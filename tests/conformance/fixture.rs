@@ -1,6 +1,7 @@
 //! Fresh stores for cases, and the words that cases are written in.
 
 use crate::enveloped::Enveloped;
+use crate::mixtures::{composed, mixtures};
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
@@ -209,6 +210,8 @@ pub fn stores() -> Vec<Store> {
             "redis" => redis(REDIS, "redis", "objects"),
             "rediss" => redis(REDISS, "rediss", "objects"),
             "mongodb" => mongodb(),
+            "mirror" => composed("mirror"),
+            "tier" => composed("tier"),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
@@ -239,7 +242,9 @@ pub fn stores() -> Vec<Store> {
         stores.push(store.under("stack", whole(None)));
         // Names on both sides, so that listings are merged and copies go across.
         stores.push(scratch(&store, "[a-fnt]*"));
-        if store.name != "memory" {
+        if store.name == "memory" {
+            stores.extend(mixtures());
+        } else {
             continue;
         }
         stores.push(store.under("fault", |driver| {

@@ -115,7 +115,7 @@ impl<'a> Server<'a> {
     }
 
     /// Starts it, on the data that it left.
-    fn again(&mut self) {
+    pub fn again(&mut self) {
         let mut command = Command::new("redis-server");
         command.current_dir(self.dir());
         if let [first, ..] = self.args.as_slice()
@@ -134,7 +134,7 @@ impl<'a> Server<'a> {
         });
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let process = self.process.take().unwrap();
         kill(process.pid(), Signal::KILL);
         process.end();

@@ -2,6 +2,7 @@
 
 use crate::control::search::Searched;
 use crate::control::{self, Answer, PROGRESS, StatusReport, UnmountRequest};
+use crate::driver::Replicated;
 use crate::fs::DrainReport;
 use crate::layer::{Limit, Stats};
 use crate::logging;
@@ -32,6 +33,8 @@ pub struct Mount {
     pub limit: Arc<Limit>,
     /// The store, for searches.
     pub store: Searched,
+    /// What keeps several stores alike, where there are several.
+    pub replicated: Vec<Arc<dyn Replicated>>,
     /// The URL without secrets.
     pub url: String,
     /// Since when, in seconds since 1970.
@@ -87,6 +90,7 @@ pub async fn until_the_end(
         stats,
         limit,
         store,
+        replicated,
         url,
         since,
         log_file,
@@ -107,6 +111,7 @@ pub async fn until_the_end(
             fs: fs.status(),
             requests: stats.snapshot(),
             pace: limit.pace(),
+            stores: replicated.iter().flat_map(|all| all.status()).collect(),
         }
     };
     let server = task::spawn(control::serve(

@@ -1,0 +1,421 @@
+//! What replicas lack: in memory, and on disk, so that the next process knows it too.
+//!
+//! A file of lines, `+KEY` for a key that a write has begun on or that a replica lacks, `-KEY` when all
+//! replicas have it, `*` when there are too many. Keys are in hexadecimal digits. Whoever writes it
+//! holds a lock on it; a file without a lock is what a process that has ended left behind.
+
+use crate::driver::{Error, Result};
+use crate::key::Key;
+use crate::{clock, task};
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Keys, and bytes of keys, beyond which all objects are to be compared instead.
+const MOST: (usize, usize) = (if cfg!(test) { 500 } else { 100_000 }, 16 << 20);
+/// Lines after which a file without news is begun anew.
+const LONG: u64 = 10_000;
+
+/// Which replicas, by the bits of their places.
+pub(super) type Replicas = u16;
+
+/// The keys of which a replica may not have the newest version.
+#[derive(Debug)]
+pub(super) struct Journal(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    keys: BTreeMap<Key, Entry>,
+    bytes: usize,
+    /// Replicas that are to be compared whole.
+    everything: Replicas,
+    /// Counts the writes that began.
+    begun: u64,
+    file: Option<Written>,
+    /// Files of processes that have ended, whose keys are here and in the own file.
+    adopted: Vec<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Writes under way.
+    holders: u32,
+    /// Who lacks it for sure.
+    lacking: Replicas,
+    /// The last write that began on it.
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Written {
+    file: File,
+    path: PathBuf,
+    lines: u64,
+    /// Whether a line could not be written; that is told once.
+    broken: bool,
+}
+
+/// A write that has begun on some keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun(u64);
+
+fn hexadecimal(key: &Key) -> String {
+    key.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn parse(digits: &str) -> Option<Key> {
+    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+    bytes.map(Key::from)
+}
+
+fn lock(file: &File) -> bool {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+impl Written {
+    fn create(dir: &Path) -> io::Result<Written> {
+        let name = format!(
+            "{}-{:08x}.journal",
+            std::process::id(),
+            clock::random() as u32
+        );
+        let path = dir.join(name);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        lock(&file);
+        Ok(Written {
+            file,
+            path,
+            lines: 0,
+            broken: false,
+        })
+    }
+
+    fn line(&mut self, line: &str) {
+        self.lines += 1;
+        if let Err(error) = self.file.write_all(line.as_bytes())
+            && !self.broken
+        {
+            self.broken = true;
+            log::error!(
+                "cannot write {}: {error}; what replicas lack is forgotten when this mount ends",
+                self.path.display()
+            );
+        }
+    }
+}
+
+impl State {
+    fn line(&mut self, line: &str) {
+        let idle = self.keys.is_empty() && self.everything == 0;
+        if let Some(written) = &mut self.file {
+            if idle && written.lines >= LONG && written.file.set_len(0).is_ok() {
+                written.lines = 0;
+            }
+            written.line(line);
+        }
+    }
+
+    fn entry(&mut self, key: &Key) -> &mut Entry {
+        if !self.keys.contains_key(key) {
+            self.line(&format!("+{}\n", hexadecimal(key)));
+            self.bytes += key.len();
+        }
+        self.keys.entry(key.clone()).or_default()
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if self.keys.remove(key).is_some() {
+            self.bytes -= key.len();
+            self.line(&format!("-{}\n", hexadecimal(key)));
+        }
+    }
+
+    /// Gives single keys up where there are too many.
+    fn bound(&mut self) {
+        if self.keys.len() <= MOST.0 && self.bytes <= MOST.1 {
+            return;
+        }
+        let lacking = self.keys.values().fold(0, |all, entry| all | entry.lacking);
+        self.everything |= lacking;
+        self.line("*\n");
+        let idle = self.keys.iter().filter(|(_, entry)| entry.holders == 0);
+        for key in idle.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.forget(&key);
+        }
+    }
+}
+
+impl Journal {
+    /// A journal in memory, for as long as it lives.
+    pub fn in_memory() -> Journal {
+        Journal(Mutex::default())
+    }
+
+    /// A journal in a directory, with what processes that have ended left there: `all` stands for
+    /// all replicas, which lack what those journals name.
+    pub fn open(dir: &Path, all: Replicas) -> Result<Journal> {
+        let named = |error: io::Error| {
+            Error::from(error)
+                .during("open")
+                .because(format!("the journal of replicas is in {}", dir.display()))
+        };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(dir).map_err(named)?;
+        let mut state = State {
+            file: Some(Written::create(dir).map_err(named)?),
+            ..State::default()
+        };
+        // Held until their keys are in the own file.
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(named)?.flatten() {
+            let path = entry.path();
+            let is_journal = path.extension().is_some_and(|e| e == "journal");
+            let opened = is_journal.then(|| File::open(&path).ok()).flatten();
+            if let Some(mut file) = opened.filter(lock) {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(named)?;
+                Self::adopt(&mut state, &text, all);
+                state.adopted.push(path);
+                left.push(file);
+            }
+        }
+        if let Some(written) = &state.file {
+            written.file.sync_all().map_err(named)?;
+        }
+        for path in state.adopted.drain(..) {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(Journal(Mutex::new(state)))
+    }
+
+    fn adopt(state: &mut State, text: &str, all: Replicas) {
+        let mut lacking = BTreeMap::new();
+        // A last line that a crash has cut is a key that no answer was given for.
+        for line in text
+            .split_inclusive('\n')
+            .filter_map(|l| l.strip_suffix('\n'))
+        {
+            match (line.split_at_checked(1), line) {
+                (_, "*") => state.everything |= all,
+                (Some(("+", digits)), _) => drop(lacking.insert(digits, ())),
+                (Some(("-", digits)), _) => drop(lacking.remove(digits)),
+                _ => {}
+            }
+        }
+        if state.everything != 0 {
+            state.line("*\n");
+        }
+        for key in lacking.into_keys().filter_map(parse) {
+            state.entry(&key).lacking |= all;
+        }
+        state.bound();
+    }
+
+    /// A write begins that may change these keys.
+    pub fn begin<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> Begun {
+        let mut state = self.0.lock();
+        state.begun += 1;
+        let begun = state.begun;
+        for key in keys {
+            let entry = state.entry(key);
+            entry.holders += 1;
+            entry.last = begun;
+        }
+        Begun(begun)
+    }
+
+    /// A write has ended: these replicas lack what it made of the key, and all others have it.
+    pub fn end(&self, begun: Begun, key: &Key, lacking: Replicas) {
+        let mut state = self.0.lock();
+        let Some(entry) = state.keys.get_mut(key) else {
+            return;
+        };
+        entry.holders = entry.holders.saturating_sub(1);
+        // Who looked before another write began does not know how that went.
+        match entry.holders == 0 && entry.last == begun.0 {
+            true => entry.lacking = lacking,
+            false => entry.lacking |= lacking,
+        }
+        if entry.holders == 0 && entry.lacking == 0 {
+            state.forget(key);
+        }
+        state.bound();
+    }
+
+    /// A write has ended that changed nothing.
+    pub fn withdraw(&self, key: &Key) {
+        let mut state = self.0.lock();
+        let Some(entry) = state.keys.get_mut(key) else {
+            return;
+        };
+        entry.holders = entry.holders.saturating_sub(1);
+        if entry.holders == 0 && entry.lacking == 0 {
+            state.forget(key);
+        }
+    }
+
+    /// Makes sure that what is known survives a power cut.
+    pub async fn persist(&self) {
+        let file = {
+            let state = self.0.lock();
+            let Some(written) = &state.file else { return };
+            written.file.try_clone()
+        };
+        let synced = task::blocking(move || file.and_then(|file| file.sync_data())).await;
+        if let Err(error) = synced.map_err(io::Error::other).and_then(|done| done) {
+            log::error!("what replicas lack may be forgotten by a power cut: {error}");
+        }
+    }
+
+    /// Whether a replica may lack the newest version of a key, as far as is known here.
+    pub fn may_lack(&self, key: &Key, replica: Replicas) -> bool {
+        let state = self.0.lock();
+        let entry = state.keys.get(key);
+        state.everything & replica != 0
+            || entry.is_some_and(|entry| entry.holders > 0 || entry.lacking & replica != 0)
+    }
+
+    /// Whether it may lack the newest version of any key below a prefix.
+    pub fn may_lack_below(&self, prefix: &Key, replica: Replicas) -> bool {
+        let state = self.0.lock();
+        let mut below = state.keys.range(prefix.clone()..);
+        state.everything & replica != 0
+            || below.next().is_some_and(|(key, _)| key.starts_with(prefix))
+    }
+
+    /// Keys that replicas lack and that nobody writes now, behind a key.
+    pub fn lacking(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
+        let state = self.0.lock();
+        let keys = state.keys.iter();
+        keys.filter(|(key, entry)| entry.lacking != 0 && after.is_none_or(|after| *key > after))
+            .map(|(key, _)| key.clone())
+            .take(most)
+            .collect()
+    }
+
+    /// How many keys a replica lacks, and whether it is to be compared whole.
+    pub fn count(&self, replica: Replicas) -> (u64, bool) {
+        let state = self.0.lock();
+        let lacking = state.keys.values();
+        let lacking = lacking.filter(|entry| entry.lacking & replica != 0);
+        (lacking.count() as u64, state.everything & replica != 0)
+    }
+
+    /// The replicas that are to be compared whole.
+    pub fn everything(&self) -> Replicas {
+        self.0.lock().everything
+    }
+
+    /// A replica has been compared whole.
+    pub fn compared(&self, replicas: Replicas) {
+        let mut state = self.0.lock();
+        state.everything &= !replicas;
+        if state.everything == 0
+            && let Some(written) = &mut state.file
+            && written.file.set_len(0).is_ok()
+        {
+            // Without the star; the keys are written again.
+            written.lines = 0;
+            let keys: Vec<Key> = state.keys.keys().cloned().collect();
+            for key in keys {
+                state.line(&format!("+{}\n", hexadecimal(&key)));
+            }
+        }
+    }
+}
+
+impl Drop for Journal {
+    /// Nobody needs a file that says nothing.
+    fn drop(&mut self) {
+        let state = self.0.get_mut();
+        if state.keys.is_empty()
+            && state.everything == 0
+            && let Some(written) = &state.file
+        {
+            let _ = std::fs::remove_file(&written.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_replicas_lack_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (done, failed, cut): (Key, Key, Key) = ("a".into(), "b/ü\n".into(), "c".into());
+        let journal = Journal::open(dir.path(), 3).unwrap();
+        let begun = journal.begin([&done, &failed, &cut]);
+        assert!(journal.may_lack(&done, 1));
+        journal.end(begun, &done, 0);
+        journal.end(begun, &failed, 2);
+        journal.persist().await;
+        assert!(!journal.may_lack(&done, 1) && !journal.may_lack(&failed, 1));
+        assert!(journal.may_lack(&failed, 2) && journal.may_lack_below(&"b/".into(), 2));
+        assert_eq!(journal.count(2), (1, false));
+        // While it is used nobody else takes it; a kill leaves the file as it is.
+        assert!(
+            Journal::open(dir.path(), 3)
+                .unwrap()
+                .lacking(None, 9)
+                .is_empty()
+        );
+        let state = std::mem::take(&mut *journal.0.lock());
+        drop(state);
+        let next = Journal::open(dir.path(), 3).unwrap();
+        assert_eq!(next.lacking(None, 9), [failed.clone(), cut.clone()]);
+        assert_eq!(next.count(1), (2, false));
+        for key in [&failed, &cut] {
+            let begun = next.begin([key]);
+            next.end(begun, key, 0);
+        }
+        drop(next);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_looked_before_another_write_began_clears_nothing() {
+        let journal = Journal::in_memory();
+        let key = Key::from("k");
+        let (first, second) = (journal.begin([&key]), journal.begin([&key]));
+        journal.end(second, &key, 1);
+        journal.end(first, &key, 0);
+        assert_eq!(journal.count(1), (1, false));
+        let third = journal.begin([&key]);
+        journal.end(third, &key, 0);
+        assert_eq!(journal.count(1), (0, false));
+        journal.begin([&key]);
+        journal.withdraw(&key);
+        assert!(!journal.may_lack(&key, 1));
+    }
+
+    #[test]
+    fn too_many_keys_are_one_comparison_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), 1).unwrap();
+        for at in 0..=MOST.0 {
+            let key = Key::from(format!("{at}"));
+            let begun = journal.begin([&key]);
+            journal.end(begun, &key, 1);
+        }
+        assert_eq!(journal.count(1), (0, true));
+        assert!(journal.may_lack(&"any".into(), 1));
+        drop(std::mem::take(&mut *journal.0.lock()));
+        let next = Journal::open(dir.path(), 1).unwrap();
+        assert_eq!(next.everything(), 1);
+        next.compared(1);
+        drop(next);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,392 @@
+//! Brings replicas up to date: in the background what is known to lack, and on demand everything.
+
+use super::reads::bit;
+use super::{Mirror, Shared};
+use crate::clock;
+use crate::driver::parts::{PartStatus, Repaired, Replicated, Source};
+use crate::driver::{
+    AttributeSupport, Body, Driver, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo,
+    PutOptions, Result,
+};
+use crate::key::Key;
+use crate::task;
+use async_trait::async_trait;
+use futures::StreamExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// The pauses between rounds in which nothing could be repaired.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Keys of one round that are looked at before it is said that something went on.
+const ROUND: usize = 1000;
+/// Objects that are repaired at a time.
+const WIDTH: usize = 8;
+/// How often progress is said.
+const SAID: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// Sees that somebody repairs in the background, if there is anything to do.
+    pub(super) fn wake(self: &Arc<Self>) {
+        if self.has_work() && !self.repairing.swap(true, Ordering::AcqRel) {
+            task::spawn(repair_in_background(Arc::downgrade(self)));
+        }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        let unseen = {
+            let unseen = self.unseen.lock();
+            unseen.unasked != 0 || (self.fills && unseen.empty != 0)
+        };
+        unseen || self.journal.everything() != 0 || !self.journal.lacking(None, 1).is_empty()
+    }
+
+    /// What a replica has that had everything once. Our own, so it shows nowhere.
+    fn filled(&self) -> Key {
+        Key::from(format!(".bucketfs/{}", self.mark.name()))
+    }
+
+    /// Looks which replicas had everything once. A replica that is new in a mirror has nothing.
+    async fn look(&self) -> bool {
+        let mut known = false;
+        for at in 0..self.replicas.len() {
+            if self.unseen.lock().unasked & bit(at) == 0 {
+                continue;
+            }
+            let filled = self.filled();
+            let head = self.replicas[at].ask("head", async |driver| driver.head(&filled).await);
+            let empty = match head.await {
+                Ok(_) => 0,
+                Err(error) if error.kind() == ErrorKind::NotFound => bit(at),
+                Err(_) => continue,
+            };
+            let mut unseen = self.unseen.lock();
+            unseen.unasked &= !bit(at);
+            unseen.empty |= empty;
+            known = true;
+        }
+        known
+    }
+
+    /// Notes, there, that a replica has everything.
+    async fn note_filled(&self, at: usize) -> Result<()> {
+        let filled = self.filled();
+        let put = self.replicas[at].ask("put", async |driver| {
+            let note = Body::from("this store was brought up to date as a replica\n");
+            driver.put(&filled, note, PutOptions::default()).await
+        });
+        put.await?;
+        let mut unseen = self.unseen.lock();
+        unseen.unasked &= !bit(at);
+        unseen.empty &= !bit(at);
+        Ok(())
+    }
+
+    /// Repairs what the journal names. Gives whether anything came of it.
+    async fn repair_known(self: &Arc<Self>) -> bool {
+        let (mut after, mut mended) = (None, false);
+        loop {
+            let keys = self.journal.lacking(after.as_ref(), ROUND);
+            let Some(last) = keys.last().cloned() else {
+                return mended;
+            };
+            let repairs = keys.into_iter().map(|key| async move {
+                let begun = self.journal.begin([&key]);
+                let mut lacking = 0;
+                for at in 0..self.replicas.len() {
+                    if let Err(error) = self.bring(at, &key, None).await {
+                        log::debug!("{}: {key:?}: {error}", self.replicas[at].name);
+                        lacking |= bit(at);
+                    }
+                }
+                self.journal.end(begun, &key, lacking);
+                lacking == 0
+            });
+            let repairs = futures::stream::iter(repairs).buffer_unordered(WIDTH);
+            mended |= repairs.fold(false, async |any, done| any | done).await;
+            after = Some(last);
+        }
+    }
+
+    async fn repair_everything(self: &Arc<Self>) -> bool {
+        let mut done = 0;
+        let mut all = self.journal.everything();
+        if self.fills {
+            all |= self.unseen.lock().empty;
+        }
+        for at in (0..self.replicas.len()).filter(|at| all & bit(*at) != 0) {
+            let mut say = |line: String| log::info!("{line}");
+            match self.compare(at, &mut say).await {
+                Ok(repaired) if repaired.failed == 0 => done |= bit(at),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                    log::warn!("{}", error.message());
+                }
+                Err(error) => log::debug!("{}: {error}", self.replicas[at].name),
+            }
+        }
+        self.journal.compared(done);
+        done != 0
+    }
+
+    /// Compares a replica with the primary, object by object, and makes it alike. Objects of the
+    /// replica that no mirror has put there are left alone.
+    async fn compare(
+        self: &Arc<Self>,
+        at: usize,
+        say: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Repaired> {
+        let name = &self.replicas[at].name;
+        let source = Walk::over(self.primary.clone());
+        let driver = self.replicas[at]
+            .ask("open", async |driver| Ok(driver))
+            .await?;
+        let copies = Walk::over(driver.clone());
+        let (mut source, mut copies) = (source, copies);
+        copies.pass(&self.filled()).await?;
+        if source.peek().await?.is_none()
+            && let Some(entry) = copies.peek().await?
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "{} is empty, and {name} is not; nothing is removed there: name the store first that has what is to be kept",
+                    self.name
+                ),
+            )
+            .during("repair")
+            .on(&entry.key));
+        }
+        let (mut repaired, mut said) = (Repaired::default(), clock::now());
+        loop {
+            // What differs, a batch at a time.
+            let mut differs = Vec::new();
+            while differs.len() < WIDTH {
+                let (theirs, ours) = (source.peek().await?, copies.peek().await?);
+                let key = match (theirs, ours) {
+                    (None, None) => break,
+                    (Some(entry), None) | (None, Some(entry)) => entry.key.clone(),
+                    (Some(theirs), Some(ours)) => (&theirs.key).min(&ours.key).clone(),
+                };
+                let theirs = source.take(&key);
+                let ours = copies.take(&key);
+                if key == self.filled() {
+                    continue;
+                }
+                repaired.compared += 1;
+                differs.push((key, theirs, ours));
+            }
+            if differs.is_empty() {
+                break;
+            }
+            let mends = differs.into_iter().map(|(key, theirs, ours)| {
+                let driver = driver.clone();
+                async move { self.mend(at, &driver, &key, theirs, ours).await }
+            });
+            let mut mends = futures::stream::iter(mends).buffer_unordered(WIDTH);
+            while let Some(mended) = mends.next().await {
+                match mended {
+                    Ok(Mended::Same) => {}
+                    Ok(Mended::Changed) => repaired.mended += 1,
+                    Ok(Mended::Foreign) => repaired.foreign += 1,
+                    Err(error) => {
+                        repaired.failed += 1;
+                        say(format!("{name}: {error}"));
+                    }
+                }
+            }
+            if said.elapsed() >= SAID {
+                said = clock::now();
+                let (compared, mended) = (repaired.compared, repaired.mended);
+                say(format!(
+                    "{name}: {compared} objects compared, {mended} brought up to date"
+                ));
+            }
+        }
+        if repaired.failed == 0 {
+            self.note_filled(at).await?;
+        }
+        Ok(repaired)
+    }
+
+    async fn mend(
+        self: &Arc<Self>,
+        at: usize,
+        driver: &Arc<dyn Driver>,
+        key: &Key,
+        theirs: Option<ObjectInfo>,
+        ours: Option<ObjectInfo>,
+    ) -> Result<Mended> {
+        let told =
+            |driver: &dyn Driver| driver.capabilities().attributes == AttributeSupport::Listed;
+        if let Some(ours) = ours {
+            let mut copy = match told(&**driver) {
+                true => ours,
+                false => driver.head(key).await?,
+            };
+            let marked = self.mark.take(&mut copy);
+            match (&theirs, &marked) {
+                (None, None) => return Ok(Mended::Foreign),
+                (Some(theirs), Some(marked)) if told(&*self.primary) => {
+                    let mut attributes = theirs.told_attributes();
+                    self.mark.strip(&mut attributes);
+                    if Source::of(&theirs.etag, &attributes) == *marked {
+                        return Ok(Mended::Same);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let begun = self.journal.begin([key]);
+        let brought = self.bring(at, key, None).await;
+        let lacking = if brought.is_err() { bit(at) } else { 0 };
+        match self.replicas.len() {
+            1 => self.journal.end(begun, key, lacking),
+            // Nothing was found out about the others.
+            _ if lacking == 0 => self.journal.withdraw(key),
+            _ => self.journal.end(begun, key, lacking),
+        }
+        brought.map(|changed| match changed {
+            true => Mended::Changed,
+            false => Mended::Same,
+        })
+    }
+}
+
+enum Mended {
+    Same,
+    Changed,
+    Foreign,
+}
+
+/// All objects of a store in the order of their keys.
+struct Walk {
+    driver: Arc<dyn Driver>,
+    request: Option<ListRequest>,
+    page: std::collections::VecDeque<ListEntry>,
+}
+
+impl Walk {
+    fn over(driver: Arc<dyn Driver>) -> Walk {
+        Walk {
+            driver,
+            request: Some(ListRequest::flat(&Key::empty())),
+            page: Default::default(),
+        }
+    }
+
+    async fn peek(&mut self) -> Result<Option<&ListEntry>> {
+        while self.page.is_empty() {
+            let Some(mut request) = self.request.take() else {
+                break;
+            };
+            let page = self.driver.list(request.clone()).await?;
+            self.page = page.entries.into();
+            if page.next.is_some() {
+                request.token = page.next;
+                self.request = Some(request);
+            }
+        }
+        Ok(self.page.front())
+    }
+
+    /// Passes an object over, if it is the next one.
+    async fn pass(&mut self, key: &Key) -> Result<()> {
+        if self.peek().await?.is_some() {
+            self.take(key);
+        }
+        Ok(())
+    }
+
+    /// The next object, if it has this key.
+    fn take(&mut self, key: &Key) -> Option<ObjectInfo> {
+        let next = self.page.front().filter(|entry| entry.key == *key)?;
+        let object = next.object.clone();
+        self.page.pop_front();
+        object
+    }
+}
+
+async fn repair_in_background(mirror: Weak<Shared>) {
+    let (mut pause, mut mended) = (PAUSE.0, false);
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(mirror) = mirror.upgrade() else {
+            return;
+        };
+        let looked = mirror.look().await;
+        let known = mirror.repair_known().await;
+        let went_on = mirror.repair_everything().await | known | looked;
+        mended |= known;
+        if !mirror.has_work() {
+            if mended {
+                log::info!("replicas of {} are up to date again", mirror.name);
+            }
+            mirror.repairing.store(false, Ordering::Release);
+            // What came in between has found the work in hand.
+            mirror.wake();
+            return;
+        }
+        pause = match went_on {
+            true => PAUSE.0,
+            false => (pause * 2).min(PAUSE.1),
+        };
+    }
+}
+
+#[async_trait]
+impl Replicated for Mirror {
+    fn status(&self) -> Vec<PartStatus> {
+        let mut parts = vec![PartStatus {
+            url: self.0.name.clone(),
+            role: "primary".into(),
+            failing: self.0.health.failing(),
+            ..PartStatus::default()
+        }];
+        for (at, replica) in self.0.replicas.iter().enumerate() {
+            let (pending, everything) = self.0.journal.count(bit(at));
+            let everything = everything || self.0.unseen.lock().empty & bit(at) != 0;
+            parts.push(PartStatus {
+                url: replica.name.clone(),
+                role: "replica".into(),
+                failing: replica.health.failing(),
+                pending,
+                everything,
+            });
+        }
+        parts
+    }
+
+    async fn repair(&self, say: &mut (dyn FnMut(String) + Send)) -> Result<Repaired> {
+        let mut all = Repaired::default();
+        let (mut compared, mut failed) = (0, None);
+        for (at, replica) in self.0.replicas.iter().enumerate() {
+            let one = match self.0.compare(at, say).await {
+                Ok(one) => one,
+                // The others can be brought up to date nevertheless.
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
+            say(format!(
+                "{}: {} objects compared, {} brought up to date, {} not of this mirror, {} failed",
+                replica.name, one.compared, one.mended, one.foreign, one.failed
+            ));
+            all.compared += one.compared;
+            all.mended += one.mended;
+            all.foreign += one.foreign;
+            all.failed += one.failed;
+            if one.failed == 0 {
+                compared |= bit(at);
+            }
+        }
+        // What the journal named has been compared with the rest, where it is there at all.
+        self.0.repair_known().await;
+        self.0.journal.compared(compared);
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(all),
+        }
+    }
+}
