@@ -154,3 +154,39 @@ async fn modes_go_with_a_file_from_this_machine_to_the_store() {
         assert_eq!(mount.stat("f").await.unwrap().mode & 0o777, 0o600);
     }
 }
+
+#[tokio::test]
+async fn a_local_file_beyond_the_staging_area_ends_on_this_machine() {
+    const PIECE: usize = 1 << 20;
+    for world in [World::memory(), World::s3()] {
+        let mount = world.mount_local_with(|options| options.staging_size = 8 << 20, "*.part");
+        let open = mount.open("f.part", CREATE).await.unwrap();
+        let piece = |number: u8| bytes::Bytes::from(vec![b'a' + number; PIECE]);
+        for number in 0..24 {
+            let at = u64::from(number) * PIECE as u64;
+            let written = mount
+                .fs
+                .write_when_room(open, at, piece(number), CALLER.uid, false);
+            assert_eq!(written.await.unwrap() as usize, PIECE);
+        }
+        assert!(
+            !world.keys().await.is_empty(),
+            "some of it waits in the store"
+        );
+        mount.close(open).await.unwrap();
+        let open = mount.open("f.part", READ).await.unwrap();
+        let all: Vec<u8> = (0..24).flat_map(piece).collect();
+        assert!(mount.fs.read(open, 0, 32 << 20).await.unwrap() == all);
+        mount.close(open).await.unwrap();
+        for _ in 0..1000 {
+            if world.keys().await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(world.keys().await.is_empty(), "what waited is removed");
+        mount.rename("f.part", "f").await.unwrap();
+        assert!(world.get("f").await.unwrap().into_bytes() == all);
+        assert_eq!(world.keys().await, ["f"]);
+    }
+}

@@ -109,12 +109,16 @@ impl World {
 
     /// Another mount, on whose machine names stay that match these patterns.
     pub fn mount_local(&self, patterns: &str) -> Mount {
+        self.mount_local_with(|_| {}, patterns)
+    }
+
+    pub fn mount_local_with(&self, change: impl FnOnce(&mut FsOptions), patterns: &str) -> Mount {
         let names = LocalNames::parse(patterns).unwrap();
         let over = |driver| {
             let local = Arc::new(Memory::new());
             Arc::new(Scratch::over(driver, local, names, false).unwrap()) as Arc<dyn Driver>
         };
-        self.mount_over(|_| {}, false, over)
+        self.mount_over(change, false, over)
     }
 
     pub fn mount_with(&self, change: impl FnOnce(&mut FsOptions), retry: bool) -> Mount {
