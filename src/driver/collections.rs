@@ -2,6 +2,8 @@
 //! What MongoDB calls a collection, RethinkDB calls a table.
 
 mod order;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 use super::{
@@ -147,6 +149,11 @@ pub(super) fn missing(word: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no such {word}"))
 }
 
+/// What stands behind all that is in a directory.
+fn end(directory: &Key) -> Key {
+    directory.join([0xff])
+}
+
 /// Tokens are the hexadecimal spelling of the last entry's key.
 fn token(key: &Key) -> String {
     let digits = key.as_bytes().iter().map(|byte| format!("{byte:02x}"));
@@ -280,7 +287,7 @@ impl<T: Collections> Database<T> {
         // One collection after the other; a page ends with its collection.
         let current = left.find(|(key, _)| match &after {
             None => true,
-            Some(after) => *key > after || after.starts_with(key),
+            Some(after) => *key > after || (after.starts_with(key) && *after < end(key)),
         });
         let Some((key, collection)) = current else {
             return Ok(Page::default());
@@ -290,8 +297,7 @@ impl<T: Collections> Database<T> {
             .within(collection, b"", after.as_ref(), limit, goes_on, sought)
             .await?;
         if page.next.is_none() && following {
-            // Behind all that is in it.
-            page.next = Some(token(&key.join([0xff])));
+            page.next = Some(token(&end(key)));
         }
         Ok(page)
     }
