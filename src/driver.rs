@@ -247,6 +247,7 @@ pub mod memory;
 pub mod mirror;
 pub mod mongodb;
 pub mod redis;
+pub mod rethinkdb;
 pub mod s3;
 pub mod tier;
 
@@ -263,7 +264,17 @@ macro_rules! drivers {
     };
 }
 
-drivers!(memory, local, s3, redis, redis::tls, mongodb, mirror, tier);
+drivers!(
+    memory,
+    local,
+    s3,
+    redis,
+    redis::tls,
+    mongodb,
+    mirror,
+    tier,
+    rethinkdb
+);
 
 /// The driver of a URL scheme.
 pub fn scheme(scheme: &str) -> Option<&'static Registered> {

@@ -30,6 +30,8 @@ mod moves;
 mod objects;
 #[path = "conformance/refusals.rs"]
 mod refusals;
+#[path = "servers/rethinkdb.rs"]
+mod rethinkdb;
 #[path = "conformance/uploads.rs"]
 mod uploads;
 

@@ -46,8 +46,12 @@ mod redis;
 mod regression;
 #[path = "mount/renames.rs"]
 mod renames;
+#[path = "servers/rethinkdb.rs"]
+mod rethinkdb;
 #[path = "mount/scratch.rs"]
 mod scratch;
+#[path = "mount/rethinkdb.rs"]
+mod tables;
 #[path = "mount/versions.rs"]
 mod versions;
 
@@ -72,6 +76,7 @@ fn main() {
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
     trials.extend(mirror::trials());
+    trials.extend(tables::trials());
     trials.extend(regression::trials());
     trials.extend(renames::trials());
     trials.extend(scratch::trials());

@@ -18,8 +18,9 @@ use std::sync::Arc;
 const SIGN: &str = "k";
 const END: &str = ".json";
 
+/// A collection of documents, and the field of their ids.
 #[derive(Debug)]
-pub struct Enveloped(pub Arc<dyn Driver>);
+pub struct Enveloped(pub Arc<dyn Driver>, pub &'static str);
 
 fn digits(key: &Key) -> String {
     let digits = key.as_bytes().iter().map(|byte| format!("{byte:02x}"));
@@ -43,9 +44,11 @@ fn shown(error: Error) -> Error {
 }
 
 /// In the words in which the store shows it.
-fn wrap(key: &Key, body: &[u8]) -> String {
-    let (id, body) = (digits(key), BASE64.encode(body));
-    format!("{{\n  \"_id\": \"{id}\",\n  \"body\": \"{body}\"\n}}\n")
+fn wrap(field: &str, key: &Key, body: &[u8]) -> String {
+    let mut fields = [(field, digits(key)), ("body", BASE64.encode(body))];
+    fields.sort();
+    let fields = fields.map(|(name, value)| format!("  \"{name}\": \"{value}\""));
+    format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
 fn unwrap(text: &[u8]) -> Bytes {
@@ -141,7 +144,7 @@ impl Driver for Enveloped {
             return Err(Error::new(ErrorKind::InvalidKey, "the key is empty"));
         }
         let bytes = body.collect().await?;
-        let text = Body::from(wrap(key, &bytes).into_bytes());
+        let text = Body::from(wrap(self.1, key, &bytes).into_bytes());
         let put = self.0.put(&inside(key), text, options).await;
         let info = put.map_err(shown)?;
         let size = Some(bytes.len() as u64);

@@ -2,6 +2,7 @@
 
 use crate::enveloped::Enveloped;
 use crate::mixtures::{composed, mixtures};
+use crate::rethinkdb;
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
@@ -212,6 +213,7 @@ pub fn stores() -> Vec<Store> {
             "mongodb" => mongodb(),
             "mirror" => composed("mirror"),
             "tier" => composed("tier"),
+            "rethinkdb" => Store::new("rethinkdb", rethinkdb),
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
@@ -501,8 +503,8 @@ fn mongodb() -> Store {
             let options = OpenOptions::default();
             let secret = Location::parse(&url)?.url().password().map(str::to_owned);
             Ok(Fixture {
-                a: Arc::new(Enveloped(open(&url, &options).await?)),
-                b: Arc::new(Enveloped(open(&url, &options).await?)),
+                a: Arc::new(Enveloped(open(&url, &options).await?, "_id")),
+                b: Arc::new(Enveloped(open(&url, &options).await?, "_id")),
                 url: None,
                 secrets: secret.into_iter().collect(),
                 skipped: Skipped::default(),
@@ -511,6 +513,26 @@ fn mongodb() -> Store {
         }
     });
     Store { known, ..store }
+}
+
+/// A double of RethinkDB: the server itself is to be had nowhere.
+static RETHINKDB: LazyLock<rethinkdb::Server> = LazyLock::new(rethinkdb::Server::start);
+
+/// A table of its own.
+async fn rethinkdb() -> Result<Fixture, Error> {
+    let table = format!("c{:016x}", clock::random());
+    RETHINKDB.make("conformance", &table, "id");
+    let url = RETHINKDB.url(&format!("/conformance/{table}"));
+    let url = url.replace("://", "://writer:geheim@");
+    let options = OpenOptions::default();
+    Ok(Fixture {
+        a: Arc::new(Enveloped(open(&url, &options).await?, "id")),
+        b: Arc::new(Enveloped(open(&url, &options).await?, "id")),
+        url: None,
+        secrets: vec!["geheim".to_owned()],
+        skipped: Skipped::default(),
+        _keep: Box::new(()),
+    })
 }
 
 pub fn key(text: &str) -> Key {
