@@ -9,9 +9,11 @@ use ::redis::Value;
 use serde_json::json;
 use std::ops::Bound;
 
-/// How many keys one page looks at, and one step of it, for which the server serves nobody else.
+/// How many keys one page looks at, and one step of it at most and at least; for a step the server
+/// serves nobody else.
 const PAGE: usize = 20_000;
 const STEP: usize = 1000;
+const LEAST: usize = 100;
 /// After how many bytes a step leaves the rest to the next one, and a page ends.
 const BUDGET: &[u8] = b"1048576";
 const FULL: usize = 8 << 20;
@@ -35,7 +37,9 @@ impl Data {
         let (mut found, mut size, mut at) = (Vec::new(), 0, 0);
         let end = names.len().min(PAGE);
         while at < end && found.len() < query.limit && size < FULL {
-            let step = &names[at..end.min(at + STEP)];
+            // Where most match, what is beyond the limit would be sent in vain.
+            let most = (query.limit - found.len()).clamp(LEAST, STEP);
+            let step = &names[at..end.min(at + most)];
             let stored: Vec<_> = step.iter().map(|name| self.0.names.stored(name)).collect();
             let keys: Vec<&[u8]> = stored.iter().map(|(key, _)| key.as_slice()).collect();
             let arguments = [BUDGET, terms.as_bytes()];
