@@ -32,7 +32,7 @@ Exit codes of find: 0 something was found, 1 nothing was found, 2 it did not wor
 pub struct Find {
     /// Where to look: a URL, or a mount of bucketfs or a directory in one, and what for. Without a
     /// URL it is taken from BUCKETFS_URL or from "url" in the configuration file
-    #[arg(required = true, num_args = 1.., value_name = "URL|DIR TERM")]
+    #[arg(num_args = 0.., value_name = "URL|DIR TERM")]
     target: Vec<OsString>,
     /// Terms as an object of fields and values, such as '{"a.b": 3}'; '{}' finds every document
     /// [default: none]
@@ -99,10 +99,9 @@ pub fn run(find: Find, all: &[OsString]) -> Result<Exit, Failure> {
 }
 
 fn found(mut find: Find, all: &[OsString]) -> Result<Exit, Failure> {
-    let first = find.target.first().cloned().unwrap_or_default();
-    let (place, terms) = match named(&first) {
-        Named::Term => (None, &find.target[..]),
-        Named::Url | Named::Dir => (Some(&first), &find.target[1..]),
+    let (place, terms) = match find.target.split_first() {
+        Some((first, rest)) if !matches!(named(first), Named::Term) => (Some(first), rest),
+        _ => (None, &find.target[..]),
     };
     let mut wanted = Vec::new();
     for term in terms {
@@ -142,7 +141,7 @@ fn found(mut find: Find, all: &[OsString]) -> Result<Exit, Failure> {
         texts: find.json_out,
         watch: find.watch.then_some(interval),
     };
-    let dir = place.filter(|_| matches!(named(&first), Named::Dir));
+    let dir = place.filter(|place| matches!(named(place), Named::Dir));
     if let Some(dir) = dir {
         let dir = Path::new(dir);
         let within = within::Mount::of(dir)?;

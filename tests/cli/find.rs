@@ -125,6 +125,9 @@ fn matches_are_printed() {
     let mut command = place.command(&["find", "name=Ada"]);
     command.env("BUCKETFS_URL", &url);
     expect(&finish(command), 0, "users/ada.json\n", "");
+    let mut command = place.command(&["find", "--count", "--json", "{}"]);
+    command.env("BUCKETFS_URL", &url);
+    expect(&finish(command), 0, "6\n", "");
     expect(&place.run(&["find", "memory:", "--json", "{}"]), 1, "", "");
 }
 
