@@ -12,6 +12,7 @@
 //! - **Honest**: an error of kind `Timeout`, `Unreachable`, `Unavailable` or `Corrupt` from a
 //!   write does not say whether it was applied; every other error means that it was not.
 
+mod attributes;
 mod body;
 mod collections;
 mod databases;

@@ -221,6 +221,7 @@ pub fn stores() -> Vec<Store> {
         .collect();
     stores.push(s3(Shown::Buckets));
     stores.push(redis(REDIS, "redis-data", "data"));
+    stores.push(gridfs());
     let plain = stores.clone();
     for store in plain {
         let whole = |spec: Option<&str>| {
@@ -533,6 +534,37 @@ async fn rethinkdb() -> Result<Fixture, Error> {
         skipped: Skipped::default(),
         _keep: Box::new(()),
     })
+}
+
+/// A bucket of its own.
+fn gridfs() -> Store {
+    const NAME: &str = "mongodb-gridfs";
+    let Ok(server) = std::env::var(MONGODB) else {
+        return Store {
+            name: NAME.to_owned(),
+            ..mongodb()
+        };
+    };
+    let store = Store::new(NAME, move || {
+        let bucket = format!("b{:016x}", clock::random());
+        let url = format!("{server}/conformance/{bucket}?layout=gridfs");
+        async move {
+            let options = OpenOptions::default();
+            let secret = Location::parse(&url)?.url().password().map(str::to_owned);
+            Ok(Fixture {
+                a: open(&url, &options).await?,
+                b: open(&url, &options).await?,
+                url: Some(url),
+                secrets: secret.into_iter().collect(),
+                skipped: Skipped::default(),
+                _keep: Box::new(()),
+            })
+        }
+    });
+    Store {
+        known: mongodb().known,
+        ..store
+    }
 }
 
 pub fn key(text: &str) -> Key {

@@ -24,7 +24,9 @@ pub(super) struct Target {
     tls_ca: Option<String>,
     /// `None` where the URL names the server only.
     pub database: Option<String>,
-    /// The part of the database that the URL names.
+    /// The GridFS bucket in it, where the URL is of files.
+    pub bucket: Option<String>,
+    /// The part of the database, or of the bucket, that the URL names.
     pub below: Key,
 }
 
@@ -32,12 +34,15 @@ const PARAMETERS: &[&str] = &[
     "authMechanism",
     "authSource",
     "directConnection",
+    "layout",
     "nodes",
     "replicaSet",
     "tls",
     "tlsCAFile",
 ];
 const PORT: u16 = 27017;
+/// The GridFS bucket of a database whose URL names none, as drivers have it.
+const BUCKET: &str = "fs";
 /// The variable of a password that does not stand in the URL.
 const PASSWORD: &str = "MONGODB_PASSWORD";
 /// How long a connection may take to be made.
@@ -87,8 +92,29 @@ impl Target {
                 "the path begins with a database, as in mongodb://HOST/DATABASE/COLLECTION",
             ));
         }
+        let (bucket, below) = match parameters.get("layout").map(String::as_str) {
+            None | Some("documents") => (None, below),
+            Some("gridfs") if database.is_empty() => {
+                return Err(wrong(
+                    "files are in a bucket of a database: write mongodb://HOST/DATABASE/BUCKET?layout=gridfs",
+                ));
+            }
+            Some("gridfs") => {
+                let (bucket, below) = below.split_once('/').unwrap_or((below, ""));
+                let bucket = if bucket.is_empty() { BUCKET } else { bucket };
+                if bucket.contains('$') {
+                    return Err(wrong(format!("{bucket:?} cannot be the name of a bucket")));
+                }
+                (Some(bucket.to_owned()), below)
+            }
+            Some(other) => {
+                return Err(wrong(format!(
+                    "layout={other:?} is neither documents nor gridfs"
+                )));
+            }
+        };
         // A collection is a directory.
-        let below = match below.contains('/') || below.is_empty() {
+        let below = match below.contains('/') || below.is_empty() || bucket.is_some() {
             true => Key::from(below),
             false => Key::from(format!("{below}/")),
         };
@@ -103,6 +129,7 @@ impl Target {
             tls: set("tls")?.unwrap_or(false) || parameters.contains_key("tlsCAFile"),
             tls_ca: parameters.get("tlsCAFile").cloned(),
             database: some(database.to_owned()),
+            bucket,
             below,
         })
     }
@@ -167,6 +194,7 @@ impl fmt::Debug for Target {
             .field("nodes", &self.nodes)
             .field("user", &self.user)
             .field("database", &self.database)
+            .field("bucket", &self.bucket)
             .field("below", &self.below)
             .finish_non_exhaustive()
     }
@@ -199,6 +227,18 @@ mod tests {
         assert!(!format!("{full:?} {full}").contains("p@ss"));
         let one = parse("mongodb://h/app/users/x.json").expect("parses");
         assert_eq!(one.below, Key::from("users/x.json"));
+        for (url, bucket, below) in [
+            ("mongodb://h/app?layout=gridfs", "fs", ""),
+            (
+                "mongodb://h/app/my.files/a/b?layout=gridfs",
+                "my.files",
+                "a/b",
+            ),
+        ] {
+            let files = parse(url).expect("parses");
+            assert_eq!(files.bucket.as_deref(), Some(bucket));
+            assert_eq!(files.below, Key::from(below));
+        }
     }
 
     #[test]
@@ -209,6 +249,9 @@ mod tests {
             ("mongodb://h/a?tls=maybe", "tls=true or tls=false"),
             ("mongodb://h/a?authMechanism=X", "none of"),
             ("mongodb://h/a?nodes=a:b", "HOST:PORT"),
+            ("mongodb://h?layout=gridfs", "in a bucket of a database"),
+            ("mongodb://h/a/$x?layout=gridfs", "name of a bucket"),
+            ("mongodb://h/a?layout=files", "neither documents nor gridfs"),
             ("mongodb://h/a?color=red", "no parameter"),
         ] {
             let error = parse(url).expect_err(url);

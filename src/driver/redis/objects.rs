@@ -1,7 +1,6 @@
 //! The objects layout: a bucket in a Redis database. Each change is one script, which tests the
 //! condition, writes and keeps the index; `objects/lib.lua` tells which keys there are.
 
-mod attributes;
 mod calls;
 mod chunks;
 mod head;
@@ -10,6 +9,7 @@ mod upload;
 use super::answer::{array, bytes, garbled, int, next, parse_token, token};
 use super::feed;
 use super::link::Link;
+use crate::driver::attributes;
 use crate::driver::{
     AttributeChange, AttributeSupport, Body, Capabilities, Change, CommitId, CopyCapability,
     CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest,

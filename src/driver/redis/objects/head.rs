@@ -1,8 +1,8 @@
 //! The head of an object: a line with etag, time and body, and behind it the other facts, packed. Among
 //! these, attributes have names of more than one letter.
 
-use super::attributes;
 use super::chunks::Runs;
+use crate::driver::attributes;
 use crate::driver::redis::answer::{bytes, garbled, int};
 use crate::driver::{Attributes, CommitId, ETag, ObjectInfo, Result};
 use ::redis::Value;

@@ -1,4 +1,4 @@
-//! Attributes as fields of a hash: `mode` (octal), `uid`, `gid`, `mtime` and `atime` (seconds, with
+//! Attributes as fields with names and values: `mode` (octal), `uid`, `gid`, `mtime` and `atime` (seconds, with
 //! nanoseconds behind the point), `rdev`, `type`, `u:NAME` for user attributes, `h:NAME` for others.
 
 use crate::driver::{AttributeChange, Attributes};
