@@ -20,6 +20,8 @@ mod documents;
 mod faults;
 #[path = "mount/files.rs"]
 mod files;
+#[path = "mount/gridfs.rs"]
+mod gridfs;
 #[path = "mount/guard.rs"]
 mod guard;
 #[path = "mount/harness.rs"]
@@ -75,6 +77,7 @@ fn main() {
     trials.extend(redis::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
+    trials.extend(gridfs::trials());
     trials.extend(mirror::trials());
     trials.extend(tables::trials());
     trials.extend(regression::trials());

@@ -15,11 +15,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 
-const ADDRESS: &str = "BUCKETFS_TEST_MONGODB";
+pub const ADDRESS: &str = "BUCKETFS_TEST_MONGODB";
 const SERVER: Need = Variable(ADDRESS);
 
 /// The client's connections belong to it.
-static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+pub static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
 
 pub fn trials() -> Vec<Trial> {
@@ -59,9 +59,9 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A database of its own, and another program's way to it.
-struct Database {
-    name: String,
-    client: Client,
+pub struct Database {
+    pub name: String,
+    pub client: Client,
 }
 
 fn server() -> String {
@@ -69,17 +69,17 @@ fn server() -> String {
 }
 
 impl Database {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let client = RUNTIME.block_on(Client::with_uri_str(server())).unwrap();
         let name = format!("t{:016x}", clock::random());
         Database { name, client }
     }
 
-    fn url(&self, rest: &str) -> String {
+    pub fn url(&self, rest: &str) -> String {
         format!("{}/{}{rest}", server(), self.name)
     }
 
-    fn collection(&self, name: &str) -> ::mongodb::Collection<Document> {
+    pub fn collection(&self, name: &str) -> ::mongodb::Collection<Document> {
         self.client.database(&self.name).collection(name)
     }
 
@@ -114,14 +114,11 @@ impl Drop for Database {
     }
 }
 
-/// The commands of the session give what it shows.
-fn the_session_of_the_readme_is_true(place: &Place) {
-    let database = Database::new();
+/// The commands of a session give what it shows.
+pub fn session(place: &Place, database: &Database, name: &str) {
     let readme = include_str!("../../README.md");
-    let session = readme
-        .split("<!-- session: mongodb -->\n```console\n")
-        .nth(1)
-        .unwrap();
+    let begin = format!("<!-- session: {name} -->\n```console\n");
+    let session = readme.split(&begin).nth(1).unwrap();
     let session = session.split("```").next().unwrap();
     let dir = place.path("m");
     fs::create_dir(&dir).unwrap();
@@ -146,6 +143,11 @@ fn the_session_of_the_readme_is_true(place: &Place) {
         (Some(0), here(&expected).as_str()),
         "{said:?}"
     );
+}
+
+fn the_session_of_the_readme_is_true(place: &Place) {
+    let database = Database::new();
+    session(place, &database, "mongodb");
     let ada = doc! { "_id": "ada", "name": "Ada", "born": 1815 };
     assert_eq!(database.find("users", "ada"), Some(ada));
 }
