@@ -11,6 +11,8 @@
 mod handshake;
 #[path = "rethinkdb/terms.rs"]
 mod terms;
+#[path = "rethinkdb/values.rs"]
+mod values;
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -135,8 +137,8 @@ impl Server {
     pub fn put(&self, database: &str, table: &str, document: Value) {
         let mut state = self.shared.state.lock().unwrap();
         let table = terms::table(&mut state, database, table).unwrap();
-        let document = terms::normal(document);
-        let id = terms::encoded(&document[&table.key]);
+        let document = values::normal(document);
+        let id = values::encoded(&document[&table.key]);
         table.set(id, Some(document));
     }
 
@@ -144,7 +146,7 @@ impl Server {
     pub fn find(&self, database: &str, table: &str, id: Value) -> Option<Value> {
         let mut state = self.shared.state.lock().unwrap();
         let table = terms::table(&mut state, database, table).unwrap();
-        table.rows.get(&terms::encoded(&id)).cloned()
+        table.rows.get(&values::encoded(&id)).cloned()
     }
 
     /// What the next write comes to.
@@ -308,7 +310,7 @@ fn more(
                 let told: Vec<_> = told
                     .into_iter()
                     .map(|change| match &feed.pluck {
-                        Some(fields) => terms::pluck(&change, fields),
+                        Some(fields) => values::pluck(&change, fields),
                         None => change,
                     })
                     .collect();

@@ -142,9 +142,9 @@ impl Shelf for Listed<'_> {
         // Whatever is no string stands before them; only numbers are of both kinds.
         let others = table.clone().between(term::least(), empty(), true);
         let odd = term::any(vec![
-            id.clone().kind().is_not(term::text("NUMBER")),
-            id.clone().is_not(id.clone().floor()),
-            id.clone().is_beyond(EXACT),
+            id.clone().kind().differs(term::text("NUMBER")),
+            id.clone().differs(id.clone().floor()),
+            id.clone().beyond(EXACT),
         ]);
         let strings = table.clone().between(empty(), term::greatest(), false);
         let looks = (

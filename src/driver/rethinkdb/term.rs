@@ -228,7 +228,7 @@ impl Term {
         self.of(EQ, vec![other])
     }
 
-    pub(super) fn is_not(self, other: Term) -> Term {
+    pub(super) fn differs(self, other: Term) -> Term {
         self.of(NE, vec![other])
     }
 
@@ -237,7 +237,7 @@ impl Term {
     }
 
     /// Whether a number is beyond these.
-    pub(super) fn is_beyond(self, end: i64) -> Term {
+    pub(super) fn beyond(self, end: i64) -> Term {
         let low = self.clone().of(LT, vec![Term(number(-end))]);
         any(vec![low, self.of(GT, vec![Term(number(end))])])
     }
