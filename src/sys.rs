@@ -2,10 +2,12 @@
 
 use crate::clock;
 use bytes::BytesMut;
+use rustix::fs::{Mode, OFlags};
 use rustix::mm::Advice;
 use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -109,6 +111,39 @@ pub fn memory() -> u64 {
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
+/// Another way to the connection of a FUSE device, with its own list of the requests read from it.
+pub fn clone_fuse_device(device: impl AsFd) -> io::Result<OwnedFd> {
+    // FUSE_DEV_IOC_CLONE
+    const CLONE: u32 = rustix::ioctl::opcode::read::<u32>(229, 0);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let fresh = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
+    let source = device.as_fd().as_raw_fd() as u32;
+    // SAFETY: the kernel reads one u32 behind the pointer, the number of an open FUSE device.
+    unsafe { rustix::ioctl::ioctl(&fresh, rustix::ioctl::Setter::<CLONE, u32>::new(source))? };
+    Ok(fresh)
+}
+
+/// Gives the calling thread descriptors of its own, without those to `/dev/fuse` but this one.
+/// From then on it must use no other that was opened later, nor any other to that device.
+pub fn keep_only_fuse_device(device: &OwnedFd) -> io::Result<()> {
+    // SAFETY: nobody but this thread sees its table, and it drops no owner of a descriptor that
+    // is closed here but `device`.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };
+    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
+        let entry = entry?;
+        let number: Option<RawFd> = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        let is_fuse = std::fs::read_link(entry.path()).is_ok_and(|to| to == *"/dev/fuse");
+        if let Some(number) = number
+            && is_fuse
+            && number != device.as_raw_fd()
+        {
+            // SAFETY: it is a number of this thread's own table.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
+}
+
 /// Makes the descriptor number `number` mean the open file `to`.
 pub fn redirect(number: RawFd, to: impl AsFd) -> io::Result<()> {
     // SAFETY: both are plain descriptor numbers, and `to` stays open during the call. Only the
@@ -116,5 +151,38 @@ pub fn redirect(number: RawFd, to: impl AsFd) -> io::Result<()> {
     match unsafe { libc::dup2(to.as_fd().as_raw_fd(), number) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_has_one_way_to_the_kernel() {
+        let open = || rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let (Ok(other), Ok(own)) = (open(), open()) else {
+            return;
+        };
+        let devices = || -> Vec<_> {
+            let entries = std::fs::read_dir("/proc/thread-self/fd").expect("descriptors");
+            let paths = entries.flatten().map(|entry| entry.path());
+            let fuse = |path: &std::path::PathBuf| {
+                std::fs::read_link(path).is_ok_and(|to| to == *"/dev/fuse")
+            };
+            let numbers = paths
+                .filter(fuse)
+                .filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+            numbers.collect::<Vec<RawFd>>()
+        };
+        std::thread::scope(|scope| {
+            let kept = scope.spawn(|| {
+                keep_only_fuse_device(&own).expect("a table of its own");
+                devices()
+            });
+            assert_eq!(kept.join().expect("ended"), [own.as_raw_fd()]);
+        });
+        let here = devices();
+        assert!(here.contains(&own.as_raw_fd()) && here.contains(&other.as_raw_fd()));
     }
 }

@@ -3,7 +3,9 @@
 //! While a request about an inode waits, the kernel may hold a lock on that inode or its pages, and
 //! a notification about it would wait as well: with all those behind it, and beyond the reach of
 //! SIGKILL, which would leave the connection of a killed daemon open for ever. Such notifications
-//! are put off until the request is answered.
+//! are put off until the request is answered. Not every such request is known here: so the thread
+//! has descriptors of its own, and the device that requests are read from closes without it. That
+//! ends what waits, and then the thread.
 //!
 //! An answer that was made up before a change must not reach the kernel after its notification,
 //! which would be lost on it. Answers given at once are waited for; those of requests that wait
@@ -12,6 +14,7 @@
 use crate::clock::{self, Instant};
 use crate::fs::KernelNotify;
 use crate::fuse::Pending;
+use crate::sys;
 use fuser::{INodeNo, Notifier};
 use std::collections::HashMap;
 use std::io;
@@ -45,21 +48,15 @@ impl Notification {
         }
     }
 
-    fn send(self, kernel: &Kernel) {
+    fn send(self, device: &OwnedFd) {
         let sent = match self {
-            Notification::Inode(ino) => kernel.notifier.inval_inode(INodeNo(ino), 0, 0),
-            Notification::Entry(parent, name) => expire_entry(&kernel.device, parent, &name),
+            Notification::Inode(ino) => write(device, &invalidation(ino)),
+            Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
         if let Err(error) = sent {
             log::debug!("notification: {error}");
         }
     }
-}
-
-/// The ways to the kernel: fuser's, and the device itself for what fuser lacks.
-struct Kernel {
-    notifier: Notifier,
-    device: OwnedFd,
 }
 
 /// Notifications that were put off.
@@ -119,7 +116,7 @@ impl PutOff {
 }
 
 /// Sends what comes, and later what cannot be sent yet, until the queue is dropped.
-fn run(receiver: &Receiver<Notification>, kernel: &Kernel, pending: &Pending) {
+fn run(receiver: &Receiver<Notification>, device: &OwnedFd, pending: &Pending) {
     let mut put_off = PutOff::default();
     loop {
         let next = match put_off.0.is_empty() {
@@ -131,12 +128,12 @@ fn run(receiver: &Receiver<Notification>, kernel: &Kernel, pending: &Pending) {
         match next {
             Ok(next) => {
                 if let Some(next) = put_off.take(next, &pending.inodes(), now) {
-                    next.send(kernel);
+                    next.send(device);
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
                 for next in put_off.due(&pending.inodes(), now) {
-                    next.send(kernel);
+                    next.send(device);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -173,14 +170,25 @@ impl NotifyQueue {
         let Some(receiver) = self.receiver.lock().take() else {
             return Ok(());
         };
-        let kernel = Kernel {
-            notifier: session.notifier(),
-            device: session.as_fd().try_clone_to_owned()?,
+        let _ = self.attached.set(session.notifier());
+        let cloned = sys::clone_fuse_device(session.as_fd());
+        let own = cloned.is_ok();
+        let device = match cloned {
+            Ok(device) => device,
+            Err(error) => {
+                log::debug!("no other way to the kernel: {error}");
+                session.as_fd().try_clone_to_owned()?
+            }
         };
-        let _ = self.attached.set(kernel.notifier.clone());
+        let notify = move || {
+            if own && let Err(error) = sys::keep_only_fuse_device(&device) {
+                log::debug!("the notifier shares its descriptors: {error}");
+            }
+            run(&receiver, &device, &pending);
+        };
         let started = std::thread::Builder::new()
             .name("notifier".into())
-            .spawn(move || run(&receiver, &kernel, &pending));
+            .spawn(notify);
         if let Err(error) = started {
             log::error!("no notifier thread: {error}; what others change is seen after the TTL");
         }
@@ -194,16 +202,30 @@ impl NotifyQueue {
     }
 }
 
-/// Makes the kernel look a name up again before it believes in it. Unlike fuser's notification this
-/// leaves the name where it is meanwhile: most often the answer is the same inode, and who works
-/// in a directory must not see it vanish.
-fn expire_entry(device: &OwnedFd, parent: u64, name: &[u8]) -> io::Result<()> {
-    rustix::io::write(device, &expiry(parent, name))?;
+fn write(device: &OwnedFd, message: &[u8]) -> io::Result<()> {
+    rustix::io::write(device, message)?;
     Ok(())
 }
 
-/// `FUSE_NOTIFY_INVAL_ENTRY` with `FUSE_EXPIRE_ONLY`, which kernels before 6.2 take for the
-/// notification without it.
+/// `FUSE_NOTIFY_INVAL_INODE` of attributes and all pages.
+fn invalidation(inode: u64) -> Vec<u8> {
+    const INVAL_INODE: u32 = 2;
+    /// `struct fuse_out_header` and `struct fuse_notify_inval_inode_out`.
+    const LEN: usize = 16 + 24;
+    let mut message = Vec::with_capacity(LEN);
+    message.extend((LEN as u32).to_ne_bytes());
+    message.extend(INVAL_INODE.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    message.extend(inode.to_ne_bytes());
+    // From the first byte, and to the last.
+    message.extend([0; 16]);
+    message
+}
+
+/// Makes the kernel look a name up again before it believes in it: `FUSE_NOTIFY_INVAL_ENTRY` with
+/// `FUSE_EXPIRE_ONLY`, which kernels before 6.2 take for the notification without it. With it
+/// the name stays where it is meanwhile: most often the answer is the same inode, and who works in
+/// a directory must not see it vanish.
 fn expiry(parent: u64, name: &[u8]) -> Vec<u8> {
     const INVAL_ENTRY: u32 = 3;
     const EXPIRE_ONLY: u32 = 1;
@@ -288,6 +310,16 @@ mod tests {
             assert_eq!(put_off.due(&waiting, later), std::slice::from_ref(&inode));
         }
         assert!(put_off.due(&HashMap::new(), later).is_empty());
+    }
+
+    #[test]
+    fn an_invalidation_is_laid_out_as_the_kernel_reads_it() {
+        let message = invalidation(0x0102);
+        assert_eq!(message.len(), 40);
+        assert_eq!(message[0..4], 40u32.to_ne_bytes());
+        assert_eq!(message[4..8], 2u32.to_ne_bytes());
+        assert_eq!(message[16..24], 0x0102u64.to_ne_bytes());
+        assert_eq!(message[24..], [0; 16]);
     }
 
     #[test]
