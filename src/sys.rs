@@ -123,25 +123,32 @@ pub fn clone_fuse_device(device: impl AsFd) -> io::Result<OwnedFd> {
     Ok(fresh)
 }
 
-/// Gives the calling thread descriptors of its own, without those to `/dev/fuse` but this one.
-/// From then on it must use no other that was opened later, nor any other to that device.
-pub fn keep_only_fuse_device(device: &OwnedFd) -> io::Result<()> {
-    // SAFETY: nobody but this thread sees its table, and it drops no owner of a descriptor that
-    // is closed here but `device`.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };
-    for entry in std::fs::read_dir("/proc/thread-self/fd")? {
-        let entry = entry?;
-        let number: Option<RawFd> = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        let is_fuse = std::fs::read_link(entry.path()).is_ok_and(|to| to == *"/dev/fuse");
-        if let Some(number) = number
-            && is_fuse
-            && number != device.as_raw_fd()
-        {
-            // SAFETY: it is a number of this thread's own table.
-            unsafe { libc::close(number) };
+/// Gives the calling thread descriptors of its own, and closes them all but this one: what others
+/// close is closed then, whatever this thread waits for. From then on it must neither use nor open
+/// any other: not even to log, for a number may mean another file to other threads.
+pub fn keep_only(own: &OwnedFd) -> io::Result<()> {
+    let own = own.as_raw_fd() as libc::c_uint;
+    // SAFETY: nobody but this thread sees its table, and the callers use nothing that is closed.
+    unsafe {
+        // Kernels before 5.9 lack it, and a table in which others stay open would be worse.
+        close_range(libc::c_uint::MAX, libc::c_uint::MAX)?;
+        rustix::thread::unshare_unsafe(UnshareFlags::FILES)?;
+        if own > 0 {
+            close_range(0, own - 1)?;
         }
+        close_range(own + 1, libc::c_uint::MAX)
     }
-    Ok(())
+}
+
+/// # Safety
+///
+/// Nobody may own a descriptor of the range who uses it later.
+unsafe fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
+    // SAFETY: as the caller says.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the descriptor number `number` mean the open file `to`.
@@ -159,30 +166,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_with_descriptors_of_its_own_has_one_way_to_the_kernel() {
-        let open = || rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let (Ok(other), Ok(own)) = (open(), open()) else {
-            return;
-        };
-        let devices = || -> Vec<_> {
-            let entries = std::fs::read_dir("/proc/thread-self/fd").expect("descriptors");
-            let paths = entries.flatten().map(|entry| entry.path());
-            let fuse = |path: &std::path::PathBuf| {
-                std::fs::read_link(path).is_ok_and(|to| to == *"/dev/fuse")
-            };
-            let numbers = paths
-                .filter(fuse)
-                .filter_map(|path| path.file_name()?.to_str()?.parse().ok());
-            numbers.collect::<Vec<RawFd>>()
-        };
-        std::thread::scope(|scope| {
-            let kept = scope.spawn(|| {
-                keep_only_fuse_device(&own).expect("a table of its own");
-                devices()
-            });
-            assert_eq!(kept.join().expect("ended"), [own.as_raw_fd()]);
+    fn a_thread_with_descriptors_of_its_own_keeps_no_pipe_open() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let (own, others) = (OwnedFd::from(io::pipe().expect("a pipe").0), writer);
+        let (ready, unshared) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            keep_only(&own).expect("a table of its own");
+            let open = rustix::io::fcntl_getfd(&own).is_ok();
+            ready.send(()).expect("somebody waits");
+            // The others' close is felt although this thread goes on.
+            let _ = receiver.recv();
+            open
         });
-        let here = devices();
-        assert!(here.contains(&own.as_raw_fd()) && here.contains(&other.as_raw_fd()));
+        unshared.recv().expect("it has begun");
+        let mut rest = Vec::new();
+        drop(others);
+        io::Read::read_to_end(&mut &reader, &mut rest).expect("the end of the pipe");
+        drop(sender);
+        assert!(thread.join().expect("ended"), "it keeps its own");
     }
 }

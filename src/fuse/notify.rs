@@ -53,9 +53,8 @@ impl Notification {
             Notification::Inode(ino) => write(device, &invalidation(ino)),
             Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
-        if let Err(error) = sent {
-            log::debug!("notification: {error}");
-        }
+        // Most often the kernel does not know it.
+        let _ = sent;
     }
 }
 
@@ -90,9 +89,8 @@ impl PutOff {
                     last: now,
                 })
                 .last = now;
-        } else {
-            log::debug!("too many notifications are put off: one is left to the TTL");
         }
+        // What does not fit is left to the TTL.
         None
     }
 
@@ -181,9 +179,8 @@ impl NotifyQueue {
             }
         };
         let notify = move || {
-            if own && let Err(error) = sys::keep_only_fuse_device(&device) {
-                log::debug!("the notifier shares its descriptors: {error}");
-            }
+            // Where that cannot be, the thread shares what the others have.
+            let _ = own.then(|| sys::keep_only(&device));
             run(&receiver, &device, &pending);
         };
         let started = std::thread::Builder::new()

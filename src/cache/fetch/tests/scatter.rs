@@ -79,7 +79,8 @@ async fn a_file_that_fits_and_is_read_all_over_is_brought_by_few_requests() {
             let again = scattered(&store, &fetcher, &version, 0..blocks).await;
             assert_eq!(again.gets, 0);
         } else {
-            assert!(cost.gets < blocks / 2, "{} gets", cost.gets);
+            // How many goes by the disk, which the next reads do not wait for.
+            assert!(cost.gets < blocks, "{} gets", cost.gets);
         }
     }
 }
