@@ -124,10 +124,18 @@ processes_below() {
 
 # clear_away DIR: takes mounts below DIR away, ends processes that were started from it, removes it.
 clear_away() {
-  local dir=$1 mount pid
+  local dir=$1 mount pid at file
   cd /
   for mount in $(mounts_below "$dir"); do
     umount -l "$mount" 2>/dev/null || fusermount3 -uz "$mount" 2>/dev/null || true
+  done
+  # Servers, whose command lines need not name it.
+  for file in "$dir"/*/pid; do
+    [ -f "$file" ] || continue
+    read -r pid at <"$file" || continue
+    if [ "$(awk '{ print $22 }' "/proc/$pid/stat" 2>/dev/null)" = "$at" ]; then
+      kill "$pid" 2>/dev/null || true
+    fi
   done
   for pid in $(processes_below "$dir"); do
     kill "$pid" 2>/dev/null || true

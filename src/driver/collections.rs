@@ -214,8 +214,18 @@ impl<T: Collections> Database<T> {
         Ok(listed)
     }
 
+    /// Whether there is a collection now. That there was none a moment ago says nothing.
+    async fn has(&self, directory: &Key) -> Result<bool> {
+        let asked = clock::now();
+        if self.listed().await?.contains_key(directory) {
+            return Ok(true);
+        }
+        self.listed.lock().take_if(|(at, _)| *at < asked);
+        Ok(self.listed().await?.contains_key(directory))
+    }
+
     async fn directory(&self, key: &Key) -> Result<ObjectInfo> {
-        match self.listed().await?.contains_key(key) {
+        match self.has(key).await? {
             true => Ok(facts()),
             false => Err(missing(T::WORD)),
         }
@@ -261,7 +271,7 @@ impl<T: Collections> Database<T> {
             let Ok(collection) = std::str::from_utf8(collection) else {
                 return Ok(Page::default());
             };
-            if !self.listed().await?.contains_key(&marker(collection)) {
+            if !self.has(&marker(collection)).await? {
                 return Ok(Page::default());
             }
             return self

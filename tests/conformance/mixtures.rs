@@ -5,7 +5,7 @@ use bucketfs::driver::memory::Memory;
 use bucketfs::driver::mirror::Mirror;
 use bucketfs::driver::tier::Tier;
 use bucketfs::driver::{Driver, Error, OpenOptions};
-use bucketfs::layer::{FaultPlan, Layered};
+use bucketfs::layer::{FaultPlan, Layered, Retry, RetryOptions};
 use std::sync::Arc;
 
 /// A store that is made of folders, as a URL names it.
@@ -90,9 +90,14 @@ fn mixture(
                 None => driver,
             };
             let (truth, copies) = (under(truth, faults[0]), under(copies, faults[1]));
-            Ok::<Arc<dyn Driver>, Error>(match scheme {
+            let whole: Arc<dyn Driver> = match scheme {
                 "mirror" => Arc::new(Mirror::new(vec![truth, copies], None)?),
                 _ => Arc::new(Tier::new(copies, truth)?),
+            };
+            // A mount asks again where the store's own word fails.
+            Ok::<Arc<dyn Driver>, Error>(match faults[0] {
+                Some(_) => Arc::new(Retry::new(whole, RetryOptions::default())),
+                None => whole,
             })
         };
         Ok(Fixture {

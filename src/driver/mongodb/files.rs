@@ -1,9 +1,10 @@
 //! A GridFS bucket as files: `X.files` and `X.chunks` of a database, as the drivers of MongoDB and
 //! mongofiles have them. Of several revisions of a name the newest is the file.
 //!
-//! Two inserts and deletes of single documents make a write exact. A revision says what it `follows`,
+//! A write is an insert and a delete of single documents. A revision says what it `follows`,
 //! which no two may: so of two writers one wins. And it counts only when its writer has removed what
-//! it follows: so of a writer and one that deletes, or renames, one wins.
+//! it follows: so of a writer and one that deletes, or renames, one wins. Of three at one moment two
+//! may be told so, which is why conditions are claimed to be checked, and no more.
 
 mod chunks;
 mod entry;
@@ -323,11 +324,9 @@ impl Files {
 #[async_trait]
 impl Driver for Files {
     fn capabilities(&self) -> Capabilities {
-        let strength = match self.0.is_ferret {
-            // It finds first and deletes later.
-            true => Strength::Checked,
-            false => Strength::Atomic,
-        };
+        // Somebody who writes upon a revision that has not removed yet what it follows frees the
+        // word under which a third can still follow that: then two are told that they have won.
+        let strength = Strength::Checked;
         Capabilities {
             remote: true,
             put_condition: strength,
