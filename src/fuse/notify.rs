@@ -49,12 +49,11 @@ impl Notification {
     }
 
     fn send(self, device: &OwnedFd) {
-        let sent = match self {
+        // A refusal is most often that the kernel does not know it.
+        let _ = match self {
             Notification::Inode(ino) => write(device, &invalidation(ino)),
             Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
-        // Most often the kernel does not know it.
-        let _ = sent;
     }
 }
 
