@@ -7,6 +7,7 @@ use bucketfs::driver::{
     GetOutcome, ListRequest, OpenOptions, Precondition, PutOptions, Removal, Strength,
 };
 use bucketfs::key::Key;
+use bucketfs::writeback::stage::Origin;
 use bucketfs::writeback::upload::{self, Part};
 use bytes::Bytes;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -713,7 +714,11 @@ async fn changed_in_places() -> Outcome {
             })
             .collect();
         assert!(parts.iter().any(|part| matches!(part, Part::Kept(_))));
-        let old = info.etag.clone();
+        let old = Origin {
+            key: key.clone(),
+            etag: info.etag.clone(),
+            size: before,
+        };
         info = upload::rebuild(&driver, &key, &old, &parts, when(condition.clone())).await?;
         assert!(read(&bucket, &key).await? == bytes);
         let lost = upload::rebuild(&driver, &key, &old, &parts, when(condition)).await;

@@ -412,7 +412,7 @@ impl Fs {
             }
             Content::Rebuilt(origin, parts, _) => {
                 let options = plan.options.clone();
-                upload::rebuild(&self.driver, &plan.key, &origin.etag, parts, options).await
+                upload::rebuild(&self.driver, &plan.key, origin, parts, options).await
             }
             Content::There(origin) => {
                 let options = CopyOptions {

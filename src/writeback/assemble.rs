@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// A part of an upload.
 #[derive(Clone, Debug)]
-enum Part {
+pub(super) enum Part {
     /// What the store copies.
     Copied(Stored),
     /// What is sent. What the store has of it is too little to be copied, and is fetched before.
@@ -128,6 +128,16 @@ pub(super) async fn assemble(
     })?;
     let parts = parts(pieces, &limits)
         .ok_or_else(|| refused(ErrorKind::TooLarge, "it would have too many parts"))?;
+    join(driver, key, parts, options).await
+}
+
+/// Makes an object of parts, which are as the store wants them, if the precondition holds.
+pub(super) async fn join(
+    driver: &Arc<dyn Driver>,
+    key: &Key,
+    parts: Vec<Part>,
+    options: PutOptions,
+) -> Result<ObjectInfo> {
     let precondition = options.precondition.clone();
     let options = PutOptions {
         copies_parts: true,

@@ -15,7 +15,7 @@ mod spill;
 pub use area::{StagingArea, StagingOptions};
 pub use away::Holder;
 
-use crate::driver::{Body, ETag};
+use crate::driver::{Body, ETag, Stored};
 use crate::key::Key;
 use away::Away;
 use bytes::Bytes;
@@ -60,6 +60,19 @@ pub struct Stage {
 enum Store {
     Memory(Memory),
     Spill(Spill),
+}
+
+impl Origin {
+    /// A range of it, for the store to copy.
+    pub fn stored(&self, range: Range<u64>) -> Stored {
+        Stored {
+            key: self.key.clone(),
+            etag: self.etag.clone(),
+            size: self.size,
+            range,
+            keep: None,
+        }
+    }
 }
 
 impl fmt::Debug for Stage {

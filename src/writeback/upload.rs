@@ -4,13 +4,13 @@
 //! is held in memory for being sent: bodies are read piece by piece.
 
 use super::assemble;
+use super::stage::Origin;
 use crate::driver::{
-    AttributeSupport, Body, Capabilities, Driver, ETag, Error, ErrorKind, ObjectInfo, Precondition,
+    AttributeSupport, Body, Capabilities, Driver, Error, ErrorKind, ObjectInfo, Precondition,
     PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use futures::{FutureExt, TryFutureExt};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -196,54 +196,20 @@ pub fn parts(
     (kept >= PART && parts.len() <= limits.max_parts as usize).then_some(parts)
 }
 
-/// What it means that a version is not there to be copied.
-fn gone(error: Error, key: &Key) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound => Error::new(ErrorKind::Changed, error.message().to_owned())
-            .during("copy_part")
-            .on(key),
-        _ => error,
-    }
-}
-
 /// Makes an object of parts of its version before and of sent ones. A version that is gone is
 /// `Changed`.
 pub async fn rebuild(
     driver: &Arc<dyn Driver>,
     key: &Key,
-    before: &ETag,
+    before: &Origin,
     parts: &[Part<Body>],
     options: PutOptions,
 ) -> Result<ObjectInfo> {
-    let precondition = options.precondition.clone();
-    let options = PutOptions {
-        copies_parts: true,
-        ..options
-    };
-    let upload = driver.upload(key, options).await?;
-    let requests = parts.iter().zip(1..).map(|(part, number)| {
-        let upload = &upload;
-        match part {
-            Part::Sent(body) => upload.part(number, body.clone()),
-            Part::Kept(range) => {
-                let copied = upload.copy_part(number, key, range.clone(), before.clone());
-                copied.map_err(|error| gone(error, key)).boxed()
-            }
-        }
+    let parts = parts.iter().map(|part| match part {
+        Part::Sent(body) => assemble::Part::Sent(body.clone()),
+        Part::Kept(range) => assemble::Part::Copied(before.stored(range.clone())),
     });
-    let requests: Vec<_> = requests.collect();
-    let made = stream::iter(requests)
-        .buffer_unordered(WIDTH)
-        .try_collect::<()>()
-        .await;
-    let made = match made {
-        Ok(()) => upload.complete(precondition).await,
-        Err(error) => Err(error),
-    };
-    made.map_err(|error| {
-        throw_away(upload);
-        collision(error, key)
-    })
+    assemble::join(driver, key, parts.collect(), options).await
 }
 
 /// The size of the parts in which files can go ahead of their commit; `None` where they cannot.
@@ -275,7 +241,7 @@ pub(super) fn throw_away(upload: Box<dyn Upload>) {
 mod tests {
     use super::*;
     use crate::driver::memory::Memory;
-    use crate::driver::{GetOptions, UploadLimits};
+    use crate::driver::{ETag, GetOptions, UploadLimits};
     use crate::layer::{Layered, Operation, Stats};
     use bytes::Bytes;
 

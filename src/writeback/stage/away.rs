@@ -158,13 +158,7 @@ impl Stage {
             pieces.push(match (holder, &self.origin) {
                 (Holder::Stage, _) => Piece::Here(self.here(range)),
                 (Holder::Object(stored), _) => Piece::Stored(stored),
-                (Holder::Origin, Some(origin)) => Piece::Stored(Stored {
-                    key: origin.key.clone(),
-                    etag: origin.etag.clone(),
-                    size: origin.size,
-                    range,
-                    keep: None,
-                }),
+                (Holder::Origin, Some(origin)) => Piece::Stored(origin.stored(range)),
                 (Holder::Origin, None) => {
                     let Range { start, end } = range;
                     let why = format!("bytes {start}..{end} are nowhere");
