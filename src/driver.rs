@@ -20,9 +20,11 @@ mod error;
 mod filter;
 mod json;
 mod location;
+mod metadata;
 mod parts;
 mod servers;
 mod types;
+mod web;
 
 pub use body::{Body, Object, Piece, Source, Stored};
 pub use error::{Error, ErrorKind, Result};

@@ -6,7 +6,7 @@
 //!
 //! Each stage imports only what stands to its right; the drivers of stores that are made of stores
 //! (`mirror:`, `tier:`) stand over layers and drivers again. [`driver`] is the contract every store
-//! implements; [`key`], [`locks`] and [`clock`] are the vocabulary all stages share.
+//! implements; [`key`], [`conflict`], [`locks`] and [`clock`] are the vocabulary all stages share.
 
 // Unit tests wait, race and make up what they like.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -16,6 +16,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conflict;
 pub mod control;
 pub mod driver;
 pub mod exit;

@@ -8,14 +8,11 @@
 //! the user metadata of other tools.
 
 mod account;
-mod attributes;
 mod bucket;
-mod connect;
 mod copy;
 #[cfg(test)]
 #[path = "../../tests/fuzz/corpus.rs"]
 mod corpus;
-mod http;
 mod meta;
 mod object;
 mod probe;
@@ -25,6 +22,7 @@ mod site;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod upload;
 mod verify;
 mod xml;

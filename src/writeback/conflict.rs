@@ -1,43 +1,15 @@
 //! What becomes of bytes that the store did not take under their name: a conflict file beside it,
 //! or a file in the state directory.
 
+pub use crate::conflict::name;
 use crate::driver::Body;
 use crate::task;
-use bytes::Bytes;
 use serde::Serialize;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-/// Longest file name.
-const NAME_MAX: usize = 255;
-
-/// The name of a conflict file: `NAME.conflict-HOST-TIME`, with a number behind it from the second
-/// of the same second on. A name that gets too long loses the end of `NAME`.
-pub fn name(of: &[u8], host: &str, time: SystemTime, number: u32) -> Bytes {
-    let stamp = time::OffsetDateTime::from(time);
-    let mut tail = format!(
-        ".conflict-{host}-{:04}{:02}{:02}T{:02}{:02}{:02}Z",
-        stamp.year(),
-        u8::from(stamp.month()),
-        stamp.day(),
-        stamp.hour(),
-        stamp.minute(),
-        stamp.second()
-    );
-    if number > 0 {
-        tail.push_str(&format!("-{number}"));
-    }
-    let mut keep = of.len().min(NAME_MAX.saturating_sub(tail.len()));
-    while keep > 0 && keep < of.len() && of[keep] & 0xc0 == 0x80 {
-        keep -= 1;
-    }
-    let mut name = of[..keep].to_vec();
-    name.extend_from_slice(tail.as_bytes());
-    name.into()
-}
 
 /// What stands beside kept bytes, so that a person can put them where they belong.
 #[derive(Serialize)]
@@ -115,21 +87,6 @@ fn write(dir: &Path, kept: PathBuf, content: &Kept, note: &[u8]) -> io::Result<P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn names_carry_host_and_time_and_fit() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        assert_eq!(
-            name(b"notes.txt", "box", time, 0),
-            "notes.txt.conflict-box-20231114T221320Z"
-        );
-        assert!(name(b"a", "box", time, 2).ends_with(b"-2"));
-        let long = "\u{e9}".repeat(127);
-        let name = name(long.as_bytes(), "box", time, 0);
-        assert!(name.len() <= 255);
-        assert!(std::str::from_utf8(&name).is_ok());
-    }
 
     #[tokio::test]
     async fn bytes_are_kept_with_a_note() {

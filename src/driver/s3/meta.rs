@@ -1,17 +1,18 @@
 //! Objects' facts as headers: etags, times, user metadata, commit ids. What of the metadata are
-//! attributes of files is in [`super::attributes`].
+//! attributes of files is in [`crate::driver::metadata`].
 //!
 //! User metadata lies where every tool looks for it, in `x-amz-meta-NAME`. A header holds printable
 //! ASCII only; other values are written as RFC 2047 words (`=?UTF-8?B?...?=`), which is the form in
 //! which Amazon itself gives such values back, and are read in both of its encodings.
 
-use super::{attributes as file, xml};
+use super::xml;
 use crate::clock;
+pub(super) use crate::driver::metadata::ascii;
+use crate::driver::metadata::{self as file, decode, encode};
 use crate::driver::{Attributes, Body, CommitId, Error, ErrorKind, ObjectInfo, Result};
 use crate::key::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What user metadata begins with.
-pub(super) const META: &str = "x-amz-meta-";
+const META: &str = "x-amz-meta-";
 /// Where commit ids lie.
 const COMMITS: &str = "x-amz-meta-bucketfs-commit";
 
@@ -87,7 +88,7 @@ pub(super) fn info(headers: &HeaderMap, key: &Key, size: Option<u64>) -> Result<
                 .insert(name.to_owned(), decode(value.as_bytes()));
         }
     }
-    file::recognise(&mut attributes);
+    file::recognise(&mut attributes, META);
     if attributes.content_type.as_deref() == Some(file::media_type(key, attributes.mode)) {
         attributes.content_type = None;
     }
@@ -167,7 +168,7 @@ pub(super) fn describe(
         size += name.as_str().len() + value.len();
         headers.insert(name, value);
     };
-    for (name, value) in file::metadata(attributes) {
+    for (name, value) in file::metadata(attributes, META) {
         let name = HeaderName::try_from(format!("{META}{name}"));
         if let Ok(name) = name
             && name != COMMITS
@@ -209,91 +210,13 @@ pub(super) async fn checksum(body: &Body) -> Result<String> {
     Ok(BASE64.encode((digest.finalize() as u32).to_be_bytes()))
 }
 
-/// A header's value from text that is known to be plain.
-pub(super) fn ascii(text: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(text)
-        .ok()
-        .filter(|value| value.to_str().is_ok())
-        .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "not plain text"))
-}
-
-/// A value as it stands in a header: as it is when a server gives that back unchanged.
-fn encode(value: &Bytes) -> Result<HeaderValue> {
-    let plain = value.iter().all(|byte| matches!(byte, b' '..=b'~'))
-        && !value.starts_with(b" ")
-        && !value.ends_with(b" ")
-        && !value.windows(2).any(|pair| pair == b"  ")
-        && decode_word(value).is_none();
-    if plain {
-        return HeaderValue::from_maybe_shared(value.clone())
-            .map_err(|_| Error::new(ErrorKind::InvalidArgument, "not plain text"));
-    }
-    let charset = match std::str::from_utf8(value) {
-        Ok(_) => "UTF-8",
-        Err(_) => "x-binary",
-    };
-    ascii(&format!("=?{charset}?B?{}?=", BASE64.encode(value)))
-}
-
-/// The value that a header stands for: RFC 2047 words, or else its bytes.
-fn decode(header: &[u8]) -> Bytes {
-    let mut value = Vec::new();
-    let mut words = header
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    let all_words = words.all(|word| match decode_word(word) {
-        Some(part) => {
-            value.extend_from_slice(&part);
-            true
-        }
-        None => false,
-    });
-    if all_words && !header.is_empty() {
-        value.into()
-    } else {
-        Bytes::copy_from_slice(header)
-    }
-}
-
-/// The bytes of one RFC 2047 word in UTF-8, or of none in particular.
-fn decode_word(word: &[u8]) -> Option<Vec<u8>> {
-    let word = std::str::from_utf8(word).ok()?;
-    let mut parts = word.strip_prefix("=?")?.strip_suffix("?=")?.splitn(3, '?');
-    let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
-    if !["utf-8", "us-ascii", "x-binary"]
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(charset))
-    {
-        return None;
-    }
-    match encoding {
-        "B" | "b" => BASE64.decode(text).ok(),
-        "Q" | "q" => {
-            let mut bytes = Vec::with_capacity(text.len());
-            let mut rest = text.bytes();
-            while let Some(byte) = rest.next() {
-                bytes.push(match byte {
-                    b'_' => b' ',
-                    b'=' => {
-                        let digit = |byte: u8| (byte as char).to_digit(16);
-                        let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
-                        u8::try_from(value).ok()?
-                    }
-                    byte => byte,
-                });
-            }
-            Some(bytes)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod fuzz;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
         list.iter()
@@ -347,14 +270,6 @@ mod tests {
             checksum(&Body::empty()).await.expect("readable"),
             "AAAAAA=="
         );
-    }
-
-    #[test]
-    fn words_of_other_tools_are_read() {
-        assert_eq!(decode(b"=?UTF-8?Q?=C3=BCber_x?="), "\u{fc}ber x");
-        assert_eq!(decode(b"=?utf-8?b?w7w=?= =?utf-8?q?y?="), "\u{fc}y");
-        assert_eq!(decode(b"=?UTF-8?B?!?="), "=?UTF-8?B?!?=");
-        assert_eq!(decode("\u{fc}".as_bytes()), "\u{fc}");
     }
 
     #[test]

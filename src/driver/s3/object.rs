@@ -2,7 +2,8 @@
 
 use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
-use super::{Bucket, http as connection, meta, verify, xml};
+use super::{Bucket, meta, verify, xml};
+use crate::driver::web as connection;
 use crate::driver::{
     Attributes, Body, CommitId, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
     Precondition, PutOptions, Result,

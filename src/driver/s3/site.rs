@@ -1,5 +1,6 @@
 //! Where the service is, and how buckets, keys and parameters become URLs.
 
+use crate::driver::web::Peer;
 use crate::driver::{Error, ErrorKind, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use std::fmt::{self, Write};
@@ -161,6 +162,23 @@ impl Site {
             || !bucket
                 .bytes()
                 .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    }
+}
+
+impl Site {
+    /// Who is asked, for sentences.
+    pub fn peer(&self) -> Peer<'_> {
+        Peer {
+            name: self,
+            https: self.https,
+            away: match self.custom {
+                true => "is the server running, and the endpoint right?",
+                false => "is the network up, and the region right?",
+            },
+            plain: "; if the server expects TLS, write https:// in the endpoint",
+            bare: "the server speaks no TLS there; write http:// in the endpoint if that is meant",
+            issuer: "if it is a private one, let AWS_CA_BUNDLE name a file with its issuer",
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! A service and how requests to it are made: signed, sent, and sent again where the answer tells
 //! what was wrong with the region, the clock or the credentials.
 
-use super::connect::{self, Client, Proxies};
-use super::http::{self as connection, Payload};
 use super::refusal::{Failed, Refusal};
 use super::sign::{self, Credentials};
 use super::site::Site;
 use super::verify::Etags;
-use super::{StaticCredentials, meta};
+use super::{StaticCredentials, meta, trust};
 use crate::clock;
+use crate::driver::web::connect::{self, Client, Proxies};
+use crate::driver::web::{self as connection, Payload};
 use crate::driver::{Body, Error, ErrorKind, OpenOptions, Result};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -218,8 +218,13 @@ impl Store {
             let requester = HeaderValue::from_static("requester");
             always.insert("x-amz-request-payer", requester);
         }
+        // The system's certificates are read for encrypted endpoints only.
+        let roots = match site.https {
+            true => trust::roots()?,
+            false => rustls::RootCertStore::empty(),
+        };
         Ok(Store {
-            client: connect::client(site.https, &proxies)?,
+            client: connect::client(roots, &proxies)?,
             proxies,
             credentials,
             always,
@@ -254,7 +259,7 @@ impl Store {
                 .client
                 .request(request)
                 .await
-                .map_err(|error| connection::unanswered(&error, &site))?;
+                .map_err(|error| connection::unanswered(&error, &site.peer()))?;
             let status = response.status();
             if status.is_success() || status == StatusCode::NOT_MODIFIED {
                 return Ok(response);

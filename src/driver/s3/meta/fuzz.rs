@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::driver::s3::corpus::{config, inputs, mutated};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 const CORPUS: &str = include_str!("../../../../tests/fuzz/corpus/headers.txt");

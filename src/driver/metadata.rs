@@ -1,4 +1,5 @@
-//! Attributes of files as user metadata, in forms that s3fs and rclone read and write too.
+//! Attributes of files as user metadata in headers, in forms that s3fs and rclone read and write too.
+//! Stores differ in what such headers begin with; this is Amazon's:
 //!
 //! | header | s3fs | rclone `--metadata` | written here |
 //! |---|---|---|---|
@@ -13,12 +14,12 @@
 //! key ends in `/`. User metadata of other tools keeps its own header, and is an extended
 //! attribute of that name as well.
 
-use super::meta::META;
-use crate::driver::Attributes;
+use super::{Attributes, Error, ErrorKind, Result};
 use crate::key::Key;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -52,9 +53,10 @@ pub(super) fn media_type(key: &Key, mode: Option<u32>) -> &'static str {
     }
 }
 
-/// Finds the attributes of a file among the user metadata that an answer told. What is not what it
+/// Finds the attributes of a file among the user metadata that an answer told, whose headers begin
+/// with `meta`. What is not what it
 /// should be stays there, as another tool's.
-pub(super) fn recognise(attributes: &mut Attributes) {
+pub(super) fn recognise(attributes: &mut Attributes, meta: &str) {
     let Attributes { user, headers, .. } = attributes;
     let mut words = |name: &str, accept: &mut dyn FnMut(&str) -> bool| {
         let text = user
@@ -87,7 +89,7 @@ pub(super) fn recognise(attributes: &mut Attributes) {
         extended.is_some()
     });
     for name in user.keys() {
-        headers.insert(format!("{META}{name}"), String::new());
+        headers.insert(format!("{meta}{name}"), String::new());
     }
     for (name, value) in extended.unwrap_or_default() {
         match name.strip_prefix(USER) {
@@ -103,11 +105,11 @@ pub(super) fn recognise(attributes: &mut Attributes) {
 
 /// The user metadata of an object: names without what they begin with, and values. What came with
 /// a header of its own goes with one.
-pub(super) fn metadata(attributes: &Attributes) -> BTreeMap<String, Bytes> {
+pub(super) fn metadata(attributes: &Attributes, meta: &str) -> BTreeMap<String, Bytes> {
     let mut all = BTreeMap::new();
     let mut extended = BTreeMap::new();
     for (name, value) in &attributes.user {
-        if attributes.headers.contains_key(&format!("{META}{name}")) {
+        if attributes.headers.contains_key(&format!("{meta}{name}")) {
             all.insert(name.clone(), value.clone());
         } else {
             extended.insert(format!("{USER}{name}"), BASE64.encode(value));
@@ -212,9 +214,90 @@ fn parse_extended(text: &str) -> Option<BTreeMap<String, Bytes>> {
         .collect()
 }
 
+/// A header's value from text that is known to be plain.
+pub(super) fn ascii(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text)
+        .ok()
+        .filter(|value| value.to_str().is_ok())
+        .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "not plain text"))
+}
+
+/// A value as it stands in a header: as it is when a server gives that back unchanged.
+pub(super) fn encode(value: &Bytes) -> Result<HeaderValue> {
+    let plain = value.iter().all(|byte| matches!(byte, b' '..=b'~'))
+        && !value.starts_with(b" ")
+        && !value.ends_with(b" ")
+        && !value.windows(2).any(|pair| pair == b"  ")
+        && decode_word(value).is_none();
+    if plain {
+        return HeaderValue::from_maybe_shared(value.clone())
+            .map_err(|_| Error::new(ErrorKind::InvalidArgument, "not plain text"));
+    }
+    let charset = match std::str::from_utf8(value) {
+        Ok(_) => "UTF-8",
+        Err(_) => "x-binary",
+    };
+    ascii(&format!("=?{charset}?B?{}?=", BASE64.encode(value)))
+}
+
+/// The value that a header stands for: RFC 2047 words, or else its bytes.
+pub(super) fn decode(header: &[u8]) -> Bytes {
+    let mut value = Vec::new();
+    let mut words = header
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
+    let all_words = words.all(|word| match decode_word(word) {
+        Some(part) => {
+            value.extend_from_slice(&part);
+            true
+        }
+        None => false,
+    });
+    if all_words && !header.is_empty() {
+        value.into()
+    } else {
+        Bytes::copy_from_slice(header)
+    }
+}
+
+/// The bytes of one RFC 2047 word in UTF-8, or of none in particular.
+fn decode_word(word: &[u8]) -> Option<Vec<u8>> {
+    let word = std::str::from_utf8(word).ok()?;
+    let mut parts = word.strip_prefix("=?")?.strip_suffix("?=")?.splitn(3, '?');
+    let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
+    if !["utf-8", "us-ascii", "x-binary"]
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(charset))
+    {
+        return None;
+    }
+    match encoding {
+        "B" | "b" => BASE64.decode(text).ok(),
+        "Q" | "q" => {
+            let mut bytes = Vec::with_capacity(text.len());
+            let mut rest = text.bytes();
+            while let Some(byte) = rest.next() {
+                bytes.push(match byte {
+                    b'_' => b' ',
+                    b'=' => {
+                        let digit = |byte: u8| (byte as char).to_digit(16);
+                        let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
+                        u8::try_from(value).ok()?
+                    }
+                    byte => byte,
+                });
+            }
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const META: &str = "x-amz-meta-";
 
     fn told(pairs: &[(&str, &str)]) -> Attributes {
         let mut attributes = Attributes::default();
@@ -222,7 +305,7 @@ mod tests {
             let value = Bytes::copy_from_slice(value.as_bytes());
             attributes.user.insert((*name).into(), value);
         }
-        recognise(&mut attributes);
+        recognise(&mut attributes, META);
         attributes
     }
 
@@ -282,7 +365,7 @@ mod tests {
         let attributes = told(&[("xattr", text), ("color", "red"), ("ctime", "1")]);
         assert_eq!(attributes.user["bin"], &b"\0\xff\n"[..]);
         assert_eq!(attributes.user["color"], "blue");
-        let written = metadata(&attributes);
+        let written = metadata(&attributes, META);
         // It had a header of its own, and keeps it.
         assert_eq!(written["color"], "blue");
         assert_eq!(
@@ -291,7 +374,7 @@ mod tests {
         );
         assert_eq!(written.len(), 2);
         let broken = told(&[("xattr", "%7B%22user.a")]);
-        assert_eq!(metadata(&broken)["xattr"], "%7B%22user.a");
+        assert_eq!(metadata(&broken, META)["xattr"], "%7B%22user.a");
     }
 
     #[test]
@@ -306,14 +389,14 @@ mod tests {
             user: [("a\"b, c".to_owned(), Bytes::from_static(&[0, 255]))].into(),
             ..Attributes::default()
         };
-        let written = metadata(&attributes);
+        let written = metadata(&attributes, META);
         assert_eq!(written["mode"], "0100755");
         assert_eq!(written["mtime"], "1500000000.000000005");
         let mut read = Attributes {
             user: written,
             ..Attributes::default()
         };
-        recognise(&mut read);
+        recognise(&mut read, META);
         assert_eq!(read, attributes);
     }
 
@@ -328,5 +411,13 @@ mod tests {
         ] {
             assert_eq!(media_type(&Key::from(key), mode), expected, "{key}");
         }
+    }
+
+    #[test]
+    fn words_of_other_tools_are_read() {
+        assert_eq!(decode(b"=?UTF-8?Q?=C3=BCber_x?="), "\u{fc}ber x");
+        assert_eq!(decode(b"=?utf-8?b?w7w=?= =?utf-8?q?y?="), "\u{fc}y");
+        assert_eq!(decode(b"=?UTF-8?B?!?="), "=?UTF-8?B?!?=");
+        assert_eq!(decode("\u{fc}".as_bytes()), "\u{fc}");
     }
 }

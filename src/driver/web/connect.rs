@@ -1,7 +1,7 @@
 //! How connections come about: directly or through the proxy that the environment names, and
 //! encrypted where the endpoint is.
 
-use super::http::Payload;
+use super::Payload;
 use crate::driver::{Error, ErrorKind, Result};
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -11,7 +11,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{self, Connected, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::RootCertStore;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -30,12 +30,12 @@ const IDLE: Duration = Duration::from_secs(15);
 const SPARE: usize = 128;
 
 /// A pool of connections. Cloning it shares the pool.
-pub(super) type Client = legacy::Client<HttpsConnector<Connector>, Payload>;
+pub(in crate::driver) type Client = legacy::Client<HttpsConnector<Connector>, Payload>;
 
 /// The proxies that `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` name, as curl
 /// understands them. `Debug` shows none, because their URLs have passwords.
 #[derive(Clone)]
-pub(super) struct Proxies(Arc<Matcher>);
+pub(in crate::driver) struct Proxies(Arc<Matcher>);
 
 impl Proxies {
     /// Those of the environment.
@@ -60,18 +60,13 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// Makes the pool. The system's certificates are read for encrypted endpoints only.
-pub(super) fn client(https: bool, proxies: &Proxies) -> Result<Client> {
+/// Makes the pool, which trusts these certificates.
+pub(in crate::driver) fn client(roots: RootCertStore, proxies: &Proxies) -> Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(60)));
     tcp.set_connect_timeout(Some(CONNECT));
-    let roots = if https {
-        roots()?
-    } else {
-        rustls::RootCertStore::empty()
-    };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -93,53 +88,27 @@ pub(super) fn client(https: bool, proxies: &Proxies) -> Result<Client> {
         .build(connector))
 }
 
-/// The system's certificates and those of `AWS_CA_BUNDLE`.
-fn roots() -> Result<rustls::RootCertStore> {
-    let mut roots = rustls::RootCertStore::empty();
+/// The system's certificates.
+pub(in crate::driver) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for problem in &system.errors {
         log::warn!("some of the system's certificates cannot be read: {problem}");
     }
     roots.add_parsable_certificates(system.certs);
-    if let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
-        let wrong = |cause: rustls::pki_types::pem::Error| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "cannot read the certificates that AWS_CA_BUNDLE names in {path:?}: {cause}"
-                ),
-            )
-        };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(&path).map_err(wrong)? {
-            roots.add_parsable_certificates([certificate.map_err(wrong)?]);
-        }
-        if roots.len() == before {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!("there is no certificate in {path:?}, which AWS_CA_BUNDLE names"),
-            ));
-        }
-    }
-    if roots.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "there are no certificates to trust: install ca-certificates, or let AWS_CA_BUNDLE name a file of them",
-        ));
-    }
-    Ok(roots)
+    roots
 }
 
 /// Connects to the destination, or to the proxy before it.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(in crate::driver) struct Connector {
     tcp: HttpConnector,
     proxies: Proxies,
 }
 
 /// A proxy that lets nobody through.
 #[derive(Debug)]
-pub(super) struct ProxyFailed(String);
+pub(in crate::driver) struct ProxyFailed(String);
 
 impl fmt::Display for ProxyFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,7 +180,7 @@ impl Service<Uri> for Connector {
 
 /// A TCP connection that acknowledges the beginning of an answer at once: a server that does not
 /// set `TCP_NODELAY` holds the rest back until then, for 40 ms at worst.
-pub(super) struct Connection {
+pub(in crate::driver) struct Connection {
     io: TokioIo<TcpStream>,
     /// Requests go to a proxy, which wants to be told whole URLs.
     proxied: bool,

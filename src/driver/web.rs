@@ -1,9 +1,12 @@
-//! What goes over connections: bodies on their way out and in, and what goes wrong with them.
+//! HTTP under the drivers whose stores speak it: bodies on their way out and in, and what goes wrong
+//! with them.
 
-use super::connect::ProxyFailed;
-use super::site::Site;
-use crate::driver::{self, Error, ErrorKind, Result};
+pub(super) mod connect;
+
+use super::{Error, ErrorKind, Result};
+use crate::driver;
 use bytes::{Bytes, BytesMut};
+use connect::ProxyFailed;
 use futures::stream::{BoxStream, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -31,6 +34,20 @@ impl From<&driver::Body> for Payload {
             driver::Body::Source(_) => Payload::Stream(body.stream(), body.len()),
         }
     }
+}
+
+/// Who is asked, as sentences of failures name it, and what they advise.
+pub(super) struct Peer<'a> {
+    pub name: &'a dyn fmt::Display,
+    pub https: bool,
+    /// When it cannot be reached.
+    pub away: &'static str,
+    /// When what it answers without TLS is not HTTP.
+    pub plain: &'static str,
+    /// When it does not speak TLS.
+    pub bare: &'static str,
+    /// When its certificate is not trusted.
+    pub issuer: &'static str,
 }
 
 /// The bytes to be sent could not be read: a failure of this machine, not of the network.
@@ -97,8 +114,11 @@ impl hyper::body::Body for Payload {
     }
 }
 
+/// Bytes as they come in.
+pub(super) type Coming = BoxStream<'static, Result<Bytes>>;
+
 /// The bytes of an answer as they come in.
-pub(super) fn stream(body: Incoming) -> BoxStream<'static, Result<Bytes>> {
+pub(super) fn stream(body: Incoming) -> Coming {
     body.into_data_stream()
         .map(|piece| piece.map_err(broken))
         .boxed()
@@ -164,7 +184,8 @@ fn causes<'a>(
 }
 
 /// A request that got no answer.
-pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
+pub(super) fn unanswered(error: &legacy::Error, peer: &Peer<'_>) -> Error {
+    let site = peer.name;
     let mut reason = error.to_string();
     for cause in causes(error) {
         if let Some(Unreadable(cause)) = cause.downcast_ref() {
@@ -180,16 +201,12 @@ pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
             );
         }
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return untrusted(tls, site);
+            return untrusted(tls, peer);
         }
         if let Some(http) = cause.downcast_ref::<hyper::Error>()
             && http.is_parse()
         {
-            let hint = if site.https {
-                ""
-            } else {
-                "; if the server expects TLS, write https:// in the endpoint"
-            };
+            let hint = if peer.https { "" } else { peer.plain };
             return Error::new(
                 ErrorKind::Corrupt,
                 format!("what {site} answers is not HTTP ({http}){hint}"),
@@ -198,11 +215,7 @@ pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
         reason = cause.to_string();
     }
     if error.is_connect() {
-        let hint = if site.custom {
-            "is the server running, and the endpoint right?"
-        } else {
-            "is the network up, and the region right?"
-        };
+        let hint = peer.away;
         Error::new(
             ErrorKind::Unreachable,
             format!("cannot reach {site}: {reason}; {hint}"),
@@ -216,14 +229,11 @@ pub(super) fn unanswered(error: &legacy::Error, site: &Site) -> Error {
 }
 
 /// A TLS session that did not come about.
-fn untrusted(error: &rustls::Error, site: &Site) -> Error {
+fn untrusted(error: &rustls::Error, peer: &Peer<'_>) -> Error {
+    let site = peer.name;
     let hint = match error {
-        rustls::Error::InvalidMessage(_) => {
-            "the server speaks no TLS there; write http:// in the endpoint if that is meant"
-        }
-        rustls::Error::InvalidCertificate(_) => {
-            "if it is a private one, let AWS_CA_BUNDLE name a file with its issuer"
-        }
+        rustls::Error::InvalidMessage(_) => peer.bare,
+        rustls::Error::InvalidCertificate(_) => peer.issuer,
         _ => "the server wants another kind of TLS",
     };
     Error::new(
