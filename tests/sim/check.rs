@@ -57,7 +57,16 @@ pub async fn trees(
                         ));
                     }
                 }
-                for path in seen.keys().filter(|path| !expected.contains_key(*path)) {
+                // The directory of what is still to be sent is there.
+                let waits = |path: &str| {
+                    let below = |unsent: &String| {
+                        let rest = unsent.strip_prefix(path);
+                        rest.is_some_and(|rest| rest.starts_with('/'))
+                    };
+                    unsent.iter().any(below)
+                };
+                let known = |path: &str| expected.contains_key(path) || waits(path);
+                for path in seen.keys().filter(|path| !known(path)) {
                     violations.push(format!(
                         "in the end mount {number} shows {path:?}, which the store has not"
                     ));
@@ -257,10 +266,11 @@ impl<'a> Checker<'a> {
         self.report.ops.iter().any(|op| {
             op.mount == mount
                 && op.begin <= until
-                && matches!(
-                    op.outcome,
-                    Some(Err(libc::EIO | libc::ETIMEDOUT | libc::ENOSPC))
-                )
+                && (op.unsent
+                    || matches!(
+                        op.outcome,
+                        Some(Err(libc::EIO | libc::ETIMEDOUT | libc::ENOSPC))
+                    ))
                 && (!op.wrote.is_empty()
                     || op.opened.is_some()
                     || matches!(

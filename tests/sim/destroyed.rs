@@ -89,7 +89,11 @@ impl Checker<'_> {
                             && self.is_called(op, &target, &other.key.to_string(), mutation.at)
                             && other.after.as_ref() == Some(before)
                     });
-                    if moved {
+                    // Or somebody else's rename, which failed half-way, had copied it there.
+                    let mut there = self.report.log[..index].iter().rev();
+                    let there = there.find(|other| other.key.to_string() == target);
+                    let copied = there.is_some_and(|there| there.after.as_ref() == Some(before));
+                    if moved || copied {
                         return Ok(());
                     }
                 }
@@ -200,13 +204,22 @@ impl Checker<'_> {
             })
             .chain(brought)
             .max();
+        // What its own processes wrote they may write over, as on a disk.
+        let left = line_set(after);
+        let ours = lines(before)
+            .iter()
+            .filter(|line| !left.contains(line))
+            .all(|line| {
+                let author = self.authors.get(line);
+                author.is_some_and(|author| self.report.ops[*author].mount == mutation.by)
+            });
         // Its own version, between two commits through one handle, it knows anyway.
         let made = |other: &Mutation| other.key == mutation.key && other.at <= mutation.at;
         let own = self.report.log.iter().any(|other| {
             made(other) && other.by == mutation.by && other.after.as_ref() == Some(before)
         });
         match knew {
-            _ if own => Ok(()),
+            _ if own || ours => Ok(()),
             Some(knew) if first.at <= knew => Ok(()),
             _ => Err("it came after they had opened the file"),
         }

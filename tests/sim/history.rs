@@ -119,6 +119,8 @@ pub struct Op {
     pub acknowledged: Vec<(usize, Time)>,
     /// How many acknowledgments there were when it was first told that it had lost a race.
     pub lost: Option<usize>,
+    /// A flush failed and left bytes that the store does not have, whatever else went wrong.
+    pub unsent: bool,
     pub read: Option<Vec<u8>>,
     pub size: Option<u64>,
     /// It runs while its process has a lock.
@@ -190,6 +192,7 @@ impl History {
             flushed: Vec::new(),
             acknowledged: Vec::new(),
             lost: None,
+            unsent: false,
             read: None,
             size: None,
             locked: false,

@@ -87,12 +87,16 @@ impl Process {
         });
         let answer = answer.await;
         let at = self.store.now();
-        self.history.with(op, |op| match answer {
-            Ok(()) => op.acknowledged.push((count, at)),
-            Err(libc::ESTALE | libc::EEXIST) => {
-                op.lost.get_or_insert(op.acknowledged.len());
+        let unsent = answer.is_err() && self.mount.fs.status().dirty_files > 0;
+        self.history.with(op, |op| {
+            op.unsent |= unsent;
+            match answer {
+                Ok(()) => op.acknowledged.push((count, at)),
+                Err(libc::ESTALE | libc::EEXIST) => {
+                    op.lost.get_or_insert(op.acknowledged.len());
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
         });
         answer
     }
