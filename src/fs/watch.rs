@@ -6,13 +6,18 @@ use crate::clock;
 use crate::driver::Change;
 use crate::key::Key;
 use crate::name;
+use crate::task;
 use futures::StreamExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a broken feed waits before it is begun again.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// How many changes at most are looked at a second time when operations under way have ended.
+const OVERTAKEN: usize = 1024;
 
 /// Follows the feed as long as the filesystem lives.
 pub(super) async fn follow(fs: Weak<Fs>) {
@@ -30,21 +35,25 @@ pub(super) async fn follow(fs: Weak<Fs>) {
                 alive.forget_everything();
                 alive.watching.store(true, Ordering::Relaxed);
                 drop(alive);
+                let overtaken = Arc::new(Semaphore::new(OVERTAKEN));
                 while let Some(change) = feed.next().await {
                     let Some(fs) = fs.upgrade() else {
                         return;
                     };
-                    match change {
-                        Ok(Change::Written(key, None)) => {
-                            let change = fs.tell_version(key).await;
-                            fs.take_change(change);
-                        }
-                        Ok(change) => fs.take_change(change),
+                    let change = match change {
+                        Ok(Change::Written(key, None)) => fs.tell_version(key).await,
+                        Ok(change) => change,
                         Err(error) => {
                             log::warn!("the change feed broke: {error}");
                             break;
                         }
+                    };
+                    if fs.is_changing(&change)
+                        && let Ok(permit) = overtaken.clone().acquire_owned().await
+                    {
+                        task::spawn(fs.clone().take_when_settled(change.clone(), permit));
                     }
+                    fs.take_change(change);
                 }
             }
             Err(error) => log::warn!("no change feed: {error}"),
@@ -61,6 +70,41 @@ pub(super) async fn follow(fs: Weak<Fs>) {
 }
 
 impl Fs {
+    /// The inodes of a key and of the directories that it is in, as far as they are known.
+    fn concerned(&self, key: &Key) -> Vec<Arc<Inode>> {
+        let (prefix, component) = split(key);
+        let mut concerned = self.way(prefix);
+        let directory = self.directory_of(prefix);
+        for encoded in [name::encode(component), name::encode_file_beside(component)] {
+            let mut at = directory.clone();
+            for name in encoded.into_names() {
+                at = at.and_then(|directory| directory.child(&name));
+                concerned.extend(at.clone());
+            }
+        }
+        concerned
+    }
+
+    /// Whether an operation of this mount is under way that may note what it has made of the place
+    /// of a change, when it has its answer: the feed may have overtaken that.
+    fn is_changing(&self, change: &Change) -> bool {
+        let (Change::Written(key, _) | Change::Removed(key)) = change else {
+            return false;
+        };
+        let busy = |inode: &Arc<Inode>| inode.turn.try_lock().is_err();
+        self.names.try_read().is_err() || self.concerned(key).iter().any(busy)
+    }
+
+    /// Takes in a change for the second time, once such operations have ended.
+    async fn take_when_settled(self: Arc<Self>, change: Change, _permit: OwnedSemaphorePermit) {
+        if let Change::Written(key, _) | Change::Removed(key) = &change {
+            for inode in self.concerned(key) {
+                drop(self.settled(&inode).await);
+            }
+        }
+        self.take_change(change);
+    }
+
     /// Takes in one change that somebody, perhaps this mount, has made.
     fn take_change(&self, change: Change) {
         match change {
@@ -87,16 +131,26 @@ impl Fs {
         Change::Written(key, etag)
     }
 
-    /// The directory of a prefix (which is empty or ends with `/`), as far as it is known here.
-    fn directory_of(&self, prefix: &[u8]) -> Option<Arc<Inode>> {
-        let mut directory = self.table.root().clone();
+    /// The directories on the way to a prefix (which is empty or ends with `/`), as far as they are
+    /// known here.
+    fn way(&self, prefix: &[u8]) -> Vec<Arc<Inode>> {
+        let mut way = vec![self.table.root().clone()];
         let path = prefix.strip_suffix(b"/");
         for component in path.into_iter().flat_map(|path| path.split(|b| *b == b'/')) {
             for name in name::encode(component).into_names() {
-                directory = directory.child(&name)?;
+                let Some(child) = way.last().and_then(|parent| parent.child(&name)) else {
+                    return way;
+                };
+                way.push(child);
             }
         }
-        (directory.key().as_bytes() == prefix).then_some(directory)
+        way
+    }
+
+    /// The directory of a prefix, if it is known here.
+    fn directory_of(&self, prefix: &[u8]) -> Option<Arc<Inode>> {
+        let last = self.way(prefix).pop();
+        last.filter(|directory| directory.key().as_bytes() == prefix)
     }
 
     /// Whether the version that a change tells is the one known here already.
