@@ -52,6 +52,8 @@ mod renames;
 mod rethinkdb;
 #[path = "mount/scratch.rs"]
 mod scratch;
+#[path = "mount/session.rs"]
+mod session;
 #[path = "mount/rethinkdb.rs"]
 mod tables;
 #[path = "mount/versions.rs"]

@@ -1,6 +1,6 @@
 //! What programs keep in Redis, as files and documents.
 
-use crate::harness::{BINARY, PYTHON, Place, eventually, fails, trial};
+use crate::harness::{PYTHON, Place, eventually, fails, trial};
 use crate::redis::{ALLOWED, SERVER, Server, read, refusal};
 use libtest_mimic::Trial;
 use std::fs;
@@ -45,35 +45,13 @@ pub fn trials() -> Vec<Trial> {
 /// The commands of the session give what it shows.
 fn the_session_of_the_readme_is_true(place: &Place) {
     let server = Server::start(place, &[]);
-    let readme = include_str!("../../README.md");
-    let session = readme
-        .split("<!-- session: redis -->\n```console\n")
-        .nth(1)
-        .unwrap();
-    let session = session.split("```").next().unwrap();
-    let dir = place.path("m");
-    fs::create_dir(&dir).unwrap();
-    let (mut commands, mut expected) = (String::new(), String::new());
-    for line in session.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands += &format!("{command}\n"),
-            None => expected += &format!("{line}\n"),
-        }
-    }
-    assert!(commands.lines().count() >= 5);
-    let here = |text: &str| {
-        text.replace("redis://127.0.0.1/", &server.url("/"))
-            .replace("redis-cli", &format!("redis-cli -p {}", server.port))
-            .replace("DIR", dir.to_str().unwrap())
-            .replace("bucketfs ", &format!("{BINARY} "))
-    };
-    let mut shell = Command::new("bash");
-    place.settle(&mut shell);
-    let said = place.run(shell.args(["-ec", &here(&commands)]));
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), here(&expected).as_str()),
-        "{said:?}"
+    let client = format!("redis-cli -p {}", server.port);
+    place.session(
+        "redis",
+        &[
+            ("redis://127.0.0.1/", &server.url("/")),
+            ("redis-cli", &client),
+        ],
     );
 }
 

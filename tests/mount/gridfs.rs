@@ -1,7 +1,7 @@
 //! GridFS buckets as directories of files, beside the client library's own way to them.
 
 use crate::harness::{Need, Place, Variable, fails, trial};
-use crate::mongodb::{ADDRESS, Database, RUNTIME, session};
+use crate::mongodb::{ADDRESS, Database, RUNTIME};
 use crate::redis::{read, refusal};
 use ::mongodb::bson::{Bson, DateTime, Document, doc};
 use ::mongodb::gridfs::GridFsBucket;
@@ -112,7 +112,7 @@ fn pattern(len: usize, seed: u64) -> Vec<u8> {
 
 fn the_session_of_the_readme_is_true(place: &Place) {
     let database = Database::new();
-    session(place, &database, "gridfs");
+    place.session("gridfs", &[("mongodb://127.0.0.1/shop", &database.url(""))]);
     let files = database.collection("photos.files");
     let letter = async {
         files

@@ -1,10 +1,9 @@
 //! Mounts of several stores, some of which stop.
 
-use crate::harness::{BINARY, Mount, Place, eventually, trial};
+use crate::harness::{Mount, Place, eventually, trial};
 use crate::redis::{ALLOWED, SERVER, Server, read};
 use libtest_mimic::Trial;
 use std::fs;
-use std::process::Command;
 
 pub fn trials() -> Vec<Trial> {
     let usual = |name: &str, test: fn(&Place)| trial(&[ALLOWED, SERVER], name, test);
@@ -35,37 +34,10 @@ pub fn trials() -> Vec<Trial> {
 
 /// The commands of the session give what it shows.
 fn the_session_of_the_readme_is_true(place: &Place) {
-    let readme = include_str!("../../README.md");
-    let session = readme
-        .split("<!-- session: mirror -->\n```console\n")
-        .nth(1)
-        .unwrap();
-    let session = session.split("```").next().unwrap();
-    let dir = place.path("m");
-    fs::create_dir(&dir).unwrap();
-    let (mut commands, mut expected) = (String::new(), String::new());
-    for line in session.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands += &format!("{command}\n"),
-            None => expected += &format!("{line}\n"),
-        }
-    }
-    assert!(commands.lines().count() >= 5);
-    let here = |text: &str| {
-        text.replace(
-            "/tmp",
-            place.path("").to_str().unwrap().trim_end_matches('/'),
-        )
-        .replace("DIR", dir.to_str().unwrap())
-        .replace("bucketfs ", &format!("{BINARY} "))
-    };
-    let mut shell = Command::new("bash");
-    place.settle(&mut shell);
-    let said = place.run(shell.args(["-ec", &here(&commands)]));
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), here(&expected).as_str()),
-        "{said:?}"
+    let here = place.path("");
+    place.session(
+        "mirror",
+        &[("/tmp", here.to_str().unwrap().trim_end_matches('/'))],
     );
 }
 

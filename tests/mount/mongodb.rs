@@ -1,6 +1,6 @@
 //! What programs keep in MongoDB, as directories of documents.
 
-use crate::harness::{BINARY, Need, PYTHON, Place, Variable, eventually, fails, trial};
+use crate::harness::{Need, PYTHON, Place, Variable, eventually, fails, trial};
 use crate::redis::{read, refusal};
 use ::mongodb::Client;
 use ::mongodb::bson::oid::ObjectId;
@@ -12,7 +12,6 @@ use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 
 pub const ADDRESS: &str = "BUCKETFS_TEST_MONGODB";
@@ -114,40 +113,12 @@ impl Drop for Database {
     }
 }
 
-/// The commands of a session give what it shows.
-pub fn session(place: &Place, database: &Database, name: &str) {
-    let readme = include_str!("../../README.md");
-    let begin = format!("<!-- session: {name} -->\n```console\n");
-    let session = readme.split(&begin).nth(1).unwrap();
-    let session = session.split("```").next().unwrap();
-    let dir = place.path("m");
-    fs::create_dir(&dir).unwrap();
-    let (mut commands, mut expected) = (String::new(), String::new());
-    for line in session.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands += &format!("{command}\n"),
-            None => expected += &format!("{line}\n"),
-        }
-    }
-    assert!(commands.lines().count() >= 5);
-    let here = |text: &str| {
-        text.replace("mongodb://127.0.0.1/shop", &database.url(""))
-            .replace("DIR", dir.to_str().unwrap())
-            .replace("bucketfs ", &format!("{BINARY} "))
-    };
-    let mut shell = Command::new("bash");
-    place.settle(&mut shell);
-    let said = place.run(shell.args(["-ec", &here(&commands)]));
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), here(&expected).as_str()),
-        "{said:?}"
-    );
-}
-
 fn the_session_of_the_readme_is_true(place: &Place) {
     let database = Database::new();
-    session(place, &database, "mongodb");
+    place.session(
+        "mongodb",
+        &[("mongodb://127.0.0.1/shop", &database.url(""))],
+    );
     let ada = doc! { "_id": "ada", "name": "Ada", "born": 1815 };
     assert_eq!(database.find("users", "ada"), Some(ada));
 }

@@ -1,6 +1,6 @@
 //! The documents of RethinkDB as files, on a double of its server.
 
-use crate::harness::{BINARY, PYTHON, Place, eventually, fails, trial};
+use crate::harness::{PYTHON, Place, eventually, fails, trial};
 use crate::redis::{read, refusal};
 use crate::rethinkdb::{Cut, Server};
 use bucketfs::driver::{self, Driver, GetOptions, ListRequest, Location, OpenOptions};
@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 pub fn trials() -> Vec<Trial> {
@@ -60,35 +59,7 @@ pub fn trials() -> Vec<Trial> {
 fn the_session_of_the_readme_is_true(place: &Place) {
     let server = Server::start();
     server.make("shop", "orders", "id");
-    let readme = include_str!("../../README.md");
-    let session = readme
-        .split("<!-- session: rethinkdb -->\n```console\n")
-        .nth(1)
-        .unwrap();
-    let session = session.split("```").next().unwrap();
-    let dir = place.path("m");
-    fs::create_dir(&dir).unwrap();
-    let (mut commands, mut expected) = (String::new(), String::new());
-    for line in session.lines() {
-        match line.strip_prefix("$ ") {
-            Some(command) => commands += &format!("{command}\n"),
-            None => expected += &format!("{line}\n"),
-        }
-    }
-    assert!(commands.lines().count() >= 5);
-    let here = |text: &str| {
-        text.replace("rethinkdb://127.0.0.1/", &server.url("/"))
-            .replace("DIR", dir.to_str().unwrap())
-            .replace("bucketfs ", &format!("{BINARY} "))
-    };
-    let mut shell = Command::new("bash");
-    place.settle(&mut shell);
-    let said = place.run(shell.args(["-ec", &here(&commands)]));
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), here(&expected).as_str()),
-        "{said:?}"
-    );
+    place.session("rethinkdb", &[("rethinkdb://127.0.0.1/", &server.url("/"))]);
     let ada = json!({"id": "ada", "name": "Ada", "born": 1815});
     assert_eq!(server.find("shop", "users", json!("ada")), Some(ada));
 }
