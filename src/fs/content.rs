@@ -96,8 +96,12 @@ impl Fs {
         let inode = &handle.inode;
         let mut state = inode.state();
         Self::used(&handle, &mut state);
-        let stage = self.stage(&mut state);
         let appends = handle.append && !paged;
+        if !appends && handle.is_overtaken(&state) {
+            drop(state);
+            return Err(Self::overtaken(inode));
+        }
+        let stage = self.stage(&mut state);
         let at = if appends { stage.size() } else { offset };
         let end = at.saturating_add(data.len() as u64);
         if end > self.max_file_size() {
@@ -171,6 +175,17 @@ impl Fs {
         }
     }
 
+    /// The refusal of what is written at an offset of a file that has become another.
+    fn overtaken(inode: &Inode) -> FsError {
+        FsError::new(
+            libc::ESTALE,
+            format!(
+                "{:?}: somebody else's bytes were put before those that were appended here, since this was opened or read: what is written at an offset could replace them; read the file again",
+                inode.path()
+            ),
+        )
+    }
+
     pub(super) fn too_large(&self, inode: &Inode) -> FsError {
         FsError::new(
             libc::EFBIG,
@@ -185,7 +200,11 @@ impl Fs {
     /// Reads through a handle; short only at the end of the file.
     pub async fn read(&self, handle: u64, offset: u64, size: u32) -> FsResult<Bytes> {
         let handle = self.handle(handle)?;
-        Self::used(&handle, &mut handle.inode.state());
+        {
+            let mut state = handle.inode.state();
+            Self::used(&handle, &mut state);
+            handle.read(&state);
+        }
         self.read_inode(
             &handle.inode,
             offset..offset.saturating_add(u64::from(size)),
@@ -431,6 +450,10 @@ impl Fs {
             return Err(self.too_large(inode));
         }
         let mut state = inode.state();
+        if handle.is_overtaken(&state) {
+            drop(state);
+            return Err(Self::overtaken(inode));
+        }
         let stage = self.stage(&mut state);
         if !keep_size && end > stage.size() {
             if !self.has_room(stage, end..end) {

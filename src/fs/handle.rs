@@ -29,6 +29,8 @@ pub struct Handle {
     untold: AtomicU64,
     /// The last loss of the inode that it has been told, or that was before its open.
     known: AtomicU64,
+    /// How often others' bytes had been merged into the file when it was opened, or last read.
+    merges: AtomicU64,
     /// Its close commits: it was opened for writing, or its open made or emptied the file.
     commits: bool,
     /// Opened by `execve`.
@@ -45,6 +47,17 @@ impl Handle {
         if self.untold.load(Ordering::Relaxed) == 0 {
             self.untold.store(state.file.generation, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that what is in the file now is known through this handle.
+    pub fn read(&self, state: &State) {
+        self.merges.store(state.file.merges, Ordering::Relaxed);
+    }
+
+    /// Whether others' bytes have come into the file since this handle was opened or last read:
+    /// what is written at an offset may be meant for other bytes than are there now.
+    pub fn is_overtaken(&self, state: &State) -> bool {
+        self.merges.load(Ordering::Relaxed) != state.file.merges
     }
 
     /// The answer to a flush: also of a loss that another handle, or a later try in the
@@ -128,38 +141,29 @@ impl Fs {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let executes = flags & EXECUTES != 0;
         let number = self.next_handle();
-        let (commits, keep_cache, generation, known, pages) = {
-            let mut state = inode.state();
-            state.handles += 1;
-            state.executing += u32::from(executes);
-            let changed = flags & (libc::O_CREAT | libc::O_TRUNC) != 0 && state.file.dirty;
-            let commits = writable || changed;
-            state.committing += u32::from(commits);
-            let file = &state.file;
-            let known = state.losses();
-            (
-                commits,
-                file.pages_valid,
-                file.generation,
-                known,
-                file.pages_lost,
-            )
-        };
+        let mut state = inode.state();
         let truncated = flags & libc::O_TRUNC != 0;
-        self.handles.lock().insert(
-            number,
-            Arc::new(Handle {
-                inode: inode.clone(),
-                writable,
-                append: flags & libc::O_APPEND != 0,
-                untold: AtomicU64::new(if truncated { generation } else { 0 }),
-                known: AtomicU64::new(known),
-                commits,
-                executes,
-                pages,
-                pattern: Pattern::default(),
-            }),
-        );
+        let changed = (truncated || flags & libc::O_CREAT != 0) && state.file.dirty;
+        let commits = writable || changed;
+        state.handles += 1;
+        state.executing += u32::from(executes);
+        state.committing += u32::from(commits);
+        let file = &state.file;
+        let handle = Handle {
+            inode: inode.clone(),
+            writable,
+            append: flags & libc::O_APPEND != 0,
+            untold: AtomicU64::new(if truncated { file.generation } else { 0 }),
+            known: AtomicU64::new(state.losses()),
+            merges: AtomicU64::new(file.merges),
+            commits,
+            executes,
+            pages: file.pages_lost,
+            pattern: Pattern::default(),
+        };
+        let keep_cache = file.pages_valid;
+        drop(state);
+        self.handles.lock().insert(number, Arc::new(handle));
         Opened {
             handle: number,
             keep_cache,

@@ -122,6 +122,8 @@ pub struct FileState {
     pub mapped: bool,
     /// While dirty: everything written came through `O_APPEND`, at or past this offset.
     pub append_from: Option<u64>,
+    /// How often others' bytes came between what was known and what was appended here.
+    pub merges: u64,
     /// Up to which generation the bytes went elsewhere than to the file's name, and why.
     pub lost: Option<Box<(u64, FsError)>>,
     /// Commits whose answer was lost.

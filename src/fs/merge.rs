@@ -206,6 +206,7 @@ impl Fs {
             state.attr.size = merged.size();
             state.file.stage = Some(Box::new(merged));
             state.file.append_from = Some(version.size);
+            state.file.merges += 1;
             state.file.base = Some(info.etag.clone());
             state.file.commits = info.commits;
             state.file.attempts.clear();

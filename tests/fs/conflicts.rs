@@ -302,6 +302,31 @@ async fn appends_through_open_handles_are_merged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_merged_is_not_written_over_by_who_has_not_seen_it() {
+    let world = World::s3();
+    world.put("log", "1\n").await;
+    let mount = world.mount();
+    let older = mount.open("log", libc::O_RDWR).await.unwrap();
+    assert_eq!(mount.read(older, 0, 100).await.unwrap(), "1\n");
+    let appending = mount.open("log", APPEND).await.unwrap();
+    world.put("log", "1\ntheirs\n").await;
+    mount.write(appending, 0, "ours\n").unwrap();
+    mount.flush(appending).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "1\ntheirs\nours\n");
+    // Its end was here when it was read last.
+    assert_eq!(mount.write(older, 2, "other\n"), Err(libc::ESTALE));
+    let newer = mount.open("log", libc::O_RDWR).await.unwrap();
+    mount.write(newer, 0, "2").unwrap();
+    mount.close(newer).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "2\ntheirs\nours\n");
+    mount.read(older, 0, 100).await.unwrap();
+    mount.write(older, 0, "3").unwrap();
+    mount.close(older).await.unwrap();
+    mount.close(appending).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "3\ntheirs\nours\n");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exclusive_creation_is_never_merged() {
     let world = World::memory();
     let (a, b) = (world.mount(), world.mount());
