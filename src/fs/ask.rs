@@ -85,6 +85,11 @@ impl Fs {
         name: &[u8],
         itself: bool,
     ) -> FsResult<(Known, Ticket)> {
+        let plain = target.form == Form::Plain;
+        if plain && self.capabilities.utf8_keys && std::str::from_utf8(&target.component).is_err() {
+            // No key is called so: the store could only refuse the question.
+            return Ok((Known::default(), self.listing.begin(clock::now())));
+        }
         let mut again = 3;
         loop {
             if !itself

@@ -187,6 +187,10 @@ async fn names_a_store_cannot_spell_are_refused() {
     store.capabilities.utf8_keys = true;
     let world = World::over(store);
     let mount = world.mount();
+    // Nor is the store asked for them, which could only refuse that.
+    let looked = mount.look(ROOT, &[b'x', 0xff]).await;
+    assert_eq!(looked.unwrap_err(), libc::ENOENT);
+    assert_eq!(mount.cost(), "");
     let create = mount
         .fs
         .create(ROOT, &[b'x', 0xff], 0o644, CREATE, CALLER)
