@@ -20,6 +20,7 @@ mod ask;
 mod attr;
 mod commit;
 mod content;
+mod copies;
 mod dir;
 pub mod errno;
 mod handle;
@@ -221,7 +222,10 @@ pub struct Fs {
     started: SystemTime,
     table: Table,
     listing: Arc<ListingCache>,
-    look_aheads: ask::LookAheads,
+    /// Lookups ask for the bytes as well.
+    look_aheads: ask::Guess,
+    /// Opens are for copies on the server, and need no bytes.
+    copies: ask::Guess,
     walk: Mutex<Option<walk::Walk>>,
     series: Mutex<series::AllSeries>,
     fetcher: Arc<Fetcher>,
@@ -319,7 +323,8 @@ impl Fs {
         let fs = Arc::new(Fs {
             table: Table::new(root),
             listing: Arc::new(ListingCache::new(options.listing_entries)),
-            look_aheads: ask::LookAheads::new(),
+            look_aheads: ask::Guess::likely(),
+            copies: ask::Guess::unlikely(),
             walk: Mutex::default(),
             series: Mutex::default(),
             fetcher: Fetcher::new(

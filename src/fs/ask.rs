@@ -5,6 +5,7 @@ use super::attr::Attr;
 use super::dir::DirEntry;
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
+use super::lookup::LOOK_AHEAD;
 use super::target::{Form, Found, Target};
 use super::{Fs, StatAttrs};
 use crate::cache::content::Version;
@@ -30,26 +31,38 @@ const ASKING: usize = 32;
 /// the one that was wanted, and only for its first key after a page did not tell all of them.
 const LARGE: Duration = Duration::from_secs(60);
 
-/// Whether lookups ask for the bytes as well: as long as enough of them are opened.
+/// A guess that is made as long as it comes true often enough: that what is looked up is opened,
+/// or that what is opened is copied.
 #[derive(Debug)]
-pub(super) struct LookAheads(AtomicI8);
+pub(super) struct Guess(AtomicI8);
 
-impl LookAheads {
+impl Guess {
     const MOST: i8 = 16;
 
-    pub fn new() -> Self {
-        LookAheads(AtomicI8::new(Self::MOST / 2))
+    /// One that is worth a try.
+    pub fn likely() -> Self {
+        Guess(AtomicI8::new(Self::MOST / 2))
     }
 
-    /// Takes one, if lookups are worth it; an open gives back two.
-    fn try_take(&self) -> bool {
-        let less = |left: i8| (left > 0).then(|| left - 1);
+    /// One that has to come true before it is made.
+    pub fn unlikely() -> Self {
+        Guess(AtomicI8::new(0))
+    }
+
+    /// Whether it would be made.
+    pub fn is_made(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Stakes so much on it, if it is worth that; one that comes true gives back two.
+    pub fn try_take(&self, stake: i8) -> bool {
+        let less = |left: i8| (left >= stake).then(|| left - stake);
         let order = Ordering::Relaxed;
         self.0.fetch_update(order, order, less).is_ok()
     }
 
-    /// Notes that what was looked up is opened.
-    pub fn opened(&self) {
+    /// Notes that it has come true, or would have.
+    pub fn came_true(&self) {
         let more = |left: i8| Some((left + 2).min(Self::MOST));
         let order = Ordering::Relaxed;
         let _ = self.0.fetch_update(order, order, more);
@@ -57,6 +70,18 @@ impl LookAheads {
 }
 
 impl Fs {
+    /// Whether a lookup has just told the version that an open wants; counts once.
+    pub(super) fn take_look_ahead(&self, inode: &Inode) -> bool {
+        let taken = inode.state().file.looked_ahead.take();
+        if taken.is_some() {
+            self.look_aheads.came_true();
+        }
+        let acquired = *self.acquired.lock();
+        taken.is_some_and(|at| {
+            at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)
+        })
+    }
+
     /// Asks the store what a name is, again if something that was heard meanwhile makes the answer
     /// doubtful.
     pub(super) async fn ask(
@@ -234,7 +259,7 @@ impl Fs {
 
     /// Whether a listing of the directory is to tell what a name is. The second name that is asked
     /// for is rarely the last one.
-    fn lists_instead(&self, prefix: &Key, target: &Target, name: &[u8]) -> bool {
+    pub(super) fn lists_instead(&self, prefix: &Key, target: &Target, name: &[u8]) -> bool {
         let now = clock::now();
         self.capabilities.remote
             // A listing tells less than a head where all attributes are wanted.
@@ -246,7 +271,11 @@ impl Fs {
 
     /// Asks for a directory's first names, and says what they tell of one: nothing where it lies
     /// behind them. A refusal is left to the question for the name itself.
-    async fn ask_for_all(&self, prefix: &Key, target: &Target) -> Option<(Known, Ticket)> {
+    pub(super) async fn ask_for_all(
+        &self,
+        prefix: &Key,
+        target: &Target,
+    ) -> Option<(Known, Ticket)> {
         let mut ticket = self.listing.begin(clock::now());
         let page = self
             .driver
@@ -267,7 +296,7 @@ impl Fs {
     /// over a network the beginning of a small file rides on the answer.
     async fn ask_for_object(&self, key: &Key, name: &[u8]) -> Result<Option<Arc<ObjectInfo>>> {
         let guess = self.capabilities.remote && self.capabilities.range && !looks_like_lock(name);
-        let found = if guess && self.look_aheads.try_take() {
+        let found = if guess && self.look_aheads.try_take(1) {
             match self.ask_with_bytes(key).await {
                 // What cannot be read can still be looked at.
                 Err(error)

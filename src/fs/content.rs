@@ -539,6 +539,7 @@ impl Fs {
                     state.attr.size = version.size;
                     drop(state);
                     self.mark_dirty(&target.inode);
+                    self.copies.came_true();
                     return Ok(version.size as u32);
                 }
             }

@@ -219,7 +219,9 @@ impl Fs {
         let small = version
             .as_ref()
             .is_some_and(|version| version.size <= BLOCK);
-        if self.take_look_ahead(inode) && !(reads && small && !cached) {
+        if (self.take_look_ahead(inode) && !(reads && small && !cached))
+            || (reads && self.is_listed_to_copy(inode).await)
+        {
             return Ok(());
         }
         let mut since = clock::now();

@@ -561,18 +561,6 @@ impl Fs {
         }
         Ok(self.entry(&inode))
     }
-
-    /// Whether a lookup has just told the version that an open wants; counts once.
-    pub(super) fn take_look_ahead(&self, inode: &Inode) -> bool {
-        let taken = inode.state().file.looked_ahead.take();
-        if taken.is_some() {
-            self.look_aheads.opened();
-        }
-        let acquired = *self.acquired.lock();
-        taken.is_some_and(|at| {
-            at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)
-        })
-    }
 }
 
 /// A hash of the version that the kernel is told of a file that is asleep.

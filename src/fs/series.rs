@@ -224,6 +224,9 @@ impl Fs {
         if !self.capabilities.remote || !self.capabilities.range || self.metadata_ttl().is_zero() {
             return;
         }
+        if wants == Wants::Bytes && self.copies.is_made() {
+            return;
+        }
         let Some((parent, name)) = inode.state().place.clone() else {
             return;
         };

@@ -3,7 +3,7 @@
 //! directory.
 
 use crate::store::Plain;
-use crate::world::{Mount, World, later};
+use crate::world::{CREATE, Mount, World, later};
 use bucketfs::driver::{Body, Driver, PutOptions};
 use bucketfs::fs::StatAttrs;
 use bucketfs::layer::Operation;
@@ -321,4 +321,59 @@ async fn what_may_not_be_read_can_be_looked_at() {
     mount.fault.set("get:error=denied").unwrap();
     assert_eq!(mount.stat("archived").await.unwrap().size, 5);
     assert_eq!(mount.cost(), "get 1, head 1, list 1");
+}
+
+/// What `cp -r` does with one file.
+async fn cp(mount: &Mount, from: &str, to: &str) {
+    let source = mount.open(from, libc::O_RDONLY).await.unwrap();
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
+    let target = mount.open(to, flags).await.unwrap();
+    let copied = mount
+        .fs
+        .copy_file_range((source, 0), (target, 0), 1 << 30, 7);
+    copied.await.unwrap();
+    mount.close(target).await.unwrap();
+    mount.close(source).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_are_copied_one_after_the_other_are_asked_for_by_listings() {
+    let world = World::s3();
+    for i in 0..200 {
+        world.put(&format!("d/{i:03}"), "old").await;
+    }
+    for (pace, cost) in [(1, "copy 200, get 1"), (20, "copy 200, get 8, list 27")] {
+        let mount = world.mount();
+        let to = format!("e{pace}");
+        mount.mkdir(&to).await.unwrap();
+        mount.ls("").await.unwrap();
+        mount.ls("d").await.unwrap();
+        mount.cost();
+        for i in 0..200 {
+            cp(&mount, &format!("d/{i:03}"), &format!("{to}/{i:03}")).await;
+            tokio::time::sleep(Duration::from_millis(pace)).await;
+        }
+        assert_eq!(mount.cost(), cost, "{pace} ms each");
+    }
+    // One that another has replaced is what is copied.
+    let mount = world.mount();
+    mount.mkdir("f").await.unwrap();
+    mount.ls("d").await.unwrap();
+    for i in 0..10 {
+        cp(&mount, &format!("d/{i:03}"), &format!("f/{i:03}")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.put("d/010", "newer").await;
+    cp(&mount, "d/010", "f/010").await;
+    assert_eq!(world.get("f/010").await.unwrap(), "newer");
+    // One that is replaced within the time for which the listing counts is not copied as it was.
+    mount.ls("d").await.unwrap();
+    let source = mount.open("d/011", libc::O_RDONLY).await.unwrap();
+    world.put("d/011", "newer").await;
+    let target = mount.open("f/011", CREATE).await.unwrap();
+    let whole = (source, 0);
+    let copied = mount.fs.copy_file_range(whole, (target, 0), 1 << 30, 7);
+    copied.await.unwrap();
+    assert_eq!(mount.close(target).await, Err(libc::EIO));
+    assert_eq!(world.get("f/011").await, None);
 }

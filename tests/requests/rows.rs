@@ -334,5 +334,8 @@ fn cp_r(place: &Place) {
     world.ls("");
     world.cost();
     world.sh("cp -r tree/d000 copy");
-    assert_eq!(world.cost(), "copy 200, get 201, list 1, put 1");
+    // The listing answers for the opens of a quarter of a second, and so does each later one.
+    let counts = world.counts().requests;
+    assert_eq!((counts["copy"], counts["put"]), (200, 1));
+    assert!(counts["get"] + counts["list"] < 100, "{counts:?}");
 }
