@@ -77,6 +77,12 @@ pub trait Driver: Send + Sync + Debug + 'static {
         false
     }
 
+    /// Refuses a key under which there can be no object, whatever its content. Nothing is asked for that.
+    fn takes(&self, key: &Key) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
     /// Facts of an object, with attributes and commit ids where they are kept.
     async fn head(&self, key: &Key) -> Result<ObjectInfo>;
 

@@ -58,6 +58,9 @@ pub(super) trait Collections: Send + Sync + Debug + 'static {
     /// What the driver can do.
     fn claims(&self) -> Capabilities;
 
+    /// Refuses what is no name of a document.
+    fn takes(&self, name: &str) -> Result<()>;
+
     /// The names of all that are to be shown.
     async fn names(&self) -> Result<Vec<String>>;
 
@@ -379,6 +382,15 @@ impl<T: Collections> Database<T> {
 impl<T: Collections> Driver for Database<T> {
     fn capabilities(&self) -> Capabilities {
         self.collections.claims()
+    }
+
+    fn takes(&self, key: &Key) -> Result<()> {
+        let place = self.place(key).map_err(|error| error.on(key))?;
+        if place.name.is_empty() {
+            return Ok(());
+        }
+        let taken = self.collections.takes(place.name);
+        taken.map_err(|error| error.on(key))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

@@ -210,6 +210,10 @@ impl Driver for Mirror {
         self.0.primary.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.0.primary.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.head(key).await
     }

@@ -274,6 +274,10 @@ impl Driver for Tier {
         self.0.slow.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.0.slow.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.slow.head(key).await
     }

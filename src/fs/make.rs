@@ -97,6 +97,9 @@ impl Fs {
                 "this store's keys must be UTF-8 and the name is not",
             );
         }
+        if !is_directory {
+            self.driver.takes(&key)?;
+        }
         Ok((target, key))
     }
 

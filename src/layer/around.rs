@@ -135,6 +135,10 @@ impl<P: Policy> Driver for Layered<P> {
         self.inner.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.inner.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.run(Operation::Head, Some(key), self.inner.head(key))
             .await

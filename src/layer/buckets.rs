@@ -295,6 +295,10 @@ impl Driver for Buckets {
         self.store.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.store.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         if let Some(place) = place(key).filter(|place| place.key.is_empty()) {
             return match self.find(&place.name).await? {

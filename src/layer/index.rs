@@ -447,6 +447,10 @@ impl Driver for Index {
         })
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.inner.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let told = self.inner.head(key).await;
         match &told {

@@ -86,6 +86,10 @@ impl Driver for Prefix {
         self.inner.has_attributes(&self.full(key))
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.inner.takes(&self.full(key))
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let key = self.object("head", key, ErrorKind::NotFound)?;
         self.inner.head(&key).await.map_err(strip(&self.prefix))

@@ -53,6 +53,10 @@ impl Driver for ReadOnly {
         self.0.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.0.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.head(key).await
     }

@@ -240,6 +240,10 @@ impl Driver for Retry {
         self.inner.has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.inner.takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.retry(|_| self.inner.head(key)).await
     }

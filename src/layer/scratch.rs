@@ -324,6 +324,10 @@ impl Driver for Scratch {
         self.driver(key).has_attributes(key)
     }
 
+    fn takes(&self, key: &Key) -> Result<()> {
+        self.driver(key).takes(key)
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.driver(key).head(key).await
     }

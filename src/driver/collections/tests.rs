@@ -22,6 +22,10 @@ impl Collections for Two {
         }
     }
 
+    fn takes(&self, _: &str) -> Result<()> {
+        refuse()
+    }
+
     async fn names(&self) -> Result<Vec<String>> {
         Ok(vec!["a".to_owned(), "b".to_owned()])
     }

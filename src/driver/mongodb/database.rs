@@ -1,6 +1,6 @@
 //! A database of MongoDB.
 
-use super::documents::Documents;
+use super::documents::{self, Documents};
 use super::feed;
 use super::link::Link;
 use crate::driver::collections::{self, Collections, Found, Place, Window};
@@ -77,6 +77,10 @@ impl Collections for Contents {
 
     fn claims(&self) -> Capabilities {
         claims(self.is_ferret, self.watched.is_some())
+    }
+
+    fn takes(&self, name: &str) -> Result<()> {
+        documents::writable(name).map(drop)
     }
 
     async fn names(&self) -> Result<Vec<String>> {

@@ -80,7 +80,7 @@ fn of(id: &Bson) -> Document {
 }
 
 /// The `_id` of a name that is to be written.
-fn writable(name: &str) -> Result<Bson> {
+pub(super) fn writable(name: &str) -> Result<Bson> {
     names::id(name).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidKey,

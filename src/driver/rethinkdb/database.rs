@@ -1,6 +1,6 @@
 //! A database of RethinkDB, and all of them.
 
-use super::documents::{Documents, LONGEST};
+use super::documents::{self, Documents, LONGEST};
 use super::feed;
 use super::link::Link;
 use super::target::is_name;
@@ -84,6 +84,10 @@ impl Collections for Contents {
 
     fn claims(&self) -> Capabilities {
         claims(self.table.as_deref())
+    }
+
+    fn takes(&self, name: &str) -> Result<()> {
+        documents::writable(name).map(drop)
     }
 
     async fn names(&self) -> Result<Vec<String>> {

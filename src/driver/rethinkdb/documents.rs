@@ -74,7 +74,7 @@ fn is_too_long(id: &Json) -> bool {
 }
 
 /// The key of a name that is to be written.
-fn writable(name: &str) -> Result<Json> {
+pub(super) fn writable(name: &str) -> Result<Json> {
     let id = names::id(name).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidKey,
