@@ -4,6 +4,8 @@ use crate::harness::{PYTHON, Place, eventually, fails, trial};
 use crate::redis::{ALLOWED, SERVER, Server, read, refusal};
 use libtest_mimic::Trial;
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 pub fn trials() -> Vec<Trial> {
@@ -25,6 +27,10 @@ pub fn trials() -> Vec<Trial> {
         usual(
             "documents::edits_of_different_fields_are_both_kept",
             edits_of_different_fields_are_both_kept,
+        ),
+        usual(
+            "documents::two_who_count_one_field_up_have_counted_two",
+            two_who_count_one_field_up_have_counted_two,
         ),
         trial(
             python,
@@ -247,6 +253,29 @@ fn edits_of_different_fields_are_both_kept(place: &Place) {
         server.ask(&["get", &kept]),
         "{\"a\": \"1\", \"b\": \"ours\"}"
     );
+}
+
+/// That a field has the value already, which somebody else gave it, is no success.
+fn two_who_count_one_field_up_have_counted_two(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["hset", "doc", "n", "5", "other", "x"]);
+    let mount = server.mount("m", "/0");
+    let path = mount.path("doc.json");
+    let mut file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    server.ask(&["hincrby", "doc", "n", "1"]);
+    server.ask(&["hset", "doc", "other", "y"]);
+    let counted = text.replace("\"5\"", "\"6\"");
+    file.write_all_at(counted.as_bytes(), 0).unwrap();
+    assert_eq!(fails(file.sync_all()), libc::ESTALE);
+    assert_eq!(server.ask(&["hgetall", "doc"]), "n\n6\nother\ny");
+    let kept = server.ask(&["keys", "doc.json.conflict-*"]);
+    assert_eq!(server.ask(&["get", &kept]), counted.trim_end());
 }
 
 fn what_is_no_document_is_refused_and_kept(place: &Place) {
