@@ -34,6 +34,10 @@ pub fn trials() -> Vec<Trial> {
             every_id_has_a_name_and_listings_are_in_order,
         ),
         usual("mongodb::edits_keep_types", edits_keep_types),
+        usual(
+            "mongodb::a_document_that_an_editor_moved_away_keeps_types",
+            a_document_that_an_editor_moved_away_keeps_types,
+        ),
         python(
             "mongodb::edits_of_different_fields_are_both_kept",
             edits_of_different_fields_are_both_kept,
@@ -285,6 +289,23 @@ fn edits_keep_types(place: &Place) {
         .create_new(true)
         .open(mount.path("x.json"));
     assert_eq!(fails(exists), libc::EEXIST);
+}
+
+/// Editors make the old file their backup, and write a new one.
+fn a_document_that_an_editor_moved_away_keeps_types(place: &Place) {
+    let database = Database::new();
+    let old = doc! { "_id": "x", "long": 5_i64, "double": 2.0, "n": 1_i64 };
+    database.insert("c", vec![old.clone()]);
+    let mount = place.mount("m", &database.url("/c"), &["--local", "*~"], true);
+    let text = read(&mount, "x.json");
+    fs::rename(mount.path("x.json"), mount.path("x.json~")).unwrap();
+    assert_eq!(database.find("c", "x"), None);
+    let edited = text.replace("\"n\": 1", "\"n\": 2");
+    fs::write(mount.path("x.json"), edited).unwrap();
+    let mut new = old;
+    new.insert("n", 2_i64);
+    assert_eq!(database.find("c", "x"), Some(new));
+    assert_eq!(read(&mount, "x.json~"), text);
 }
 
 /// Writes a file and says what close says.

@@ -1,19 +1,21 @@
 //! What is known of versions of documents: when each was seen first, and what it may be edited from.
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::driver::{ETag, Error, ErrorKind, ObjectInfo, Precondition};
 use crate::key::Key;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Of how many names the time of their version is known.
 const SEEN: usize = 65_536;
 /// How many documents, and how large ones, are remembered as what they may be edited from.
 const BASES: usize = 256;
 const BASE: usize = 64 << 10;
+/// For how long a document that comes back is what was removed, in another text.
+const RETURNS: Duration = Duration::from_secs(60);
 /// Behind the etag of what was written in other words than it is shown in. It names the same
 /// content, and other bytes.
 const OWN_WORDS: char = '~';
@@ -25,6 +27,7 @@ pub(in crate::driver) struct Versions<D> {
     /// Leaf locks, held for moments only.
     seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
     bases: Mutex<LruCache<(Key, ETag), D>>,
+    gone: Mutex<LruCache<Key, (D, Instant)>>,
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(most: usize) -> Mutex<LruCache<K, V>> {
@@ -39,6 +42,7 @@ impl<D: Clone> Versions<D> {
             opened: clock::wall(),
             seen: cache(SEEN),
             bases: cache(BASES),
+            gone: cache(BASES),
         }
     }
 
@@ -82,6 +86,18 @@ impl<D: Clone> Versions<D> {
             let name = (key.clone(), etag.clone());
             self.bases.lock().put(name, document);
         }
+    }
+
+    /// Remembers what was removed here: editors move a document away and write it anew.
+    pub(in crate::driver) fn removed(&self, key: &Key, document: D) {
+        self.gone.lock().put(key.clone(), (document, clock::now()));
+    }
+
+    /// What was removed here a moment ago.
+    pub(in crate::driver) fn returning(&self, key: &Key) -> Option<D> {
+        let mut gone = self.gone.lock();
+        let (document, at) = gone.get(key)?;
+        (*at + RETURNS > clock::now()).then(|| document.clone())
     }
 
     /// A version that was read or written here.

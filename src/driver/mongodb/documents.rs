@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The largest document, as the server keeps it.
 const MAX_DOCUMENT: usize = 16 << 20;
+/// How large a document is remembered after it was removed.
+const RETURNING: usize = 64 << 10;
 /// How often a write that takes no condition is tried against others'.
 const TRIES: usize = 16;
 /// The collections of a database.
@@ -194,7 +196,9 @@ impl Documents {
         json: &Json,
         text: &Bytes,
     ) -> Result<ObjectInfo> {
-        let new = named(json.document(None)?, id, place.name)?;
+        // One that comes back has the types that it had.
+        let old = self.versions.returning(place.key);
+        let new = named(json.document(old.as_ref())?, id, place.name)?;
         let raw = encoded(&new)?;
         match self.collection(place.collection).insert_one(&raw).await {
             Ok(_) => {}
@@ -276,7 +280,10 @@ impl Documents {
         let mut removed = None;
         if self.compares.load(Ordering::Relaxed) {
             let mut whole = filter.clone();
-            whole.insert("$expr", doc! { "$eq": ["$$ROOT", { "$literal": old }] });
+            whole.insert(
+                "$expr",
+                doc! { "$eq": ["$$ROOT", { "$literal": old.clone() }] },
+            );
             match collection.delete_one(whole).await {
                 Ok(done) => removed = Some(done),
                 Err(cause) if link::is_unknown(&cause) => {
@@ -292,10 +299,13 @@ impl Documents {
                 removed.map_err(|cause| self.link.error(&cause))?
             }
         };
-        match removed.deleted_count {
-            0 => Err(changed()),
-            _ => Ok(()),
+        if removed.deleted_count == 0 {
+            return Err(changed());
         }
+        if raw.as_bytes().len() <= RETURNING {
+            self.versions.removed(place.key, old);
+        }
+        Ok(())
     }
 }
 

@@ -260,7 +260,7 @@ impl Data {
             (self.0.names.stored(from).0, etag)
         });
         // What a program saves by taking the old file away first is what it was before.
-        let (gone, left) = match self.0.gone.lock().pop(key) {
+        let (gone, left) = match self.0.gone.lock().get(key).cloned() {
             Some((kind, left, at)) if at + RETURNS > clock::now() => (kind, left),
             _ => (Bytes::new(), 0),
         };
@@ -297,6 +297,7 @@ impl Data {
         let from = put.source.as_ref().map_or(key, |(from, _)| from);
         let mut rest = granted(answer, key, from)?;
         let told = Told::parse(next(&mut rest)?)?;
+        self.0.gone.lock().pop(key);
         let merged = int(next(&mut rest)?)? != 0;
         let etag = match words {
             Shape::Text(_) => told.etag,
