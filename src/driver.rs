@@ -177,7 +177,8 @@ pub trait Driver: Send + Sync + Debug + 'static {
     }
 
     /// The documents that a filter matches, a page at a time, where the store can look for them
-    /// without sending them all. The filter decides on the texts that `get` gives.
+    /// without sending them all. The filter decides on the texts that `get` gives. The first page
+    /// may be `Unsupported` also where it is claimed: for now, each object is to be looked at.
     async fn find(&self, query: Query) -> Result<Matches> {
         let _ = query;
         Err(Error::unsupported("find"))

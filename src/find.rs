@@ -168,7 +168,14 @@ impl Search {
         };
         loop {
             let page = self.driver.find(query.clone());
-            let page = while_heard(out, page).await??;
+            let page = match while_heard(out, page).await? {
+                // It cannot just now.
+                Err(error) if error.kind() == ErrorKind::Unsupported && query.token.is_none() => {
+                    log::debug!("objects are looked at here: {error}");
+                    return self.look_at_all(out, before).await;
+                }
+                page => page?,
+            };
             for found in page.found {
                 if is_hidden(&found.key, self.shows_buckets) {
                     continue;

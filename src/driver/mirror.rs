@@ -318,7 +318,7 @@ impl Driver for Mirror {
     }
 
     async fn find(&self, query: Query) -> Result<Matches> {
-        self.0.primary.find(query).await
+        self.0.find(query).await
     }
 
     async fn buckets(&self) -> Result<Vec<BucketInfo>> {

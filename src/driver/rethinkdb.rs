@@ -4,6 +4,7 @@ mod changes;
 mod database;
 mod documents;
 mod feed;
+mod find;
 mod link;
 mod list;
 mod names;

@@ -113,6 +113,11 @@ impl Store {
         self.missing.clone().or(known)
     }
 
+    /// The same store, which fails these cases.
+    pub fn knowing(self, known: &'static [(&'static str, &'static str)]) -> Store {
+        Store { known, ..self }
+    }
+
     /// A case over a fresh store.
     pub async fn open(&self, case: Run) -> Result<Completion, Failed> {
         let fixture = (self.open)().await;
@@ -517,7 +522,7 @@ fn mongodb() -> Store {
 }
 
 /// A double of RethinkDB: the server itself is to be had nowhere.
-static RETHINKDB: LazyLock<rethinkdb::Server> = LazyLock::new(rethinkdb::Server::start);
+pub static RETHINKDB: LazyLock<rethinkdb::Server> = LazyLock::new(rethinkdb::Server::start);
 
 /// A table of its own.
 async fn rethinkdb() -> Result<Fixture, Error> {

@@ -29,6 +29,10 @@ pub fn trials() -> Vec<Trial> {
             a_page_reads_a_page_of_the_table,
         ),
         usual(
+            "rethinkdb::the_server_looks_for_fields",
+            the_server_looks_for_fields,
+        ),
+        usual(
             "rethinkdb::what_others_change_is_pushed",
             what_others_change_is_pushed,
         ),
@@ -185,6 +189,59 @@ fn a_page_reads_a_page_of_the_table(_: &Place) {
         let sent = server.rows_sent();
         assert!(sent < 60, "{sent} rows were sent");
     });
+}
+
+/// What does not match is not sent, and no document keeps the server from looking at others.
+fn the_server_looks_for_fields(place: &Place) {
+    let server = Server::start();
+    server.make("d", "t", "id");
+    let time = json!({"$reql_type$": "TIME", "epoch_time": 1, "timezone": "+00:00"});
+    for number in 0..1000 {
+        let at = match number % 7 {
+            0 => json!({"city": "ulm", "zip": [1, {"x": true}]}),
+            1 => json!({"city": ["ulm"]}),
+            2 => json!("ulm"),
+            3 => json!(null),
+            4 => json!([{"city": "ulm"}]),
+            5 => time.clone(),
+            _ => json!(1.5),
+        };
+        let id = if number % 2 == 0 {
+            json!(number)
+        } else {
+            json!(format!("={number}"))
+        };
+        server.put("d", "t", json!({"id": id, "at": at, "n": number}));
+    }
+    let find = |args: &[&str], wanted: usize, most: usize| {
+        server.rows_sent();
+        let mut command = place.command(&["find", "--count", &server.url("/d")]);
+        let said = place.run(command.args(args));
+        assert_eq!(
+            (said.stdout.trim(), said.stderr.as_str()),
+            (wanted.to_string().as_str(), ""),
+            "{args:?}"
+        );
+        let sent = server.rows_sent();
+        assert!(sent <= most, "{args:?}: {sent} rows were sent");
+    };
+    find(&["at.city=ulm"], 143, 350);
+    find(&["at.city=ulm", "n=700"], 1, 20);
+    find(&["at=ulm"], 143, 350);
+    find(&["at=null"], 143, 350);
+    find(&["at.zip.1.x=true"], 143, 350);
+    find(&["n=-1"], 0, 20);
+    find(&["missing=null"], 0, 20);
+    find(&["at.epoch_time=1"], 143, usize::MAX);
+    find(&["at.$reql_type$=TIME"], 143, usize::MAX);
+    find(
+        &["--json", &json!({"at": time}).to_string()],
+        143,
+        usize::MAX,
+    );
+    find(&["at.0.city=ulm"], 143, usize::MAX);
+    find(&["n=1e400"], 0, 20);
+    find(&["--json", "{}"], 1000, usize::MAX);
 }
 
 fn what_others_change_is_pushed(place: &Place) {

@@ -15,7 +15,7 @@ use super::journal::Replicas;
 use crate::driver::parts::{PATIENCE, is_unavailable};
 use crate::driver::{
     AttributeSupport, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest,
-    ObjectInfo, Page, Result,
+    Matches, ObjectInfo, Page, Query, Result,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -195,6 +195,30 @@ impl Shared {
             }
         }
         Err(error)
+    }
+
+    /// A page of what the primary finds. While it does not answer, whoever searches is to look at what
+    /// can be read. A search takes its time, which says nothing about the primary.
+    pub(super) async fn find(&self, query: Query) -> Result<Matches> {
+        let begins = query.token.is_none() && !self.replicas.is_empty();
+        let asked = match self.health.may_ask() {
+            true => self.primary.find(query).await,
+            false => Err(self.health.refusal("find")),
+        };
+        match asked {
+            Err(error) if begins && is_unavailable(&error) => {
+                let why = format!("{} cannot be asked to look", self.name);
+                Err(Error::new(ErrorKind::Unsupported, why)
+                    .during("find")
+                    .because(error))
+            }
+            answer => {
+                if answer.is_ok() && self.health.answered() {
+                    log::info!("{} answers again", self.name);
+                }
+                answer
+            }
+        }
     }
 
     async fn list_replica(&self, at: usize, request: ListRequest) -> Result<Page> {

@@ -9,7 +9,8 @@ use crate::driver::collections::{self, Collections, Found, Place, Window};
 use crate::driver::databases::Databases;
 use crate::driver::json::Json;
 use crate::driver::{
-    Capabilities, Change, Driver, Error, ErrorKind, ObjectInfo, Precondition, Result, Strength,
+    Capabilities, Change, Driver, Error, ErrorKind, Filter, Match, ObjectInfo, Precondition,
+    Result, Strength,
 };
 use crate::key::Key;
 use async_trait::async_trait;
@@ -39,6 +40,7 @@ fn claims(table: Option<&str>) -> Capabilities {
         delete_condition: Strength::Atomic,
         range: true,
         watch: table.is_some(),
+        find: true,
         directories_persist: true,
         utf8_keys: true,
         max_key: table.map_or(MAX_KEY, |table| {
@@ -128,6 +130,17 @@ impl Collections for Contents {
         directory: &Key,
     ) -> Result<(Vec<(String, ObjectInfo)>, bool)> {
         self.documents.page(collection, window, directory).await
+    }
+
+    async fn find(
+        &self,
+        collection: &str,
+        window: Window<'_>,
+        directory: &Key,
+        filter: &Filter,
+    ) -> Result<(Vec<Match>, bool)> {
+        let found = self.documents.find(collection, window, directory, filter);
+        found.await
     }
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {

@@ -2,12 +2,13 @@
 //! range of the key's index, in its order, and comes in batches.
 
 use super::documents::{Documents, LONGEST, Table, digest};
+use super::find::condition;
 use super::link::Link;
 use super::names::{self, EXACT, canonical};
 use super::term::{self, Term};
 use crate::driver::collections::{self, Named, Shelf, Source, Window, numbers};
 use crate::driver::json::Json;
-use crate::driver::{ObjectInfo, Result};
+use crate::driver::{ErrorKind, Filter, Match, ObjectInfo, Result};
 use crate::key::Key;
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
@@ -16,10 +17,13 @@ use futures::{StreamExt, stream};
 /// What strings behind `=` look like, and no others than few.
 const ODD: &str = "^=|/|^-?[0-9]+$";
 
-/// A table that is listed.
+/// A table that is listed, or what is sought in it.
 struct Listed<'a> {
     link: &'a Link,
     table: Table,
+    filter: Option<&'a Filter>,
+    /// What the server looks at itself.
+    condition: Option<Term>,
 }
 
 fn number(number: i64) -> Json {
@@ -34,7 +38,11 @@ impl Listed<'_> {
 
     async fn source(&self, range: Term, is_descending: bool) -> Result<Source<'_, Json>> {
         let ordered = range.ordered(&self.table.key, is_descending);
-        let cursor = self.link.cursor(&ordered).await?;
+        let sought = match &self.condition {
+            Some(condition) => ordered.filter(condition.clone()),
+            None => ordered,
+        };
+        let cursor = self.link.cursor(&sought).await?;
         let documents = stream::try_unfold(cursor, |mut cursor| async move {
             let next = cursor.next().await?;
             Ok(next.map(|document| (document, cursor)))
@@ -81,6 +89,10 @@ impl Listed<'_> {
 
     /// The names of keys of which a term holds.
     async fn names(&self, range: Term, holds: Term) -> Result<Vec<String>> {
+        let holds = match &self.condition {
+            Some(condition) => term::all(vec![holds, condition.clone()]),
+            None => holds,
+        };
         let ids = range.filter(holds).field(&self.table.key);
         let mut cursor = self.link.cursor(&ids).await?;
         let mut names = Vec::new();
@@ -100,6 +112,11 @@ impl Shelf for Listed<'_> {
 
     fn weight(document: &Json) -> usize {
         document.compact().len()
+    }
+
+    fn is_wanted(&self, document: &Json) -> Result<bool> {
+        let wanted = |filter: &Filter| filter.matches(document.pretty().as_bytes());
+        Ok(self.filter.is_none_or(wanted))
     }
 
     async fn sources(&self, window: &Window<'_>, floor: &str) -> Result<Vec<Source<'_, Json>>> {
@@ -168,6 +185,8 @@ impl Documents {
         let listed = Listed {
             link: &self.link,
             table: self.table(collection).await?,
+            filter: None,
+            condition: None,
         };
         let page = collections::page(&listed, &self.escaped, collection, &window);
         let (found, more) = page.await?;
@@ -178,5 +197,41 @@ impl Documents {
             (name, info)
         });
         Ok((entries.collect(), more))
+    }
+
+    /// One page of what a filter matches in a table; whether there are more.
+    pub(super) async fn find(
+        &self,
+        collection: &str,
+        window: Window<'_>,
+        directory: &Key,
+        filter: &Filter,
+    ) -> Result<(Vec<Match>, bool)> {
+        let mut listed = Listed {
+            link: &self.link,
+            table: self.table(collection).await?,
+            filter: Some(filter),
+            condition: condition(filter),
+        };
+        let condition = listed.condition.as_ref().map(Term::query);
+        let kept_as = format!("{collection}\0{}", condition.unwrap_or_default());
+        let page = collections::page(&listed, &self.escaped, &kept_as, &window).await;
+        let (found, more) = match page {
+            // It does not take the condition: all are looked at here.
+            Err(error)
+                if listed.condition.is_some()
+                    && matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Io) =>
+            {
+                listed.condition = None;
+                collections::page(&listed, &self.escaped, collection, &window).await?
+            }
+            page => page?,
+        };
+        let found = found.into_iter().map(|(name, document)| Match {
+            key: directory.join(&name),
+            etag: digest(&document),
+            text: document.pretty().into(),
+        });
+        Ok((found.collect(), more))
     }
 }

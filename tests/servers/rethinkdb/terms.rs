@@ -212,7 +212,9 @@ impl Query<'_> {
                 all.as_array().is_some_and(|all| all.contains(&one)).into()
             }
             94 => match self.datum(&args[0])? {
-                Value::Object(fields) => fields.keys().cloned().collect(),
+                Value::Object(fields) if !fields.contains_key(TYPE) => {
+                    fields.keys().cloned().collect()
+                }
                 _ => return fail(3_000_000, "Cannot call `keys` on objects of this type."),
             },
             97 => {
@@ -260,7 +262,7 @@ impl Query<'_> {
         let from = self.eval(&args[0])?;
         let name = self.text(&args[1])?;
         let rows = match from {
-            Got::Datum(Value::Object(fields)) => {
+            Got::Datum(Value::Object(fields)) if !fields.contains_key(TYPE) => {
                 return match fields.get(&name) {
                     Some(value) => Ok(Got::Datum(value.clone())),
                     None => fail(3_100_000, format!("No attribute `{name}` in object.")),
@@ -316,7 +318,7 @@ impl Query<'_> {
                 let fields = fields.collect::<Result<Vec<_>>>()?;
                 Got::Feed(feed, Some(fields.into()))
             }
-            (39, Got::Range(rows, key)) => {
+            (39, Got::Range(rows, _)) => {
                 let mut kept = Vec::new();
                 for row in rows {
                     let holds = self.call(&args[1], row.clone())?;
@@ -324,7 +326,8 @@ impl Query<'_> {
                         kept.push(row);
                     }
                 }
-                Got::Range(kept, key)
+                // No slice of an index any more, which alone can be ordered by that.
+                Got::Rows(kept)
             }
             (41, Got::Range(mut rows, key)) => {
                 let index = match self.eval(&named["index"])? {
