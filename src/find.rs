@@ -3,7 +3,7 @@
 use crate::check::HIDDEN;
 use crate::driver::{
     Change, Driver, ETag, Error, ErrorKind, Filter, GetOptions, ListEntry, ListRequest, Match,
-    Precondition, Query, Result,
+    ObjectInfo, Precondition, Query, Result,
 };
 use crate::key::Key;
 use crate::task;
@@ -22,8 +22,9 @@ const AT_ONCE: usize = 16;
 const ROOM: u32 = 128 << 10;
 /// How many matches one page asks for.
 const PAGE: usize = 1000;
-/// How many events wait for who reads them.
+/// How many events wait for who reads them, with texts and without.
 const AHEAD: usize = 16;
+const AHEAD_BARE: usize = 256;
 
 /// What a search tells.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct Search {
     pub prefix: Key,
     /// What documents must hold.
     pub filter: Filter,
+    /// Whether the texts of matches are told.
+    pub texts: bool,
 }
 
 /// The versions that a search has seen, by hashes of their keys.
@@ -105,6 +108,12 @@ fn is_hidden(key: &Key, shows_buckets: bool) -> bool {
     inside.starts_with(HIDDEN.as_bytes())
 }
 
+/// Whether an object is no link or other special file, as far as was told.
+fn is_file(info: &ObjectInfo) -> bool {
+    let mode = info.attributes.as_ref().and_then(|known| known.mode);
+    matches!(mode.unwrap_or(0) & libc::S_IFMT, 0 | libc::S_IFREG)
+}
+
 /// Whether an error is of one object, and the next may well be read.
 fn is_of_one(error: &Error) -> bool {
     !matches!(
@@ -134,7 +143,10 @@ impl Search {
     }
 
     fn start(self, manner: Manner) -> mpsc::Receiver<Result<Event>> {
-        let (out, events) = mpsc::channel(AHEAD);
+        let (out, events) = mpsc::channel(match self.texts {
+            true => AHEAD,
+            false => AHEAD_BARE,
+        });
         task::spawn(async move {
             let asks = self.driver.capabilities().find;
             let ended = match manner {
@@ -186,7 +198,7 @@ impl Search {
                     before.get(&key) != Some(&etag)
                 });
                 if is_new {
-                    say(out, Event::Found(found)).await?;
+                    self.say_found(out, found).await?;
                 }
             }
             query.token = page.next;
@@ -217,7 +229,7 @@ impl Search {
                     now.insert(hash(&key), hash(&etag));
                 }
                 match outcome {
-                    Ok(Some(found)) => say(out, Event::Found(found)).await?,
+                    Ok(Some(found)) => self.say_found(out, found).await?,
                     Ok(None) => {}
                     Err(error) if is_of_one(&error) => {
                         say(out, Event::Skipped(error)).await?;
@@ -239,9 +251,7 @@ impl Search {
         let Some(info) = &entry.object else {
             return false;
         };
-        let mode = info.attributes.as_ref().and_then(|known| known.mode);
-        let is_file = matches!(mode.unwrap_or(0) & libc::S_IFMT, 0 | libc::S_IFREG);
-        is_file
+        is_file(info)
             && info.size != Some(0)
             && !entry.key.as_bytes().ends_with(b"/")
             && !is_hidden(&entry.key, self.shows_buckets)
@@ -298,6 +308,9 @@ impl Search {
         let object = self.driver.get(key, GetOptions::default()).await?;
         let mut object = object.found()?;
         let etag = object.info.etag.clone();
+        if !is_file(&object.info) {
+            return Ok((etag, None));
+        }
         let mut text = BytesMut::new();
         while let Some(piece) = object.body.next().await {
             text.extend_from_slice(&piece?);
@@ -365,9 +378,16 @@ impl Search {
         let is_new = seen.insert(hash(key), version) != Some(version);
         if let (true, Some(text)) = (is_new, text) {
             let key = key.clone();
-            say(out, Event::Found(Match { key, etag, text })).await?;
+            self.say_found(out, Match { key, etag, text }).await?;
         }
         Ok(())
+    }
+
+    async fn say_found(&self, out: &Out, mut found: Match) -> Step<()> {
+        if !self.texts {
+            found.text = bytes::Bytes::new();
+        }
+        say(out, Event::Found(found)).await
     }
 }
 

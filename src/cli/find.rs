@@ -312,6 +312,7 @@ impl Place for Store {
             shows_buckets: self.stack.shows_buckets,
             prefix: Key::empty(),
             filter: asked.filter.clone(),
+            texts: asked.texts,
         };
         let _inside = self.runtime.enter();
         let mut events = match asked.watch {

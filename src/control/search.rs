@@ -62,6 +62,7 @@ pub(super) async fn serve<W: AsyncWriteExt + Unpin>(
                 shows_buckets: store.shows_buckets,
                 prefix: key(&prefix),
                 filter,
+                texts,
             };
             let interval = interval_ms.map(Duration::from_millis);
             told(writer, search, texts, interval).await

@@ -232,6 +232,7 @@ fn search(f: &Fixture, query: &str) -> Search {
         shows_buckets: false,
         prefix: key("docs/"),
         filter: Filter::json(query).unwrap(),
+        texts: true,
     }
 }
 
