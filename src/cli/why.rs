@@ -100,10 +100,16 @@ fn told(error: &ErrorRecord) -> String {
 /// Why a name could not be made or removed: that is an error of its directory, which names it.
 fn remembered_above(status: &FsStatus, path: &str) -> Option<String> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let (begin, key) = (format!("{name:?} in "), format!("{path:?}"));
+    let begin = format!("{name:?} in ");
+    // The key has what the URL names before it, and that of a directory a slash behind it.
+    let key = format!("{path:?}");
+    let key = key.trim_matches('"');
+    let keys = ["\"", "/"].map(|before| ["\"", "/\""].map(|after| format!("{before}{key}{after}")));
     let same = |other: &str| other.trim_matches('/') == parent.trim_matches('/');
     let mut errors = status.errors.iter().rev().filter(|error| same(&error.path));
-    let named = |message: &str| message.starts_with(&begin) || message.contains(&key);
+    let named = |message: &str| {
+        message.starts_with(&begin) || keys.as_flattened().iter().any(|key| message.contains(key))
+    };
     let error = errors.find(|error| named(&error.message))?;
     Some(told(error))
 }
@@ -152,5 +158,20 @@ mod tests {
         let line = "1970-01-01T00:00:06Z: unlink failed: delete \"a/c\": denied (EACCES)";
         assert_eq!(said.as_deref(), Some(line));
         assert_eq!(remembered_above(&status, "a/d"), None);
+        for (message, path) in [
+            ("delete \"d/\": not removed from here", "d"),
+            ("delete \"below/e\": denied", "e"),
+        ] {
+            status.errors.push(ErrorRecord {
+                time: 7,
+                operation: "rmdir".into(),
+                path: "".into(),
+                errno: "EACCES".into(),
+                message: message.into(),
+            });
+            let said = remembered_above(&status, path).expect(path);
+            assert!(said.contains(message), "{said}");
+        }
+        assert_eq!(remembered_above(&status, "w"), None);
     }
 }
