@@ -96,6 +96,8 @@ pub struct Settings {
     pub file_mode: u32,
     /// Permission bits of directories that store none.
     pub dir_mode: u32,
+    /// No directory of queries at the top.
+    pub no_query: bool,
     /// How long names and attributes are believed.
     pub metadata_ttl: Duration,
     /// How long an absent name is believed absent.
@@ -185,6 +187,7 @@ pub fn resolve(sources: Sources) -> Result<Settings, Failure> {
             .unwrap_or_else(|| rustix::process::getegid().as_raw()),
         file_mode: values.parse("file-mode", values::mode)?,
         dir_mode: values.parse("dir-mode", values::mode)?,
+        no_query: values.switch("no-query")?,
         metadata_ttl,
         negative_ttl: values
             .parse_given("negative-metadata-ttl", values::time_to_live)?

@@ -303,6 +303,27 @@ impl Search {
         }
     }
 
+    /// Whether the object of a key is a document that matches, by one request.
+    pub async fn holds(&self, key: &Key) -> Result<bool> {
+        let is_file = key.starts_with(&self.prefix) && !key.as_bytes().ends_with(b"/");
+        if !is_file || is_hidden(key, self.shows_buckets) {
+            return Ok(false);
+        }
+        match self.read(key).await {
+            Ok((_, text)) => Ok(text.is_some()),
+            // Nothing can be there.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::InvalidKey | ErrorKind::NameTooLong
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The version of an object, and its text if that matches. No more is read than has to be.
     async fn read(&self, key: &Key) -> Result<(ETag, Option<bytes::Bytes>)> {
         let object = self.driver.get(key, GetOptions::default()).await?;

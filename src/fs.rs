@@ -13,6 +13,7 @@
 //! | `rename`, `movedir` | rename |
 //! | `intent`, `resume` | records of renames of directories, and what becomes of those broken off |
 //! | `dir` | opendir, readdir, readdirplus |
+//! | `query` | directories that are terms, with links to what matches |
 //! | `node`, `later` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
@@ -35,6 +36,7 @@ mod movedir;
 mod node;
 mod offload;
 mod pages;
+mod query;
 mod remove;
 mod rename;
 mod resume;
@@ -54,6 +56,7 @@ pub use inode::ROOT;
 pub use lookup::{Entry, Lookup};
 pub use make::Caller;
 pub use node::{SetAttr, SetTime};
+pub use query::is_of_query;
 pub use status::{
     CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, RenameStatus, Unsent,
 };
@@ -199,6 +202,8 @@ pub struct FsOptions {
     pub listing_entries: usize,
     /// This machine's name, for conflict files.
     pub host: String,
+    /// Where `.query` at the top looks for documents; without, there is no such directory.
+    pub query: Option<Arc<dyn Driver>>,
 }
 
 /// What the filesystem tells the kernel on its own.
@@ -232,6 +237,7 @@ pub struct Fs {
     area: Arc<StagingArea>,
     handles: Mutex<HashMap<u64, Arc<handle::Handle>>>,
     dir_handles: Mutex<HashMap<u64, Arc<dir::DirHandle>>>,
+    queries: query::Queries,
     last_handle: AtomicU64,
     /// Shared by everything that changes the store under a key; taken alone by renames of
     /// directories, which change many keys.
@@ -341,6 +347,7 @@ impl Fs {
             area: StagingArea::new(staging(&options, &capabilities, rows))?,
             handles: Mutex::default(),
             dir_handles: Mutex::default(),
+            queries: Default::default(),
             last_handle: AtomicU64::new(0),
             names: tokio::sync::RwLock::new(()),
             dirty: Mutex::default(),
@@ -389,6 +396,10 @@ impl Fs {
         if error.message().is_none() {
             return;
         }
+        if query::is_of_query(ino) {
+            let path = self.queries.path(ino).unwrap_or_default();
+            return self.remember(operation, path, error);
+        }
         match self.table.get(ino) {
             // A failed commit has been recorded where it failed.
             Some(inode) if inode.state().last_error == Some(error.to_string()) => {}
@@ -399,6 +410,9 @@ impl Fs {
 
     /// Makes a directory's entries durable.
     pub async fn fsyncdir(&self, ino: u64) -> FsResult<()> {
+        if query::is_of_query(ino) {
+            return Ok(());
+        }
         let directory = self.directory(ino)?;
         self.driver.sync(&directory.key()).await?;
         Ok(())
@@ -411,7 +425,10 @@ impl Fs {
 
     /// Takes lookups of an inode back.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.table.forget(ino, count);
+        match query::is_of_query(ino) {
+            true => self.queries.forget(ino, count),
+            false => self.table.forget(ino, count),
+        }
     }
 
     fn next_handle(&self) -> u64 {
@@ -509,8 +526,10 @@ impl Fs {
             dirty_files: dirty.len() as u64,
             dirty_bytes,
             uploads: self.uploads.load(Ordering::Relaxed),
-            handles: (self.handles.lock().len() + self.dir_handles.lock().len()) as u64,
-            inodes: self.table.count() as u64,
+            handles: (self.handles.lock().len()
+                + self.dir_handles.lock().len()
+                + self.queries.open()) as u64,
+            inodes: (self.table.count() + self.queries.count()) as u64,
             cache: CacheUse {
                 memory_bytes: usage.memory,
                 disk_bytes: usage.disk,

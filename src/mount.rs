@@ -118,6 +118,7 @@ pub fn fs_options(
         max_cache_size: settings.max_cache_size,
         listing_entries: LISTING_ENTRIES,
         host: host(),
+        query: None,
     }
 }
 

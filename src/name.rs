@@ -94,6 +94,13 @@ pub fn encode(component: &[u8]) -> Encoded<'_> {
     encode_with(component, b"")
 }
 
+/// The path of a key: the names of its components, with `/` between them.
+pub fn path(key: &[u8]) -> Vec<u8> {
+    let components = key.split(|byte| *byte == b'/');
+    let names = components.flat_map(|component| encode(component).into_names());
+    names.collect::<Vec<_>>().join(&b'/')
+}
+
 /// The name of a file whose plain name is taken by a directory.
 pub fn encode_file_beside(component: &[u8]) -> Encoded<'_> {
     encode_with(component, FILE_BESIDE)

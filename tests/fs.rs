@@ -19,6 +19,8 @@ mod limits;
 mod names;
 #[path = "fs/offload.rs"]
 mod offload;
+#[path = "fs/queries.rs"]
+mod queries;
 #[path = "fs/races.rs"]
 mod races;
 #[path = "fs/reading.rs"]

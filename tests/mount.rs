@@ -42,6 +42,8 @@ mod names;
 mod network;
 #[path = "mount/proxy.rs"]
 mod proxy;
+#[path = "mount/queries.rs"]
+mod queries;
 #[path = "mount/redis.rs"]
 mod redis;
 #[path = "mount/regression.rs"]
@@ -82,6 +84,7 @@ fn main() {
     trials.extend(gridfs::trials());
     trials.extend(mirror::trials());
     trials.extend(tables::trials());
+    trials.extend(queries::trials());
     trials.extend(regression::trials());
     trials.extend(renames::trials());
     trials.extend(scratch::trials());

@@ -107,8 +107,12 @@ fn remembered_above(status: &FsStatus, path: &str) -> Option<String> {
     let keys = ["\"", "/"].map(|before| ["\"", "/\""].map(|after| format!("{before}{key}{after}")));
     let same = |other: &str| other.trim_matches('/') == parent.trim_matches('/');
     let mut errors = status.errors.iter().rev().filter(|error| same(&error.path));
+    // Of queries it does not depend on the name.
+    let of_query = parent.split('/').next() == Some(".query");
     let named = |message: &str| {
-        message.starts_with(&begin) || keys.as_flattened().iter().any(|key| message.contains(key))
+        of_query
+            || message.starts_with(&begin)
+            || keys.as_flattened().iter().any(|key| message.contains(key))
     };
     let error = errors.find(|error| named(&error.message))?;
     Some(told(error))
@@ -158,6 +162,9 @@ mod tests {
         let line = "1970-01-01T00:00:06Z: unlink failed: delete \"a/c\": denied (EACCES)";
         assert_eq!(said.as_deref(), Some(line));
         assert_eq!(remembered_above(&status, "a/d"), None);
+        status.errors[1].path = ".query/a=b".into();
+        let said = remembered_above(&status, ".query/a=b/new");
+        assert_eq!(said.as_deref(), Some(line));
         for (message, path) in [
             ("delete \"d/\": not removed from here", "d"),
             ("delete \"below/e\": denied", "e"),

@@ -107,6 +107,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     value(Group::Access, "gid", "GID", "(the mounting user's group)", "Group of objects that store none"),
     value(Group::Access, "file-mode", "MODE", "644", "Permission bits of files that store none"),
     value(Group::Access, "dir-mode", "MODE", "755", "Permission bits of directories that store none"),
+    switch(Group::Access, "no-query", "No directory .query at the top, in which directories are terms such as name=ada and hold links to the documents that match"),
 
     value(Group::Caching, "metadata-ttl", "DURATION", "1s", "How long names and attributes are believed, or minimal, or indefinite"),
     value(Group::Caching, "negative-metadata-ttl", "DURATION", "(that of --metadata-ttl)", "How long an absent name is believed absent"),

@@ -11,6 +11,7 @@ use super::errno::{FsError, FsResult};
 use super::inode::Inode;
 use super::lookup::Entry;
 use super::pages::Pages;
+use super::query::is_of_query;
 use super::table::preferred_ino;
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::listing::{Known, Ticket};
@@ -98,7 +99,7 @@ pub struct DirEntry {
 }
 
 impl DirEntry {
-    fn of(name: Bytes, ino: u64, kind: Kind) -> DirEntry {
+    pub(super) fn of(name: Bytes, ino: u64, kind: Kind) -> DirEntry {
         DirEntry {
             name,
             ino,
@@ -130,7 +131,7 @@ pub enum Listed {
 }
 
 /// How many entries a batch has, and how many of them ask for attributes at a time.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 const ASKING: usize = 16;
 
 /// From how many entries on a directory's memory is worth giving back.
@@ -139,6 +140,9 @@ const LARGE: usize = 20_000;
 impl Fs {
     /// Opens a directory.
     pub fn opendir(&self, ino: u64) -> FsResult<u64> {
+        if is_of_query(ino) {
+            return self.opendir_query(ino);
+        }
         let inode = self.directory(ino)?;
         let number = self.next_handle();
         inode.state().handles += 1;
@@ -154,6 +158,9 @@ impl Fs {
 
     /// Closes a directory.
     pub fn releasedir(&self, handle: u64) -> FsResult<()> {
+        if is_of_query(handle) {
+            return self.releasedir_query(handle);
+        }
         let handle = self.dir_handles.lock().remove(&handle);
         let handle = handle.ok_or(FsError::plain(libc::EBADF))?;
         handle.inode.state().handles -= 1;
@@ -176,6 +183,9 @@ impl Fs {
 
     /// The entries from an offset on; fewer than there are, none at the end.
     pub async fn readdir(&self, handle: u64, offset: u64) -> FsResult<Vec<DirEntry>> {
+        if is_of_query(handle) {
+            return self.readdir_query(handle, offset).await;
+        }
         let handle = self.dir_handle(handle)?;
         let mut reading = handle.reading.lock().await;
         if offset == 0 {
@@ -201,6 +211,9 @@ impl Fs {
         handle: u64,
         mut offset: u64,
     ) -> FsResult<Vec<(DirEntry, Listed)>> {
+        if is_of_query(handle) {
+            return self.readdirplus_query(handle, offset).await;
+        }
         loop {
             let entries = self.readdir(handle, offset).await?;
             let directory = self.dir_handle(handle)?.inode.clone();

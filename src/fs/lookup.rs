@@ -5,6 +5,7 @@ use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, Place};
 use super::later::reapply;
+use super::query::is_of_query;
 use super::table::{Held, Inserted};
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
@@ -41,6 +42,9 @@ pub(super) const LOOK_AHEAD: Duration = Duration::from_millis(250);
 impl Fs {
     /// An inode by the kernel's number.
     pub(super) fn inode(&self, ino: u64) -> FsResult<Arc<Inode>> {
+        if is_of_query(ino) {
+            return Err(self.query_refusal(ino));
+        }
         let known = self.table.get(ino).or_else(|| self.wake(ino));
         // Somebody else may have been quicker.
         let known = known.or_else(|| self.table.get(ino));
@@ -145,6 +149,9 @@ impl Fs {
 
     /// Looks a name up.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> FsResult<Lookup> {
+        if is_of_query(parent) {
+            return self.look_up_query(parent, name).await;
+        }
         let directory = self.directory(parent)?;
         let found = self.look(
             &directory,
@@ -158,7 +165,7 @@ impl Fs {
                 self.tell(&directory, &name, target, seen, true)
             },
         );
-        match found.await? {
+        match found.await?.or_else(|| self.query_top(parent, name)) {
             Some(entry) => Ok(Lookup::Found(entry)),
             // A directory on its way has its files at neither place.
             None if self.names.try_read().is_err() => Ok(Lookup::Absent(Duration::ZERO)),
@@ -545,6 +552,9 @@ impl Fs {
 
     /// Attributes of an inode, asked anew when they are older than the TTL and nobody has it open.
     pub async fn getattr(&self, ino: u64) -> FsResult<Entry> {
+        if is_of_query(ino) {
+            return self.getattr_query(ino);
+        }
         let inode = self.inode(ino)?;
         let place = {
             let state = inode.state();

@@ -66,6 +66,7 @@ impl Fs {
                 "this name belongs to bucketfs and never shows in a mount; choose another",
             );
         }
+        self.require_no_query(directory, name)?;
         self.require_below_top(directory, name, is_directory)?;
         let prefix = directory.key();
         let target = Target::of(name).filter(|target| target.form == Form::Plain);

@@ -4,6 +4,7 @@ use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT, State};
 use super::lookup::Entry;
+use super::query::is_of_query;
 use super::{Fs, StatAttrs};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
@@ -403,6 +404,9 @@ impl Fs {
 
     /// The target of a symbolic link.
     pub async fn readlink(&self, ino: u64) -> FsResult<Bytes> {
+        if is_of_query(ino) {
+            return self.readlink_query(ino);
+        }
         let inode = self.inode(ino)?;
         if inode.kind != Kind::Symlink {
             return Err(FsError::plain(libc::EINVAL));
@@ -459,8 +463,11 @@ impl Fs {
 
     /// An extended attribute.
     pub async fn getxattr(&self, ino: u64, name: &[u8]) -> FsResult<Bytes> {
-        let inode = self.inode(ino)?;
         let absent = FsError::plain(libc::ENODATA);
+        if is_of_query(ino) {
+            return user_name(name).and(Err(absent));
+        }
+        let inode = self.inode(ino)?;
         let text = |text: String| Bytes::from(text.into_bytes());
         match name {
             ERROR_XATTR => return inode.state().last_error.clone().map(text).ok_or(absent),
@@ -483,6 +490,9 @@ impl Fs {
 
     /// The names of extended attributes, each followed by a NUL byte.
     pub async fn listxattr(&self, ino: u64) -> FsResult<Bytes> {
+        if is_of_query(ino) {
+            return Ok(Bytes::new());
+        }
         let inode = self.inode(ino)?;
         // `ls -l` asks for the names of each file.
         let untold = inode.state().attributes.is_none();

@@ -67,7 +67,7 @@ impl Fs {
             looks_like_lock(name) && self.capabilities.delete_condition == Strength::Atomic;
         loop {
             let Some(inode) = self.hold(&directory, name).await? else {
-                return Err(FsError::plain(libc::ENOENT));
+                return Err(self.untouchable(&directory, name));
             };
             if inode.kind == Kind::Directory {
                 return Err(FsError::plain(libc::EISDIR));
@@ -170,7 +170,7 @@ impl Fs {
         }
         let _names = self.names.read().await;
         let Some(directory) = self.hold(&parent, name).await? else {
-            return Err(FsError::plain(libc::ENOENT));
+            return Err(self.untouchable(&parent, name));
         };
         if directory.kind != Kind::Directory {
             return Err(FsError::plain(libc::ENOTDIR));

@@ -41,7 +41,7 @@ impl Fs {
         let source = self
             .hold(&old, from.1)
             .await?
-            .ok_or(FsError::plain(libc::ENOENT))?;
+            .ok_or_else(|| self.untouchable(&old, from.1))?;
         if source.kind == Kind::Directory {
             return self
                 .rename_directory(&source, (&old, from.1), (&new, to.1), flags)
@@ -68,7 +68,7 @@ impl Fs {
                 return Ok(());
             }
             if flags & libc::RENAME_EXCHANGE != 0 {
-                let target = target.ok_or(FsError::plain(libc::ENOENT))?;
+                let target = target.ok_or_else(|| self.untouchable(&new, to.1))?;
                 return self
                     .exchange(&source, &target, (&old, from.1), (&new, to.1))
                     .await;

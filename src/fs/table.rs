@@ -7,6 +7,7 @@
 
 use super::attr::Kind;
 use super::inode::{Inode, Place, ROOT};
+use super::query::{self, is_of_query};
 use crate::key::Key;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -87,7 +88,7 @@ impl Drop for Held<'_> {
 
 /// A hash of bytes that is the same in every process, so that inode numbers rarely change between
 /// mounts (FNV-1a with a final mix).
-fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
+pub(super) fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
     struct Fnv(u64);
     impl Hasher for Fnv {
         fn finish(&self) -> u64 {
@@ -110,12 +111,17 @@ fn stable_hash(bytes: &[u8], kind: Kind) -> u64 {
 
 /// The number to try when this one is taken.
 fn next(ino: u64) -> u64 {
-    ino.wrapping_add(1).max(ROOT + 1)
+    match ino + 1 {
+        query::FIRST => ROOT + 1,
+        next => next,
+    }
 }
 
 /// The inode number that a key has unless another inode has it already.
 pub fn preferred_ino(key: &Key, kind: Kind) -> u64 {
-    stable_hash(key.as_bytes(), kind).max(ROOT + 1)
+    let ino = stable_hash(key.as_bytes(), kind);
+    let ino = if is_of_query(ino) { !ino } else { ino };
+    ino.max(ROOT + 1)
 }
 
 impl Table {

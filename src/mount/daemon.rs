@@ -288,6 +288,7 @@ fn mounted(
         holdings.state.clone(),
         holdings.cache.as_ref().map(|cache| cache.path.clone()),
     );
+    options.query = (!settings.no_query).then(|| searched.driver.clone());
     if shows_buckets {
         options.top = Top::Buckets {
             may_make: settings.store.create_buckets,

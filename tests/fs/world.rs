@@ -60,6 +60,7 @@ pub fn default_options(home: &std::path::Path, number: u32) -> FsOptions {
         max_cache_size: 0,
         listing_entries: 10_000,
         host: format!("host{number}"),
+        query: None,
     }
 }
 
@@ -134,8 +135,6 @@ impl World {
         let number = self.mounts.fetch_add(1, Ordering::Relaxed) + 1;
         let home = self.dir.path().join(format!("{number}"));
         let mut options = default_options(&home, number);
-        change(&mut options);
-        let state = options.state_dir.clone();
         let fault = Arc::new(FaultPlan::none());
         let stats = Arc::new(Stats::default());
         let late = Arc::new(Late::default());
@@ -153,6 +152,9 @@ impl World {
             driver = index;
         }
         let kernel = Arc::new(Kernel::default());
+        options.query = Some(driver.clone());
+        change(&mut options);
+        let state = options.state_dir.clone();
         let fs = Fs::new(over(driver), options, kernel.clone()).unwrap();
         let mount = Mount {
             fs,

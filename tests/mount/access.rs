@@ -17,6 +17,11 @@ pub fn trials() -> Vec<Trial> {
         trial(needs, "access::modes_are_enforced", modes_are_enforced),
         trial(
             needs,
+            "access::others_may_not_ask_for_documents",
+            others_may_not_ask_for_documents,
+        ),
+        trial(
+            needs,
             "access::a_write_drops_privilege_bits",
             a_write_drops_privilege_bits,
         ),
@@ -73,6 +78,25 @@ say(attempt(open, sys.argv[2]))
         &[&m.path(""), &m.path("f")],
     );
     assert_eq!(said, "EACCES\nEACCES\nEACCES\nEACCES");
+}
+
+fn others_may_not_ask_for_documents(place: &Place) {
+    let m = place.file("m", &["--allow-other"]);
+    std::fs::create_dir(m.path("private")).unwrap();
+    chmod(&m.path("private"), 0o700);
+    std::fs::write(m.path("private/f"), "{\"n\": 1}").unwrap();
+    let (query, link) = (m.path(".query/n=1"), m.path(".query/n=1/private%2Ff"));
+    assert!(link.exists());
+    let said = nobody(
+        place,
+        "
+say(attempt(os.listdir, sys.argv[1]))
+say(attempt(os.listdir, sys.argv[2]))
+say(attempt(os.readlink, sys.argv[3]))
+",
+        &[&m.path(".query"), &query, &link],
+    );
+    assert_eq!(said, "EACCES\nEACCES\nEACCES");
 }
 
 fn modes_are_enforced(place: &Place) {

@@ -118,6 +118,7 @@ impl Mount {
             max_cache_size: 0,
             listing_entries: 10_000,
             host: format!("host{number}"),
+            query: None,
         };
         let driver = stack(opened, &layers).unwrap().driver;
         Mount {

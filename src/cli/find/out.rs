@@ -107,16 +107,7 @@ impl Out {
 /// The path of a key as a mount shows it.
 fn path(dir: &[u8], prefix: &Key, key: &Key) -> Vec<u8> {
     let inside = key.strip_prefix(prefix).unwrap_or_else(|| key.clone());
-    let mut path = dir.to_vec();
-    for (at, component) in inside.as_bytes().split(|byte| *byte == b'/').enumerate() {
-        for (chunk, name) in name::encode(component).into_names().iter().enumerate() {
-            if at + chunk > 0 {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-        }
-    }
-    path
+    [dir, &name::path(inside.as_bytes())].concat()
 }
 
 /// A key and its document on one line.

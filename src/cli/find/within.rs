@@ -6,6 +6,7 @@ use crate::control::{Request, search};
 use crate::driver::ETag;
 use crate::exit::{Exit, Failure};
 use crate::find::Event;
+use crate::fs::is_of_query;
 use crate::key::Key;
 use crate::mount::point;
 use crate::name::{self, Component};
@@ -37,6 +38,18 @@ impl Mount {
             ));
         };
         let inside = point::below(&path, &mount.path).unwrap_or_default();
+        // A daemon that hangs is told later.
+        let asked = path.clone();
+        let number = point::within(point::PATIENCE, move || rustix::fs::lstat(&asked));
+        if let Some(Ok(told)) = number
+            && is_of_query(told.st_ino)
+        {
+            return Err(Failure::mount_point(format!(
+                "{} is a query itself; give its terms behind {}",
+                dir.display(),
+                mount.path.display()
+            )));
+        }
         let prefix = prefix(&inside).ok_or_else(|| {
             Failure::mount_point(format!("{} is no directory of the mount", dir.display()))
         })?;
