@@ -194,6 +194,15 @@ start_mongo() {
   export "${facts?}"
 }
 
+# start_rethinkdb DIR: starts the double there, and exports its RETHINKDB_URL and RETHINKDB_CONTROL.
+start_rethinkdb() {
+  local facts name value
+  facts=$(timeout 1200 "$HERE/scripts/servers/rethinkdb" start "$1" "$(free_port)") || return
+  while IFS='=' read -r name value; do
+    export "$name=$value"
+  done <<<"$facts"
+}
+
 # make_bucket NAME: on the server of S3_ENDPOINT, with the credentials of the environment.
 make_bucket() {
   curl -fsS -X PUT --aws-sigv4 "aws:amz:${AWS_REGION:-us-east-1}:s3" \

@@ -74,6 +74,11 @@ struct Shared {
 impl Server {
     /// One that takes anybody who is `admin`.
     pub fn start() -> Server {
+        Server::at(0)
+    }
+
+    /// One on a given port.
+    pub fn at(port: u16) -> Server {
         let user = |password, may_write| User {
             password,
             may_write,
@@ -83,7 +88,7 @@ impl Server {
             ("writer", user("geheim", true)),
             ("reader", user("lesen", false)),
         ];
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -147,6 +152,29 @@ impl Server {
         let mut state = self.shared.state.lock().unwrap();
         let table = terms::table(&mut state, database, table).unwrap();
         table.rows.get(&values::encoded(&id)).cloned()
+    }
+
+    /// Another program's change of one document, in one step.
+    pub fn edit(
+        &self,
+        database: &str,
+        table: &str,
+        id: &Value,
+        change: impl FnOnce(Option<Value>) -> Option<Value>,
+    ) {
+        let mut state = self.shared.state.lock().unwrap();
+        let table = terms::table(&mut state, database, table).unwrap();
+        let id = values::encoded(id);
+        let new = change(table.rows.get(&id).cloned());
+        table.set(id, new.map(values::normal));
+    }
+
+    /// The keys of a table, in their order; none where there is no table.
+    pub fn keys(&self, database: &str, table: &str) -> Option<Vec<Value>> {
+        let state = self.shared.state.lock().unwrap();
+        let table = state.databases.get(database)?.get(table)?;
+        let rows = table.rows.values();
+        Some(rows.map(|row| row[&table.key].clone()).collect())
     }
 
     /// What the next write comes to.
