@@ -30,8 +30,10 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 16] = [
     "--s3",
+    "--documents",
+    "--restarts",
     "--local",
     "--all-targets",
     "--device",
