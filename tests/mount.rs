@@ -14,6 +14,8 @@ mod access;
 mod buckets;
 #[path = "mount/crashes.rs"]
 mod crashes;
+#[path = "mount/cuts.rs"]
+mod cuts;
 #[path = "mount/documents.rs"]
 mod documents;
 #[path = "mount/faults.rs"]
@@ -81,6 +83,7 @@ fn main() {
     trials.extend(redis::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
+    trials.extend(cuts::trials());
     trials.extend(gridfs::trials());
     trials.extend(mirror::trials());
     trials.extend(tables::trials());

@@ -1,5 +1,6 @@
 //! What programs keep in MongoDB, as directories of documents.
 
+use crate::cuts::Passage;
 use crate::harness::{Need, PYTHON, Place, Variable, eventually, fails, trial};
 use crate::redis::{read, refusal};
 use ::mongodb::Client;
@@ -11,8 +12,8 @@ use bucketfs::key::Key;
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::net::TcpListener;
+use std::sync::{Arc, LazyLock};
 
 pub const ADDRESS: &str = "BUCKETFS_TEST_MONGODB";
 const SERVER: Need = Variable(ADDRESS);
@@ -93,7 +94,7 @@ impl Database {
             .unwrap();
     }
 
-    fn find(&self, name: &str, id: impl Into<Bson>) -> Option<Document> {
+    pub fn find(&self, name: &str, id: impl Into<Bson>) -> Option<Document> {
         let (all, id) = (self.collection(name), id.into());
         RUNTIME
             .block_on(async { all.find_one(doc! { "_id": id }).await })
@@ -448,51 +449,10 @@ fn a_server_is_refused_in_words(place: &Place) {
     }
 }
 
-/// Passes bytes on, until its connections are cut.
-struct Passage {
-    port: u16,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Passage {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let (passage, to) = (
-            Passage {
-                port,
-                open: open.clone(),
-            },
-            server(),
-        );
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let (client, at) = (client.unwrap(), to.trim_start_matches("mongodb://"));
-                let server = TcpStream::connect(at).unwrap();
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-                open.lock().unwrap().push(client);
-            }
-        });
-        passage
-    }
-
-    fn cut(&self) {
-        for stream in self.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
 /// Numbers are counted up while connections are cut; what was acknowledged is never lost.
 fn cut_connections_lose_nothing(place: &Place) {
-    let (database, passage) = (Database::new(), Passage::new());
+    let database = Database::new();
+    let passage = Passage::new(server().trim_start_matches("mongodb://"));
     database.insert("c", vec![doc! { "_id": "n", "count": 0 }]);
     let url = format!("mongodb://127.0.0.1:{}/{}/c", passage.port, database.name);
     let mount = place.mount("m", &url, &[], false);
