@@ -258,6 +258,7 @@ pub mod mirror;
 pub mod mongodb;
 pub mod redis;
 pub mod rethinkdb;
+pub mod riak;
 pub mod s3;
 pub mod tier;
 
@@ -283,7 +284,9 @@ drivers!(
     mongodb,
     mirror,
     tier,
-    rethinkdb
+    rethinkdb,
+    riak,
+    riak::tls
 );
 
 /// The driver of a URL scheme.

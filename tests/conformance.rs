@@ -32,6 +32,8 @@ mod objects;
 mod refusals;
 #[path = "servers/rethinkdb.rs"]
 mod rethinkdb;
+#[path = "servers/riak.rs"]
+mod riak;
 #[path = "conformance/uploads.rs"]
 mod uploads;
 

@@ -42,6 +42,8 @@ mod mongodb;
 mod names;
 #[path = "mount/network.rs"]
 mod network;
+#[path = "mount/riak.rs"]
+mod objects;
 #[path = "mount/proxy.rs"]
 mod proxy;
 #[path = "mount/queries.rs"]
@@ -54,6 +56,8 @@ mod regression;
 mod renames;
 #[path = "servers/rethinkdb.rs"]
 mod rethinkdb;
+#[path = "servers/riak.rs"]
+mod riak;
 #[path = "mount/scratch.rs"]
 mod scratch;
 #[path = "mount/session.rs"]
@@ -88,6 +92,7 @@ fn main() {
     trials.extend(mirror::trials());
     trials.extend(tables::trials());
     trials.extend(queries::trials());
+    trials.extend(objects::trials());
     trials.extend(regression::trials());
     trials.extend(renames::trials());
     trials.extend(scratch::trials());

@@ -3,6 +3,7 @@
 use crate::enveloped::Enveloped;
 use crate::mixtures::{composed, mixtures};
 use crate::rethinkdb;
+use crate::riak;
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
@@ -219,6 +220,11 @@ pub fn stores() -> Vec<Store> {
             "mirror" => composed("mirror"),
             "tier" => composed("tier"),
             "rethinkdb" => Store::new("rethinkdb", rethinkdb),
+            "riak" => Store::new("riak", || riak(&RIAK, "files")),
+            "riaks" => Store {
+                missing: Some("needs a server with TLS, which the double has not".to_owned()),
+                ..Store::new("riaks", || riak(&RIAK, "files"))
+            },
             other => Store::new(other, move || async move {
                 panic!("there is no fixture for {other:?} in tests/conformance/fixture.rs")
             }),
@@ -227,6 +233,7 @@ pub fn stores() -> Vec<Store> {
     stores.push(s3(Shown::Buckets));
     stores.push(redis(REDIS, "redis-data", "data"));
     stores.push(gridfs());
+    stores.push(Store::new("riak-bitcask", || riak(&BITCASK, "default")));
     let plain = stores.clone();
     for store in plain {
         let whole = |spec: Option<&str>| {
@@ -534,6 +541,39 @@ async fn rethinkdb() -> Result<Fixture, Error> {
     Ok(Fixture {
         a: Arc::new(Enveloped(open(&url, &options).await?, "id")),
         b: Arc::new(Enveloped(open(&url, &options).await?, "id")),
+        url: None,
+        secrets: vec!["geheim".to_owned()],
+        skipped: Skipped::default(),
+        _keep: Box::new(()),
+    })
+}
+
+/// Doubles of Riak, which is to be had nowhere: a recent one with indexes and siblings, and an old one
+/// without either, which forgets at once what was deleted.
+static RIAK: LazyLock<riak::Server> = LazyLock::new(|| {
+    riak::Server::start(riak::Setup {
+        login: Some("writer:geheim"),
+        ..riak::Setup::default()
+    })
+});
+static BITCASK: LazyLock<riak::Server> = LazyLock::new(|| {
+    riak::Server::start(riak::Setup {
+        login: Some("writer:geheim"),
+        indexes: false,
+        reaps: true,
+        knows_clocks: false,
+        ..riak::Setup::default()
+    })
+});
+
+/// A bucket of its own.
+async fn riak(server: &riak::Server, kind: &str) -> Result<Fixture, Error> {
+    let url = server.url(&format!("/{kind}/b{:016x}", clock::random()));
+    let url = url.replace("://", "://writer:geheim@");
+    let options = OpenOptions::default();
+    Ok(Fixture {
+        a: open(&url, &options).await?,
+        b: open(&url, &options).await?,
         url: None,
         secrets: vec!["geheim".to_owned()],
         skipped: Skipped::default(),

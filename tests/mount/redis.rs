@@ -399,7 +399,8 @@ fn a_listing_never_scans(place: &Place) {
     }
 }
 
-fn tls_trusts_who_it_is_told_to(place: &Place) {
+/// A folder with an authority, `ca.crt`, and a certificate of this machine that it made: `s.crt`, `s.key`.
+pub fn certificates(place: &Place) -> PathBuf {
     let dir = place.path("keys");
     fs::create_dir(&dir).unwrap();
     let made = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca &&
@@ -408,6 +409,11 @@ fn tls_trusts_who_it_is_told_to(place: &Place) {
         openssl x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt -days 2 -extfile ext";
     let said = place.run(Command::new("sh").args(["-c", made]).current_dir(&dir));
     assert_eq!(said.code, Some(0), "{said:?}");
+    dir
+}
+
+fn tls_trusts_who_it_is_told_to(place: &Place) {
+    let dir = certificates(place);
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let port = free_port();
     let (secure, key, crt, ca) = (
