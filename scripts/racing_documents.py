@@ -156,6 +156,19 @@ def fields(r):
     return f"{TRIES} edits each of {len(names) + 1} fields, none refused, none lost"
 
 
+def one_winner(documents, names, answers, refusal, wanted):
+    """Each document is what its one winner made of it; the texts that were refused."""
+    lost = []
+    for name in names:
+        made = [answer[name] for answer in answers]
+        expect(all(a.told in ("accepted", refusal) for _, a in made), name, "told", [a.told for _, a in made])
+        winners = [who for who, a in made if a.accepted]
+        expect(len(winners) == 1, name, "was won by", winners)
+        expect(documents.found(name) == wanted(winners[0]), name, "is", documents.found(name), "and was won by", winners)
+        lost += [a for _, a in made if a.refused and a.data]
+    return lost
+
+
 def clash(r):
     """Of those who change the same field of one version one wins, and the others' texts are kept."""
     documents = Documents(r)
@@ -188,14 +201,7 @@ def clash(r):
         return done
 
     answers = together([*map(job, r.writers), other])
-    lost = []
-    for name in names:
-        made = [answer[name] for answer in answers]
-        expect(all(a.told in ("accepted", "ESTALE") for _, a in made), name, "told", [a.told for _, a in made])
-        winners = [who for who, a in made if a.accepted]
-        expect(len(winners) == 1, name, "was won by", winners)
-        expect(documents.found(name) == {"a": winners[0], "b": "0"}, name, "is", documents.found(name), "and was won by", winners)
-        lost += [a for _, a in made if a.refused and a.data]
+    lost = one_winner(documents, names, answers, "ESTALE", lambda winner: {"a": winner, "b": "0"})
     documents.all_kept(lost)
     expect(len(documents.kept()) == len(lost), "kept are", len(documents.kept()), "of", len(lost))
     return f"{len(names)} documents, {len(names)} winners, {len(lost)} texts kept"
@@ -235,14 +241,7 @@ def created(r):
         return done
 
     answers = together([*map(job, r.writers), other])
-    lost = []
-    for name in names:
-        made = [answer[name] for answer in answers]
-        expect(all(a.told in ("accepted", "EEXIST") for _, a in made), name, "told", [a.told for _, a in made])
-        winners = [who for who, a in made if a.accepted]
-        expect(len(winners) == 1, name, "was won by", winners)
-        expect(documents.found(name) == {"by": winners[0]}, name, "is", documents.found(name), "and was won by", winners)
-        lost += [a for _, a in made if a.refused and a.data]
+    lost = one_winner(documents, names, answers, "EEXIST", lambda winner: {"by": winner})
     documents.all_kept(lost)
     return f"{len(names)} names, {len(names)} winners, {len(lost)} texts kept"
 

@@ -185,7 +185,21 @@ async fn a_new_directory_is_seen_by_its_first_key() {
     assert!(mount.ls("").await.unwrap().is_empty());
 }
 
-/// What a feed tells before the answer to this mount's own change of the same name.
+/// Changes something here while the answers to its deletes are held back, and another program
+/// writes a key: the feed tells of that before they come.
+async fn overtaken(world: &World, mount: &Mount, own: impl Future<Output = Outcome<()>>, key: &str) {
+    let late = mount.late.hold_deletes();
+    let theirs = async {
+        settle().await;
+        world.put(key, "theirs").await;
+        settle().await;
+        drop(late);
+    };
+    let (done, ()) = tokio::join!(own, theirs);
+    done.unwrap();
+    settle().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_told_before_the_answer_to_an_own_removal_is_not_forgotten() {
     let world = World::watched();
@@ -194,27 +208,9 @@ async fn a_change_told_before_the_answer_to_an_own_removal_is_not_forgotten() {
     let mount = world.mount();
     settle().await;
     assert_eq!(mount.ls("").await.unwrap(), ["d", "f"]);
-    let late = mount.late.hold_deletes();
-    let theirs = async {
-        settle().await;
-        world.put("f", "theirs").await;
-        settle().await;
-        drop(late);
-    };
-    let (gone, ()) = tokio::join!(mount.unlink("f"), theirs);
-    gone.unwrap();
-    settle().await;
+    overtaken(&world, &mount, mount.unlink("f"), "f").await;
     assert_eq!(mount.cat("f").await.unwrap(), "theirs");
-    let late = mount.late.hold_deletes();
-    let theirs = async {
-        settle().await;
-        world.put("d/new", "theirs").await;
-        settle().await;
-        drop(late);
-    };
-    let (gone, ()) = tokio::join!(mount.rmdir("d"), theirs);
-    gone.unwrap();
-    settle().await;
+    overtaken(&world, &mount, mount.rmdir("d"), "d/new").await;
     assert_eq!(mount.cat("d/new").await.unwrap(), "theirs");
 }
 
@@ -226,16 +222,7 @@ async fn a_file_made_elsewhere_while_its_directory_is_renamed_is_seen() {
     let mount = world.mount();
     settle().await;
     assert_eq!(mount.ls("d").await.unwrap(), ["f"]);
-    let late = mount.late.hold_deletes();
-    let theirs = async {
-        settle().await;
-        world.put("d/new", "theirs").await;
-        settle().await;
-        drop(late);
-    };
-    let (renamed, ()) = tokio::join!(mount.rename("d", "e"), theirs);
-    renamed.unwrap();
-    settle().await;
+    overtaken(&world, &mount, mount.rename("d", "e"), "d/new").await;
     assert_eq!(mount.ls("e").await.unwrap(), ["f"]);
     assert_eq!(mount.ls("d").await.unwrap(), ["new"]);
     assert_eq!(mount.cat("d/new").await.unwrap(), "theirs");
