@@ -187,7 +187,12 @@ async fn a_new_directory_is_seen_by_its_first_key() {
 
 /// Changes something here while the answers to its deletes are held back, and another program
 /// writes a key: the feed tells of that before they come.
-async fn overtaken(world: &World, mount: &Mount, own: impl Future<Output = Outcome<()>>, key: &str) {
+async fn overtaken(
+    world: &World,
+    mount: &Mount,
+    own: impl Future<Output = Outcome<()>>,
+    key: &str,
+) {
     let late = mount.late.hold_deletes();
     let theirs = async {
         settle().await;
