@@ -17,6 +17,7 @@
 //! | `node`, `later` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
+mod aside;
 mod ask;
 mod attr;
 mod commit;

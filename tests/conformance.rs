@@ -1,6 +1,6 @@
 //! One suite for every driver, and for every layer over a driver: each pair of a store and a case
 //! is a test of its own, such as `memory::create_is_exclusive`. A new driver needs a fixture in
-//! `conformance/fixture.rs` and no case.
+//! `conformance/stores.rs` and no case.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a case fails")]
 
@@ -34,11 +34,14 @@ mod refusals;
 mod rethinkdb;
 #[path = "servers/riak.rs"]
 mod riak;
+#[path = "conformance/stores.rs"]
+mod stores;
 #[path = "conformance/uploads.rs"]
 mod uploads;
 
-use fixture::{Case, Store, run, stores};
+use fixture::{Case, Store, run};
 use libtest_mimic::{Arguments, Completion, Trial};
+use stores::stores;
 
 /// Every case, by the part of the contract that it holds a driver to.
 const SUITE: &[&[Case]] = &[

@@ -4,13 +4,11 @@
 //! The caller holds the inode's turn, so that an inode has one commit at a time; writes go on
 //! meanwhile and are told from what is being sent by the state's `generation`.
 
+use super::Fs;
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
-use super::lost::Loser;
 use super::merge::Fate;
 use super::series::Wants;
-use super::target::{Form, Target};
-use super::{ConflictRecord, Fs};
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
 use crate::clock;
@@ -19,9 +17,7 @@ use crate::driver::{
     Precondition, PutOptions, Result, Strength, is_copy_mark,
 };
 use crate::key::Key;
-use crate::name;
 use crate::writeback::ahead::Ahead;
-use crate::writeback::conflict;
 use crate::writeback::stage::{Origin, Stage};
 use crate::writeback::upload::{self, Part};
 use std::sync::Arc;
@@ -556,125 +552,9 @@ impl Fs {
         }
         Err(error)
     }
-
-    /// The commit lost its race, or the store refuses it for good: the bytes go to a conflict file
-    /// beside the name, or to the state directory. From then on the inode is that file, so that
-    /// its open handles lose nothing either. Gives the error for the program.
-    async fn lose(self: &Arc<Self>, inode: &Arc<Inode>, errno: i32, why: &str) -> FsError {
-        // Bytes that only another object has, as those of a copy, are the file's too.
-        if let Err(error) = self.keep_content(inode).await {
-            return error;
-        }
-        let whole = {
-            let state = inode.state();
-            let stage = state.file.stage.as_ref();
-            stage.is_none_or(|stage| stage.missing(0..stage.size()).is_empty())
-        };
-        let loser = match self.loser(inode) {
-            Ok(loser) => loser,
-            Err(error) => return error,
-        };
-        let generation = loser.1;
-        let why = match whole {
-            true => why.to_owned(),
-            false => format!("{why}; {UNREAD}"),
-        };
-        let error = self.put_aside(inode, loser, errno, &why).await;
-        let mut state = inode.state();
-        // Where nothing took the bytes they are not lost yet, but dirty still.
-        if !state.file.dirty || state.file.generation > generation {
-            state.file.lost = Some(Box::new((generation, error.clone())));
-        }
-        error
-    }
-
-    /// Puts a loser's bytes where they can be found.
-    async fn put_aside(
-        self: &Arc<Self>,
-        inode: &Arc<Inode>,
-        loser: Loser,
-        errno: i32,
-        why: &str,
-    ) -> FsError {
-        let path = inode.path();
-        let (place, generation, body, options) = loser;
-        let Some((parent, name)) = place else {
-            return FsError::new(libc::ESTALE, why);
-        };
-        let prefix = parent.key();
-        let stem = match Target::of(&name) {
-            Some(target) if target.form == Form::Beside => {
-                name::encode(&target.component).first().to_vec()
-            }
-            _ => name.to_vec(),
-        };
-        let time = clock::wall();
-        let mut refused: Option<Error> = None;
-        for number in 0..100 {
-            let beside = conflict::name(&stem, &self.options.host, time, number);
-            let Some(component) = self.component(&beside) else {
-                break;
-            };
-            let key = prefix.join(&component);
-            match upload::put(&self.driver, &key, body.clone(), options.clone()).await {
-                Ok(info) => {
-                    let info = ObjectInfo {
-                        size: Some(body.len()),
-                        ..info
-                    };
-                    self.rehome(inode, &parent, &name, &beside, key, &info, generation);
-                    let kept = String::from_utf8_lossy(&beside).into_owned();
-                    self.record_conflict(ConflictRecord {
-                        time: super::seconds(time),
-                        path: path.clone(),
-                        kept_as: kept.clone(),
-                        reason: why.into(),
-                    });
-                    return FsError::new(
-                        errno,
-                        format!(
-                            "{path:?}: {why}; the bytes written here are kept beside it as {kept:?}"
-                        ),
-                    );
-                }
-                Err(error) if error.kind() == ErrorKind::Exists => {}
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
-            }
-        }
-        let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
-        match conflict::keep(&self.options.state_dir, &path, why, &body.into()).await {
-            Ok(kept) => {
-                self.unname(inode, &parent, &name, generation);
-                let kept = kept.display().to_string();
-                self.record_conflict(ConflictRecord {
-                    time: super::seconds(time),
-                    path: path.clone(),
-                    kept_as: kept.clone(),
-                    reason: why.into(),
-                });
-                FsError::new(
-                    errno,
-                    format!(
-                        "{path:?}: {why}; no conflict file could be written{refusal}, so the bytes are kept in {kept:?}"
-                    ),
-                )
-            }
-            Err(disk) => FsError::new(
-                errno,
-                format!(
-                    "{path:?}: {why}; neither a conflict file{refusal} nor the state directory ({disk}) takes the bytes: they stay in memory, write them elsewhere before unmounting"
-                ),
-            ),
-        }
-    }
 }
 
 const LOST: &str = "somebody else changed or removed it since it was opened here";
-const UNREAD: &str =
-    "what was neither written nor read here was not fetched before that, and is zeros";
 const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
 

@@ -1,6 +1,7 @@
 //! Preconditions: nobody's write is lost.
 
-use crate::fixture::{Fixture, cases, get, key, kind, open, put, state, text, when};
+use crate::fixture::{Fixture, cases, get, key, kind, put, state, text, when};
+use crate::stores::open;
 use bucketfs::driver::{
     CopyOptions, Driver, ETag, ErrorKind, GetOptions, OpenOptions, Precondition, Strength,
 };

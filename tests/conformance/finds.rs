@@ -1,6 +1,7 @@
 //! What is found: by the store where it can look, and by looking at each object everywhere.
 
-use crate::fixture::{Fixture, MONGODB, RETHINKDB, Skipped, Store, cases, key, read};
+use crate::fixture::{Fixture, Skipped, Store, cases, key, read};
+use crate::stores::{MONGODB, RETHINKDB};
 use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::mirror::Mirror;

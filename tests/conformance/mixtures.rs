@@ -1,6 +1,7 @@
 //! Stores that are made of stores, with parts that fail.
 
-use crate::fixture::{Fixture, Skipped, Store, open};
+use crate::fixture::{Fixture, Skipped, Store};
+use crate::stores::open;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::mirror::Mirror;
 use bucketfs::driver::tier::Tier;
