@@ -54,8 +54,7 @@ pub(super) fn media_type(key: &Key, mode: Option<u32>) -> &'static str {
 }
 
 /// Finds the attributes of a file among the user metadata that an answer told, whose headers begin
-/// with `meta`. What is not what it
-/// should be stays there, as another tool's.
+/// with `meta`. What is not what it should be stays there, as another tool's.
 pub(super) fn recognise(attributes: &mut Attributes, meta: &str) {
     let Attributes { user, headers, .. } = attributes;
     let mut words = |name: &str, accept: &mut dyn FnMut(&str) -> bool| {

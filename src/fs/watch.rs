@@ -16,7 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// How long a broken feed waits before it is begun again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How many changes at most are looked at a second time when operations under way have ended.
+/// How many changes at most are looked at a second time when operations under way have ended. With
+/// more of them, as in a long rename of a directory, the feed waits.
 const OVERTAKEN: usize = 1024;
 
 /// Follows the feed as long as the filesystem lives.

@@ -296,7 +296,16 @@ impl Driver for Buckets {
     }
 
     fn takes(&self, key: &Key) -> Result<()> {
-        self.store.takes(key)
+        // A bucket in which something is to be made has been looked into.
+        let place = place(key).filter(|place| !place.key.is_empty());
+        let open = place.and_then(|place| {
+            let driver = self.open.lock().get(&place.name)?.clone();
+            Some((place, driver))
+        });
+        match open {
+            Some((place, driver)) => driver.takes(&place.key).map_err(outside(&place.name)),
+            None => self.store.takes(key),
+        }
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

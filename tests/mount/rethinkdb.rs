@@ -450,5 +450,8 @@ fn databases_are_directories(place: &Place) {
     };
     assert_eq!(names("d"), ["made", "t"]);
     assert_eq!(names(""), ["d"]);
+    // What can be no document is refused here, too, before anything is written into it.
+    let made = fs::File::create(mount.path("d/t/notes.txt"));
+    assert_eq!(fails(made), libc::EINVAL);
     assert_eq!(fails(fs::metadata(mount.path("d/none"))), libc::ENOENT);
 }

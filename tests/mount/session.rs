@@ -28,8 +28,12 @@ impl Place {
             text.replace("DIR", dir.to_str().unwrap())
                 .replace("bucketfs ", &format!("{BINARY} "))
         };
+        // What it makes without saying where is made here.
+        let cwd = self.path("elsewhere");
+        fs::create_dir(&cwd).unwrap();
         let mut shell = Command::new("bash");
         self.settle(&mut shell);
+        shell.current_dir(&cwd);
         let said = self.run(shell.args(["-ec", &here(commands)]));
         assert_eq!(
             (said.code, said.stdout.as_str()),

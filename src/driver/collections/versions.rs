@@ -76,6 +76,7 @@ impl<D: Clone> Versions<D> {
         self.seen
             .lock()
             .put(key.clone(), (etag.clone(), clock::wall()));
+        self.gone.lock().pop(key);
         self.keep(key, &etag, size, document);
         self.info(key, etag, size as u64)
     }

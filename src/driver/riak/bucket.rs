@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// The largest value, as the server has it unless it is told otherwise.
 pub(super) const MAX_OBJECT: u64 = 50 << 20;
 /// The largest answer with siblings that is read.
-const LARGEST: usize = 1 << 30;
+pub(super) const LARGEST: usize = 1 << 30;
 
 /// All keys of a bucket, and when that was.
 pub(super) type Kept = (Instant, Arc<Vec<String>>);
@@ -249,6 +249,11 @@ impl fmt::Debug for BucketType {
 impl Driver for BucketType {
     fn capabilities(&self) -> Capabilities {
         claims()
+    }
+
+    fn takes(&self, key: &Key) -> Result<()> {
+        let place = Place::writable(key);
+        place.map(drop).map_err(|error| error.on(key))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

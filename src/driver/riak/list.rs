@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 const MAX_PAGE: usize = 1000;
 /// How many objects are asked for at once.
 const AT_ONCE: usize = 16;
+
 #[derive(Deserialize)]
 struct Buckets {
     buckets: Vec<String>,

@@ -13,27 +13,39 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 
-/// Of how many objects it is known that siblings of them were resolved.
+/// Of how many objects it is known that siblings of them were resolved, and by how many etags each.
 const RESOLVED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+const ETAGS: usize = 16;
+/// Of how many objects it is known which conflict files are beside them: more than a page lists.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// What was seen of them. A leaf lock, held for moments only.
 #[derive(Default)]
 pub(super) struct Siblings(Mutex<Seen>);
 
-#[derive(Default)]
 struct Seen {
     /// By their own key: the object, and the facts.
     files: BTreeMap<Key, (Place, ObjectInfo)>,
     /// By the object's key.
-    of: BTreeMap<Key, Vec<Key>>,
+    of: LruCache<Key, Vec<Key>>,
     /// The etags that an object had before siblings of it were resolved here, with the same bytes as
     /// under the one that it has since.
-    same: Option<LruCache<Key, (Vec<ETag>, ETag)>>,
+    same: LruCache<Key, (Vec<ETag>, ETag)>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen {
+            files: BTreeMap::new(),
+            of: LruCache::new(KNOWN),
+            same: LruCache::new(RESOLVED),
+        }
+    }
 }
 
 impl Seen {
     fn forget(&mut self, place: &Place) {
-        for key in self.of.remove(&place.key).unwrap_or_default() {
+        for key in self.of.pop(&place.key).unwrap_or_default() {
             self.files.remove(&key);
         }
     }
@@ -58,21 +70,25 @@ impl Siblings {
             let known = (place.clone(), value.own_info());
             seen.files.insert(own.key, known);
         }
-        if !keys.is_empty() {
-            seen.of.insert(place.key.clone(), keys);
+        if !keys.is_empty()
+            && let Some((_, forgotten)) = seen.of.push(place.key.clone(), keys)
+        {
+            for key in forgotten {
+                seen.files.remove(&key);
+            }
         }
     }
 
     /// Notes that an object has the bytes that it had under another etag.
     pub(super) fn resolved(&self, place: &Place, before: ETag, now: ETag) {
         let mut seen = self.0.lock();
-        let same = seen.same.get_or_insert_with(|| LruCache::new(RESOLVED));
-        let mut all = match same.pop(&place.key) {
+        let mut all = match seen.same.pop(&place.key) {
             Some((all, last)) if last == before => all,
             _ => Vec::new(),
         };
         all.push(before);
-        same.put(place.key.clone(), (all, now));
+        all.drain(..all.len().saturating_sub(ETAGS));
+        seen.same.put(place.key.clone(), (all, now));
     }
 
     /// Tests a condition on what is at a place.
@@ -83,8 +99,7 @@ impl Siblings {
         current: Option<&ETag>,
     ) -> Result<()> {
         if let (Precondition::IfMatch(wanted), Some(current)) = (precondition, current)
-            && let Some(same) = &self.0.lock().same
-            && let Some((all, now)) = same.peek(&place.key)
+            && let Some((all, now)) = self.0.lock().same.peek(&place.key)
             && now == current
             && all.contains(wanted)
         {

@@ -5,7 +5,7 @@
 //! A write of an object with siblings resolves them. No bytes go by that: those that are shown as
 //! conflict files are stored as such before.
 
-use super::bucket::{BucketType, MAX_OBJECT, missing, strange};
+use super::bucket::{BucketType, LARGEST, MAX_OBJECT, missing, strange};
 use super::names::Place;
 use super::object::{self, Looked, Sibling, State, VCLOCK, describe};
 use crate::driver::{
@@ -128,7 +128,7 @@ impl BucketType {
             }
             StatusCode::NOT_FOUND => return Err(no_type()),
             status if status == StatusCode::MULTIPLE_CHOICES || has_parts(&parts.headers, kind) => {
-                let answer = web::collect(answer, usize::MAX).await?;
+                let answer = web::collect(answer, LARGEST).await?;
                 let looked = State::multiple(&parts.headers, &place.key, &answer)?;
                 self.siblings.note(place, &looked);
                 match looked {

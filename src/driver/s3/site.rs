@@ -163,9 +163,7 @@ impl Site {
                 .bytes()
                 .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     }
-}
 
-impl Site {
     /// Who is asked, for sentences.
     pub fn peer(&self) -> Peer<'_> {
         Peer {
