@@ -115,10 +115,12 @@ WORKLOADS = [
     ("append 4 KiB to 32 MiB", [("large", LARGE)], append, 0),
     ("change 4 KiB within 32 MiB", [("large", LARGE)], change, 0),
     ("tar x of 100 files", small("d/", 1), sh("tar xf $WORK/src.tar --no-same-permissions --no-same-owner --touch"), 0),
+    ("cp -r of 200 files", small("d/", 200), sh("cp -r d copy"), 0),
+    ("rename a directory of 1,000 files", small("d/", 1000), sh("mv d moved"), 0),
     ("rm -r of 100 files", small("d/", 100), sh("rm -r d"), 0),
 ]
 # Names of workloads whose end is a close that waits for the server, or does not.
-WRITES = {name for name, objects, _, _ in WORKLOADS if objects is not READ and not name.startswith("rm")}
+WRITES = {name for name, objects, _, _ in WORKLOADS if objects is not READ and not name.startswith(("rm", "rename"))}
 
 
 class Server:
