@@ -22,6 +22,7 @@ pub struct Late {
     heads: Arc<Mutex<()>>,
     deletes: Arc<Mutex<()>>,
     lists: Arc<Mutex<()>>,
+    puts: Arc<Mutex<()>>,
 }
 
 impl Late {
@@ -33,6 +34,11 @@ impl Late {
     /// The same for deletes.
     pub fn hold_deletes(&self) -> OwnedMutexGuard<()> {
         self.deletes.clone().try_lock_owned().unwrap()
+    }
+
+    /// The same for puts.
+    pub fn hold_puts(&self) -> OwnedMutexGuard<()> {
+        self.puts.clone().try_lock_owned().unwrap()
     }
 
     /// The same for listings.
@@ -52,6 +58,7 @@ impl Policy for Late {
             Operation::Head => drop(self.heads.lock().await),
             Operation::Delete | Operation::DeleteMany => drop(self.deletes.lock().await),
             Operation::List => drop(self.lists.lock().await),
+            Operation::Put => drop(self.puts.lock().await),
             _ => {}
         }
         answer

@@ -246,6 +246,71 @@ async fn copying_a_whole_file_moves_no_bytes() {
     assert_eq!(world.get("b").await.unwrap().len(), 1000);
 }
 
+/// A large file whose bytes tell where they stand.
+fn large(len: usize) -> String {
+    let mut text: String = (0..len / 8).map(|at| format!("{at:07}\n")).collect();
+    text.truncate(len);
+    text
+}
+
+/// Copies on from where a copy has come to; how far that is then.
+async fn copy_on(mount: &Mount, (from, to): (u64, u64), at: u64) -> u64 {
+    let copied = mount.fs.copy_file_range((from, at), (to, at), 16 << 20, 7);
+    at + u64::from(copied.await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn copying_a_whole_file_in_several_calls_moves_no_bytes() {
+    let world = World::s3();
+    let text = large(40 << 20);
+    world.put("a", &text).await;
+    let mount = world.mount();
+    let from = mount.open("a", READ).await.unwrap();
+    let to = mount.open("b", CREATE).await.unwrap();
+    mount.cost();
+    let mut at = 0;
+    for upto in [16 << 20, 32 << 20, 40 << 20, 40 << 20] {
+        at = copy_on(&mount, (from, to), at).await;
+        assert_eq!(at, upto);
+        assert_eq!(mount.fs.fstat(to).unwrap().size, upto);
+    }
+    mount.close(to).await.unwrap();
+    assert_eq!(mount.cost(), "copy 1");
+    assert!(world.get("b").await.unwrap() == text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_stops_half_way_is_what_was_copied() {
+    let text = large(40 << 20);
+    for goes_on in [false, true] {
+        let world = World::s3();
+        world.put("a", &text).await;
+        let mount = world.mount();
+        let from = mount.open("a", READ).await.unwrap();
+        let to = mount.open("b", CREATE).await.unwrap();
+        let mut at = copy_on(&mount, (from, to), 0).await;
+        if goes_on {
+            // What is copied while a commit is under way is none of its version.
+            let late = mount.late.hold_puts();
+            let flushed = mount.flush(to);
+            let more = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let at = copy_on(&mount, (from, to), at).await;
+                drop(late);
+                at
+            };
+            let (flushed, more) = tokio::join!(flushed, more);
+            flushed.unwrap();
+            at = more;
+        }
+        assert!(at < 40 << 20);
+        mount.write(to, at, "end").unwrap();
+        mount.close(to).await.unwrap();
+        let wanted = format!("{}end", &text[..at as usize]);
+        assert!(world.get("b").await.unwrap() == wanted, "{goes_on}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn copying_a_part_reads_and_writes() {
     let world = World::memory();
