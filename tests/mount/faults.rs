@@ -295,14 +295,21 @@ fn took(time: Duration, seconds: std::ops::Range<f64>) -> bool {
 }
 
 fn a_hung_store_is_a_timeout(place: &Place) {
-    place.store("hung", b"content");
+    // The bytes of a smaller file come with its open.
+    place.store("hung", &pattern(200_000, 1));
+    place.store("hung-small", b"content");
     let m = place.faulty(
         "m",
         "put:hang:key~hung,get:hang:key~hung",
         &["--deadline", "1s", "--retries", "0"],
     );
+    let mut byte = [0];
     let began = Instant::now();
-    assert_eq!(fails(std::fs::read(m.path("hung"))), libc::ETIMEDOUT);
+    let file = File::open(m.path("hung")).unwrap();
+    assert_eq!(fails(file.read_at(&mut byte, 0)), libc::ETIMEDOUT);
+    assert!(took(began.elapsed(), 0.9..4.0), "{:?}", began.elapsed());
+    let began = Instant::now();
+    assert_eq!(fails(File::open(m.path("hung-small"))), libc::ETIMEDOUT);
     assert!(took(began.elapsed(), 0.9..4.0), "{:?}", began.elapsed());
     let began = Instant::now();
     assert_eq!(close_of(place, &m.path("hung-new"), "x"), "ETIMEDOUT");
@@ -315,7 +322,8 @@ fn a_hung_store_is_a_timeout(place: &Place) {
     // With retries too it ends.
     let m = place.faulty("retried", "get:hang:key~hung", &["--deadline", "1s"]);
     let began = Instant::now();
-    assert_eq!(fails(std::fs::read(m.path("hung"))), libc::ETIMEDOUT);
+    let file = File::open(m.path("hung")).unwrap();
+    assert_eq!(fails(file.read_at(&mut byte, 0)), libc::ETIMEDOUT);
     assert!(took(began.elapsed(), 0.9..10.0), "{:?}", began.elapsed());
 }
 

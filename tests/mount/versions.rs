@@ -519,16 +519,8 @@ fn appenders_on_two_mounts_lose_no_line(place: &Place) {
             place.start(&mut place.python(
                 &format!(
                     "
-def opened():
-    # The kernel tries an open that finds the file replaced once more only.
-    for _ in range(9):
-        try:
-            return os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
-        except OSError as error:
-            if error.errno != errno.ESTALE: raise
-    return os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
 for i in range({LINES}):
-    fd = opened()
+    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
     os.write(fd, (sys.argv[2] + ' %d\\n' % i).encode())
     os.close(fd)
 "
