@@ -6,7 +6,7 @@ use super::errno::{FsError, FsResult};
 use super::inode::{Inode, Place};
 use super::later::reapply;
 use super::query::is_of_query;
-use super::table::{Held, Inserted};
+use super::table::Held;
 use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
 use crate::cache::listing::{Known, Marker};
@@ -402,21 +402,17 @@ impl Fs {
             Found::Object(info) => {
                 let key = target.object_key(&prefix);
                 let kind = Attr::of_object(0, &info, &self.options).kind;
-                let woken = self.table.wake(&key, kind, (directory, name), |ino| {
-                    let inode = Inode::new(
-                        Attr::of_object(ino, &info, &self.options),
-                        key.clone(),
-                        Some(place.clone()),
-                        since,
-                    );
+                let place = Some(place.clone());
+                self.table.wake(&key, kind, (directory, name), |ino, was| {
+                    let attr = Attr::of_object(ino, &info, &self.options);
+                    let inode = Inode::new(attr, key.clone(), place, since);
                     self.adopt(&inode, &info, since);
+                    // Before anybody can open it.
+                    if was.is_some_and(|was| was != told(&info)) {
+                        self.notify.invalidate_inode(ino, true);
+                    }
                     inode
-                });
-                let Inserted { inode, told: was } = woken;
-                if was.is_some_and(|was| was != told(&info)) {
-                    self.notify.invalidate_inode(inode.ino, true);
-                }
-                inode
+                })
             }
             Found::Directory(marker) => {
                 let key = target.directory_prefix(&prefix);

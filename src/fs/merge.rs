@@ -214,6 +214,9 @@ impl Fs {
             state.lose_pages();
             state.attributes = info.attributes;
             state.check(since);
+            // The size at once, as who opens it next reads no further; the pages when the kernel
+            // has them free.
+            self.notify.invalidate_inode(inode.ino, true);
         }
         self.notify.invalidate_inode(inode.ino, false);
         Ok(true)

@@ -57,14 +57,6 @@ impl Asleep {
     }
 }
 
-/// An inode that was put into the table.
-pub struct Inserted {
-    /// The inode.
-    pub inode: Arc<Inode>,
-    /// If its file was asleep: a hash of the version that the kernel was told.
-    pub told: Option<u64>,
-}
-
 /// An inode that an operation needs: it counts as looked up until this is dropped, so that the
 /// kernel's forgetting it does not take it out of the table meanwhile.
 pub struct Held<'a> {
@@ -172,14 +164,14 @@ impl Table {
     }
 
     /// The same for a file that was found in the store: if it is asleep it wakes, and keeps its
-    /// number.
+    /// number. `make` is also given the hash of the version that the kernel was told then.
     pub fn wake(
         &self,
         key: &Key,
         kind: Kind,
         (directory, name): (&Arc<Inode>, &[u8]),
-        make: impl FnOnce(u64) -> Inode,
-    ) -> Inserted {
+        make: impl FnOnce(u64, Option<u64>) -> Inode,
+    ) -> Arc<Inode> {
         let mut numbers = self.numbers.lock();
         let mut ino = preferred_ino(key, kind);
         let mut asleep = None;
@@ -193,16 +185,14 @@ impl Table {
             }
             ino = next(ino);
         }
-        let inode = Arc::new(make(ino));
+        let told = asleep.as_ref().map(|asleep| asleep.told);
+        let inode = Arc::new(make(ino, told));
         if let Some(asleep) = &asleep {
             inode.state().lookups = u64::from(asleep.lookups);
             directory.asleep.fetch_sub(1, Ordering::Relaxed);
         }
         numbers.inodes.insert(ino, inode.clone());
-        Inserted {
-            inode,
-            told: asleep.map(|asleep| asleep.told),
-        }
+        inode
     }
 
     /// Notes that the kernel is told of a file that nobody uses, in a version of which `told` is a

@@ -252,16 +252,18 @@ impl Fs {
         }
     }
 
-    /// Makes an inode ask again.
+    /// Makes an inode ask again. While it is open it stands for its version, and the kernel must not
+    /// be told to forget the attributes: it would throw away also those that are on their way to
+    /// it, and read no further than the file went before its open. The last release tells it.
     pub(super) fn expire(&self, inode: &Inode) {
-        {
-            let mut state = inode.state();
-            if state.is_local() {
-                return;
-            }
-            state.expired = Some(clock::now());
+        let mut state = inode.state();
+        if state.is_local() {
+            return;
         }
-        self.notify.invalidate_inode(inode.ino, true);
+        state.expired = Some(clock::now());
+        if state.handles == 0 {
+            self.notify.invalidate_inode(inode.ino, true);
+        }
     }
 
     /// Forgets everything that somebody may have changed.

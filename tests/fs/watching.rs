@@ -44,6 +44,32 @@ async fn changes_of_others_are_seen_at_once_and_the_kernel_is_told() {
     assert_eq!(mount.ls("d").await.unwrap(), ["new"]);
 }
 
+/// The kernel throws away attributes that are on their way to it when it is told to forget them, and
+/// then reads no further than the size that it knows: that of the version before the open.
+#[tokio::test(start_paused = true)]
+async fn the_attributes_of_an_open_file_are_not_forgotten_on_their_way() {
+    let world = World::watched();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    settle().await;
+    let (ino, opened) = mount.open_with("f", libc::O_RDONLY).await.unwrap();
+    mount.kernel.told();
+    let attributes = |told: Vec<Told>| {
+        let about = |told: &&Told| matches!(told, Told::Inode(about, _) if *about == ino);
+        told.iter().filter(about).count()
+    };
+    for text in ["newer", "newest of all"] {
+        world.put("f", text).await;
+        settle().await;
+        let told = mount.kernel.told();
+        assert!(told.contains(&Told::Entry(ROOT, "f".into())), "{told:?}");
+        assert_eq!(attributes(told), 0, "while it is open");
+    }
+    mount.close(opened.handle).await.unwrap();
+    assert_eq!(attributes(mount.kernel.told()), 1, "when it no longer is");
+    assert_eq!(mount.stat("f").await.unwrap().size, 13);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_changes_is_asked_for_once() {
     let world = World::watched();

@@ -2,14 +2,14 @@
 
 use crate::guard::kill;
 use crate::harness::{
-    Manner, Mount, PYTHON, Place, Program, Root, eventually, fails, long, pattern, trial, trial_as,
+    Manner, Mount, PYTHON, Place, Program, Root, eventually, long, pattern, trial, trial_as,
 };
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub fn trials() -> Vec<Trial> {
@@ -47,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
             everything_slept_and_goes_on,
         ),
         trial(
-            &[Root],
+            &[Root, PYTHON],
             "crashes::a_full_disk_under_the_store_is_enospc",
             a_full_disk_under_the_store_is_enospc,
         ),
@@ -161,10 +161,13 @@ fn die(place: &Place, m: &Mount) -> bool {
 fn a_forced_unmount_frees_who_waits(place: &Place, command: &[&str]) {
     place.store("hung", b"content");
     place.store("fine", b"fine");
+    let forced = command.contains(&"-f");
+    // A forced one is not to be outrun by the deadline.
+    let deadline = if forced { "60s" } else { "3s" };
     let m = place.faulty(
         "m",
         "get:hang:key~hung",
-        &["--deadline", "3s", "--retries", "0"],
+        &["--deadline", deadline, "--retries", "0"],
     );
     let waiting = {
         let path = m.path("hung");
@@ -175,7 +178,6 @@ fn a_forced_unmount_frees_who_waits(place: &Place, command: &[&str]) {
     let mut unmount = Command::new(command[0]);
     unmount.args(&command[1..]).arg(m.path(""));
     let said = place.run(&mut unmount);
-    let forced = command.contains(&"-f");
     if forced && m.is_mounted() {
         // The connection is gone; a second one takes the mount away, that nobody is in any more.
         assert_eq!(said.code, Some(32), "{said:?}");
@@ -258,6 +260,29 @@ fn everything_slept_and_goes_on(place: &Place) {
     sleep_of(place, &m, |worker| vec![worker, daemon]);
 }
 
+/// Writes where there is no room, and then less. Each step waits for a line: what a process started
+/// beside this one inherits for a moment must not close these files between two writes.
+const FILLING: &str = "
+root = sys.argv[1]
+def write(fd, size, byte):
+    data = byte * size
+    while data:
+        data = data[os.pwrite(fd, data, size - len(data)):]
+    os.fsync(fd)
+new = os.open(os.path.join(root, 'new'), os.O_RDWR | os.O_CREAT)
+say(attempt(write, new, 3 << 20, b'2'))
+sys.stdin.readline()
+old = os.open(os.path.join(root, 'old'), os.O_WRONLY)
+say(attempt(write, old, 3 << 20, b'3'))
+sys.stdin.readline()
+os.ftruncate(old, 0)
+say(attempt(write, old, 5, b'4'))
+sys.stdin.readline()
+os.ftruncate(new, 1 << 20)
+say('truncated')
+sys.stdin.readline()
+";
+
 fn a_full_disk_under_the_store_is_enospc(place: &Place) {
     let disk = place.path("disk");
     std::fs::create_dir(&disk).unwrap();
@@ -271,30 +296,27 @@ fn a_full_disk_under_the_store_is_enospc(place: &Place) {
     let m = place.mount("m", &url, &[], true);
     let old = pattern(1 << 20, 1);
     std::fs::write(m.path("old"), &old).unwrap();
-    let file = File::create(m.path("new")).unwrap();
-    let outcome = file
-        .write_all_at(&pattern(3 << 20, 2), 0)
-        .and_then(|()| file.sync_all());
-    assert_eq!(fails(outcome), libc::ENOSPC);
+    let mut filling = place.python(FILLING, &[&m.path("")]);
+    let mut filling = place.start(filling.stdin(Stdio::piped()));
+    let mut steps = filling.stdin();
+    let mut goes_on = || steps.write_all(b"\n").unwrap();
+    assert_eq!(filling.line(), "ENOSPC");
     // Neither the object is half there nor the old one gone, and the mount answers.
-    // A copy of the descriptor in a program that is started beside this may have been closed, between
-    // two of the kernel's requests to write.
-    let there = std::fs::read(disk.join("new")).unwrap_or_default();
-    assert!(there.is_empty() || there == pattern(3 << 20, 2)[..1 << 20]);
+    assert_eq!(
+        std::fs::metadata(disk.join("new")).map_or(0, |at| at.len()),
+        0
+    );
     assert!(std::fs::read(m.path("old")).unwrap() == old);
-    let over = File::options().write(true).open(m.path("old")).unwrap();
-    let outcome = over
-        .write_all_at(&pattern(3 << 20, 3), 0)
-        .and_then(|()| over.sync_all());
-    assert_eq!(fails(outcome), libc::ENOSPC);
+    goes_on();
+    assert_eq!(filling.line(), "ENOSPC");
     assert!(std::fs::read(disk.join("old")).unwrap() == old);
-    over.set_len(0).unwrap();
-    over.write_all_at(b"small", 0).unwrap();
-    over.sync_all().unwrap();
-    assert_eq!(std::fs::read(disk.join("old")).unwrap(), b"small");
+    goes_on();
+    assert_eq!(filling.line(), "OK");
+    assert_eq!(std::fs::read(disk.join("old")).unwrap(), b"44444");
+    goes_on();
+    assert_eq!(filling.line(), "truncated");
     // With room for it, it is sent without being asked for.
-    file.set_len(1 << 20).unwrap();
     eventually("it is sent", || {
-        std::fs::read(disk.join("new")).is_ok_and(|bytes| bytes == pattern(3 << 20, 2)[..1 << 20])
+        std::fs::read(disk.join("new")).is_ok_and(|bytes| bytes == [b'2'; 1 << 20])
     });
 }
