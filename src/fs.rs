@@ -7,7 +7,7 @@
 //! | file | operations |
 //! |---|---|
 //! | `lookup` | names to inodes, `getattr` |
-//! | `handle` | open, read, write, flush, fsync, release, fallocate, lseek, copy_file_range |
+//! | `handle`, `refused` | open, read, write, flush, fsync, release, fallocate, lseek, copy_file_range |
 //! | `make` | create, mkdir, symlink, mknod |
 //! | `remove` | unlink, rmdir |
 //! | `rename`, `movedir` | rename |
@@ -38,6 +38,7 @@ mod node;
 mod offload;
 mod pages;
 mod query;
+mod refused;
 mod remove;
 mod rename;
 mod resume;
@@ -251,6 +252,7 @@ pub struct Fs {
     renames: intent::Renames,
     /// When an exclusive create was last won on the server.
     acquired: Mutex<Option<Instant>>,
+    refused: refused::Refused,
     records: Mutex<Records>,
     space: Mutex<Option<(Space, Instant)>>,
     uploads: AtomicU64,
@@ -357,6 +359,7 @@ impl Fs {
             may_be_empty: Mutex::default(),
             renames: Default::default(),
             acquired: Mutex::default(),
+            refused: refused::Refused::default(),
             records: Mutex::default(),
             space: Mutex::default(),
             uploads: AtomicU64::new(0),

@@ -4,6 +4,7 @@ use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::lookup::Entry;
+use super::make::Caller;
 use super::series::Wants;
 use super::{Consistency, Fs};
 use crate::cache::content::BLOCK;
@@ -108,7 +109,8 @@ impl Fs {
 
     /// Opens a file: finds out whether its version is still the store's, and truncates it for
     /// `O_TRUNC`.
-    pub async fn open(&self, ino: u64, flags: i32, uid: u32) -> FsResult<Opened> {
+    pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> FsResult<Opened> {
+        let began = clock::now();
         let inode = self.inode(ino)?;
         if inode.kind == Kind::Directory {
             return Err(FsError::plain(libc::EISDIR));
@@ -123,15 +125,35 @@ impl Fs {
             return Err(FsError::plain(libc::ETXTBSY));
         }
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
-        let lost = inode.state().losses();
+        let (lost, place) = {
+            let state = inode.state();
+            (state.losses(), state.place.clone())
+        };
+        let first = place
+            .as_ref()
+            .and_then(|place| self.refused.take(caller.pid, place));
         self.opens(&inode, if truncate { Wants::Facts } else { Wants::Bytes });
-        self.revalidate(&inode, truncate, reads).await?;
+        let told = self.revalidate(&inode, truncate, reads).await;
         // Meanwhile it may have become a conflict file: the name is another file's.
-        if inode.state().losses() != lost {
-            return Err(FsError::plain(libc::ESTALE));
+        let told = match inode.state().losses() == lost {
+            true => told,
+            false => return Err(FsError::plain(libc::ESTALE)),
+        };
+        match told {
+            Err(error) if error.errno() == libc::ESTALE => match first {
+                Some(first) if self.serves_again(&inode, first, reads && !truncate) => {}
+                Some(_) => return Err(error),
+                None => {
+                    if let Some(place) = place {
+                        self.refused.note(caller.pid, &place, began);
+                    }
+                    return Err(error);
+                }
+            },
+            told => told?,
         }
         if truncate {
-            self.truncate_open(&inode, uid)?;
+            self.truncate_open(&inode, caller.uid)?;
         }
         Ok(self.add_handle(&inode, flags))
     }

@@ -129,11 +129,20 @@ impl Fs {
     }
 
     /// What is known of a name without asking, if it is fresh enough.
-    fn cached(&self, prefix: &Key, target: &Target, name: &[u8]) -> Option<(Known, Instant)> {
+    fn cached(
+        &self,
+        prefix: &Key,
+        target: &Target,
+        name: &[u8],
+        wanted: Option<Instant>,
+    ) -> Option<(Known, Instant)> {
         if target.form == Form::Chunk {
             return None;
         }
         let (known, since) = self.listing.get(prefix, &target.component)?;
+        if wanted.is_some_and(|wanted| since < wanted) {
+            return None;
+        }
         let ttl = if known.is_absent() {
             // Who holds a lock sees what was made before it was released.
             let acquired = *self.acquired.lock();
@@ -165,7 +174,11 @@ impl Fs {
                 self.tell(&directory, &name, target, seen, true)
             },
         );
-        match found.await?.or_else(|| self.query_top(parent, name)) {
+        let found = found.await;
+        if !matches!(found, Ok(Some(_))) {
+            self.refused.forget(parent, name);
+        }
+        match found?.or_else(|| self.query_top(parent, name)) {
             Some(entry) => Ok(Lookup::Found(entry)),
             // A directory on its way has its files at neither place.
             None if self.names.try_read().is_err() => Ok(Lookup::Absent(Duration::ZERO)),
@@ -220,16 +233,18 @@ impl Fs {
         let Some(target) = Target::of(name) else {
             return Ok(None);
         };
+        let wanted = self.refused.began(directory.ino, name);
         loop {
             let prefix = directory.key();
             let before = self.listing.mark();
-            let (known, mut since, mut mark, asked) = match self.cached(&prefix, &target, name) {
-                Some((known, since)) => (known, since, before, false),
-                None => {
-                    let (known, ticket) = self.ask(&prefix, &target, name).await?;
-                    (known, ticket.since(), ticket.mark(), true)
-                }
-            };
+            let (known, mut since, mut mark, asked) =
+                match self.cached(&prefix, &target, name, wanted) {
+                    Some((known, since)) => (known, since, before, false),
+                    None => {
+                        let (known, ticket) = self.ask(&prefix, &target, name).await?;
+                        (known, ticket.since(), ticket.mark(), true)
+                    }
+                };
             let mut there = target.choose(&known);
             if self.must_ask(&prefix, &target, &there) {
                 let asking = self.ask_attributes(&prefix, &target, name, known);
@@ -266,6 +281,11 @@ impl Fs {
             self.ttl(name)
         };
         if !state.is_local() && !state.is_fresh(ttl) {
+            return None;
+        }
+        // An open of another version was refused: what was known before that is none to open.
+        let refused = self.refused.began(directory.ino, name);
+        if !state.is_local() && refused.is_some_and(|began| state.checked < began) {
             return None;
         }
         state.lookups += 1;

@@ -26,6 +26,8 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Thread, or 0 for one that cannot be seen from here.
+    pub pid: u32,
 }
 
 impl Fs {
@@ -203,7 +205,7 @@ impl Fs {
             if exclusive {
                 return Err(FsError::plain(libc::EEXIST));
             }
-            let opened = self.open(inode.ino, flags, caller.uid).await?;
+            let opened = self.open(inode.ino, flags, caller).await?;
             return Ok((self.entry_counted(&inode), opened));
         }
         let (_, key) = self.new_target(&directory, name, false)?;

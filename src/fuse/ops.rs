@@ -40,6 +40,7 @@ fn caller(request: &Request) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),
+        pid: request.pid(),
     }
 }
 
@@ -247,8 +248,8 @@ impl fuser::Filesystem for Edge {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
-        let user = request.uid();
-        let operation = async move { fs.open(ino.0, flags.0, user).await };
+        let caller = caller(request);
+        let operation = async move { fs.open(ino.0, flags.0, caller).await };
         self.run_holding(
             What::new("open", request, ino),
             reply,

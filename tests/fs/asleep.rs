@@ -26,7 +26,7 @@ async fn a_listed_file_keeps_its_number_when_it_is_used() {
     // By number, as the kernel does it while it believes what it was told.
     for (name, ino) in &before {
         assert_eq!(mount.fs.getattr(*ino).await.unwrap().attr.ino, *ino);
-        let opened = mount.fs.open(*ino, READ, CALLER.uid).await.unwrap();
+        let opened = mount.fs.open(*ino, READ, CALLER).await.unwrap();
         assert_eq!(mount.read(opened.handle, 0, 9).await.unwrap(), *name);
         mount.close(opened.handle).await.unwrap();
     }
@@ -67,7 +67,7 @@ async fn a_version_found_while_a_file_was_not_used_is_told_before_it_is_opened()
             mount.fs.releasedir(dir).unwrap();
         }
         mount.kernel.told();
-        let opened = mount.fs.open(ino, READ, CALLER.uid).await.unwrap();
+        let opened = mount.fs.open(ino, READ, CALLER).await.unwrap();
         let told = mount.kernel.told();
         assert!(told.contains(&Told::Inode(ino, true)), "{told:?}");
         assert_eq!(mount.read(opened.handle, 0, 9).await.unwrap(), "newer");
@@ -135,7 +135,7 @@ async fn an_open_after_a_lookup_does_not_depend_on_what_the_listing_still_knows(
             world.put("d/f", "newer").await;
             tokio::time::sleep(Duration::from_millis(20)).await;
             // Nothing is known of it now. The kernel looks it up once more, and no further.
-            let opened = mount.fs.open(ino, READ, CALLER.uid).await;
+            let opened = mount.fs.open(ino, READ, CALLER).await;
             assert_eq!(opened.unwrap_err().errno(), libc::ESTALE);
         }
         // Names alone, as a listing tells them to who asks for no attributes.
@@ -145,7 +145,7 @@ async fn an_open_after_a_lookup_does_not_depend_on_what_the_listing_still_knows(
         let ino = mount.look(directory, b"f").await.unwrap().attr.ino;
         world.put("d/f", "newest").await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let opened = mount.fs.open(ino, READ, CALLER.uid).await.unwrap();
+        let opened = mount.fs.open(ino, READ, CALLER).await.unwrap();
         assert_eq!(mount.read(opened.handle, 0, 9).await.unwrap(), "newest");
         mount.close(opened.handle).await.unwrap();
     }

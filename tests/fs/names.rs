@@ -15,7 +15,7 @@ async fn walk(mount: &Mount) -> Vec<(u64, Vec<u8>, u64, Vec<u8>)> {
                 pending.push(entry.attr.ino);
                 continue;
             }
-            let opened = mount.fs.open(entry.attr.ino, READ, 7).await.unwrap();
+            let opened = mount.fs.open(entry.attr.ino, READ, CALLER).await.unwrap();
             let bytes = mount.fs.read(opened.handle, 0, 1000).await.unwrap();
             mount.fs.release(opened.handle).await.unwrap();
             files.push((dir, name, entry.attr.ino, bytes.to_vec()));
@@ -84,7 +84,7 @@ async fn every_key_is_found_by_a_walk_and_can_be_read_written_and_deleted() {
         for (_, _, ino, key) in walk(&mount).await {
             let opened = mount
                 .fs
-                .open(ino, libc::O_WRONLY | libc::O_APPEND, 7)
+                .open(ino, libc::O_WRONLY | libc::O_APPEND, CALLER)
                 .await
                 .unwrap();
             mount.fs.write(opened.handle, 0, b"!", 7, false).unwrap();

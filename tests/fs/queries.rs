@@ -242,7 +242,7 @@ async fn nothing_can_be_changed_there() {
             fs.setattr(ino, mode, 0).await.map(drop),
             fs.setxattr(ino, b"user.a", b"b", 0).await,
             fs.removexattr(ino, b"user.a").await,
-            fs.open(ino, WRITE, 0).await.map(drop),
+            fs.open(ino, WRITE, CALLER).await.map(drop),
         ];
         for (at, outcome) in outcomes.into_iter().enumerate() {
             assert_eq!(outcome.map_err(errno), Err(libc::EROFS), "{at}");

@@ -1,7 +1,7 @@
 //! Reading, caching, close-to-open.
 
 use crate::world::*;
-use bucketfs::fs::Consistency;
+use bucketfs::fs::{Caller, Consistency};
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +168,7 @@ async fn older_handles_keep_their_version_and_the_name_gets_a_fresh_inode() {
         assert_eq!(mount.read(old.handle, 0, 10).await.unwrap(), "oooooooooo");
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.put("f", &"n".repeat(size)).await;
-        let stale = mount.fs.open(old_ino, READ, 7).await.unwrap_err();
+        let stale = mount.fs.open(old_ino, READ, CALLER).await.unwrap_err();
         assert_eq!(stale.errno(), libc::ESTALE);
         let (new_ino, new) = mount.open_with("f", READ).await.unwrap();
         assert_ne!(old_ino, new_ino);
@@ -184,6 +184,64 @@ async fn older_handles_keep_their_version_and_the_name_gets_a_fresh_inode() {
         mount.forget_all();
         assert_eq!(mount.fs.status().inodes, 1);
     }
+}
+
+/// As the kernel does it: each is tried once more, after a lookup. Between its lookup and its second
+/// try the file changes again, and others have it open by then.
+#[tokio::test(start_paused = true)]
+async fn an_open_that_was_refused_is_not_refused_again() {
+    for (world, size) in [
+        (World::memory(), 5),
+        (World::s3(), 5),
+        (World::memory(), 300_000),
+    ] {
+        let text = |version: &str| version.repeat(size / version.len());
+        world.put("f", &text("1")).await;
+        let mount = world.mount();
+        let (old_ino, _) = mount.open_with("f", READ).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.put("f", &text("2")).await;
+        let callers = [11, 12, 13].map(|pid| Caller { pid, ..CALLER });
+        for caller in callers {
+            let refused = mount.fs.open(old_ino, READ, caller).await.unwrap_err();
+            assert_eq!(refused.errno(), libc::ESTALE);
+        }
+        let mut seen = Vec::new();
+        for (caller, version) in callers.into_iter().zip(["3", "4", "5"]) {
+            let ino = mount.ino("f").await.unwrap();
+            // Somebody else opens that version, so that it stays the inode's.
+            let (_, other) = mount.open_with("f", READ).await.unwrap();
+            world.put("f", &text(version)).await;
+            let opened = mount.fs.open(ino, READ, caller).await.unwrap();
+            seen.push(mount.read(opened.handle, 0, 1).await.unwrap());
+            mount.close(opened.handle).await.unwrap();
+            mount.close(other.handle).await.unwrap();
+        }
+        assert_eq!(seen, ["2", "3", "4"]);
+        // Who was not refused before is told of the new version.
+        assert_eq!(mount.cat("f").await.unwrap(), text("5"));
+    }
+}
+
+/// What was known before a refused open began is none to try it again with.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_after_a_refused_open_gives_what_is_there_since() {
+    let world = World::memory();
+    world.put("f", "first").await;
+    let mount = world.mount();
+    let (old_ino, _) = mount.open_with("f", READ).await.unwrap();
+    world.put("f", "second").await;
+    let (new_ino, _) = mount.open_with("f", READ).await.unwrap();
+    assert_ne!(old_ino, new_ino);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.put("f", "third").await;
+    // The kernel still has the name of the first.
+    let refused = mount.fs.open(old_ino, READ, CALLER).await.unwrap_err();
+    assert_eq!(refused.errno(), libc::ESTALE);
+    let ino = mount.ino("f").await.unwrap();
+    assert_ne!(ino, new_ino);
+    let opened = mount.fs.open(ino, READ, CALLER).await.unwrap();
+    assert_eq!(mount.read(opened.handle, 0, 10).await.unwrap(), "third");
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,7 +318,7 @@ async fn an_open_after_a_won_lock_trusts_no_earlier_look_ahead() {
         if exclusive {
             a.open("data.lock", EXCLUSIVE).await.unwrap();
         }
-        let opened = a.fs.open(ino, READ, 7).await.unwrap();
+        let opened = a.fs.open(ino, READ, CALLER).await.unwrap();
         let text = a.read(opened.handle, 0, 3).await;
         if exclusive {
             assert_eq!(text.unwrap(), "new");

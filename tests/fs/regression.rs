@@ -21,7 +21,7 @@ async fn an_open_that_meets_our_own_rename_does_not_take_it_for_somebody_elses()
             half_a_second().await;
             mount.rename("a", "b").await
         };
-        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER.uid), rename);
+        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER), rename);
         renamed.unwrap();
         mount.fault.set("").unwrap();
         let opened = opened.unwrap();
@@ -44,7 +44,7 @@ async fn files_stay_open_while_their_directory_is_renamed() {
             half_a_second().await;
             mount.rename("d", "e").await
         };
-        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER.uid), rename);
+        let (opened, renamed) = tokio::join!(mount.fs.open(ino, READ, CALLER), rename);
         renamed.unwrap();
         mount.fault.set("").unwrap();
         let opened = opened.unwrap().handle;

@@ -19,7 +19,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Who asks in tests.
-pub const CALLER: Caller = Caller { uid: 7, gid: 8 };
+pub const CALLER: Caller = Caller {
+    uid: 7,
+    gid: 8,
+    pid: 9,
+};
+
+/// A thread that no other call is of.
+fn thread() -> Caller {
+    static LAST: AtomicU32 = AtomicU32::new(100);
+    Caller {
+        pid: LAST.fetch_add(1, Ordering::Relaxed),
+        ..CALLER
+    }
+}
 
 pub const READ: i32 = libc::O_RDONLY;
 pub const WRITE: i32 = libc::O_WRONLY;
@@ -346,15 +359,16 @@ impl Mount {
     pub async fn open_with(&self, path: &str, flags: i32) -> Outcome<(u64, Opened)> {
         let (parent, name) = self.parent(path).await?;
         let mut last = libc::ENOENT;
+        let caller = thread();
         for _ in 0..2 {
             match self.look(parent, name).await {
                 Ok(_) if flags & libc::O_EXCL != 0 => return Err(libc::EEXIST),
-                Ok(entry) => match errno(self.fs.open(entry.attr.ino, flags, CALLER.uid).await) {
+                Ok(entry) => match errno(self.fs.open(entry.attr.ino, flags, caller).await) {
                     Err(libc::ESTALE) => last = libc::ESTALE,
                     opened => return Ok((entry.attr.ino, opened?)),
                 },
                 Err(libc::ENOENT) if flags & libc::O_CREAT != 0 => {
-                    let create = self.fs.create(parent, name, 0o644, flags, CALLER);
+                    let create = self.fs.create(parent, name, 0o644, flags, caller);
                     let (entry, opened) = errno(create.await)?;
                     self.count(&entry);
                     return Ok((entry.attr.ino, opened));

@@ -15,10 +15,23 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use tokio::task::JoinSet;
 
-pub const CALLER: Caller = Caller { uid: 7, gid: 8 };
+pub const CALLER: Caller = Caller {
+    uid: 7,
+    gid: 8,
+    pid: 0,
+};
+
+/// A thread that no other call is of.
+fn thread() -> Caller {
+    static LAST: AtomicU32 = AtomicU32::new(100);
+    Caller {
+        pid: LAST.fetch_add(1, Ordering::Relaxed),
+        ..CALLER
+    }
+}
 
 pub type Outcome<T> = Result<T, i32>;
 
@@ -166,15 +179,16 @@ impl Mount {
     pub async fn open(&self, path: &str, flags: i32) -> Outcome<u64> {
         let (parent, name) = self.parent(path).await?;
         let mut last = libc::ENOENT;
+        let caller = thread();
         for _ in 0..2 {
             match self.look(parent, name).await {
                 Ok(_) if flags & libc::O_EXCL != 0 => return Err(libc::EEXIST),
-                Ok(entry) => match errno(self.fs.open(entry.attr.ino, flags, CALLER.uid).await) {
+                Ok(entry) => match errno(self.fs.open(entry.attr.ino, flags, caller).await) {
                     Err(libc::ESTALE) => last = libc::ESTALE,
                     opened => return Ok(opened?.handle),
                 },
                 Err(libc::ENOENT) if flags & libc::O_CREAT != 0 => {
-                    let create = self.fs.create(parent, name, 0o644, flags, CALLER);
+                    let create = self.fs.create(parent, name, 0o644, flags, caller);
                     match errno(create.await) {
                         Err(libc::ESTALE) => last = libc::ESTALE,
                         created => {
