@@ -19,6 +19,10 @@ import counting
 
 MIB = 1 << 20
 BIG, LARGE = 128 * MIB, 32 * MIB
+# How often it is read again at random.
+AGAIN = 20
+# After so many seconds it is given up.
+GIVEN_UP = 60
 
 
 def small(prefix, count):
@@ -75,6 +79,19 @@ def read_at_random(d, _):
     os.close(fd)
 
 
+def read_again_at_random(d, _):
+    rounds, began = random.Random(7), time.perf_counter()
+    blocks = list(range(BIG // (128 << 10)))
+    fd = os.open(f"{d}/big", os.O_RDONLY)
+    for _ in range(AGAIN):
+        if time.perf_counter() - began > GIVEN_UP:
+            raise RuntimeError("given up")
+        rounds.shuffle(blocks)
+        for block in blocks:
+            assert len(os.pread(fd, 128 << 10, block * (128 << 10))) == 128 << 10
+    os.close(fd)
+
+
 def append(d, _):
     fd = os.open(f"{d}/large", os.O_WRONLY | os.O_APPEND)
     os.write(fd, b"x" * 4096)
@@ -109,6 +126,7 @@ WORKLOADS = [
     ("read 300 files of 4 KiB in order", READ, read_in_order, 0),
     ("read 128 MiB, cold", READ, read_big, BIG),
     ("read 128 MiB by 128 KiB at random, cold", READ, read_at_random, BIG),
+    ("the same twenty times over", READ, read_again_at_random, AGAIN * BIG),
     ("write 128 MiB and fsync", [], write_big, BIG),
     ("create 100 files of 4 KiB", small("d/", 1), create, 0),
     ("overwrite 50 files of 4 KiB", small("d/", 50), overwrite, 0),

@@ -47,6 +47,10 @@ pub(super) fn vanished(error: &Error) -> bool {
 /// How many keys are moved at a time.
 pub(super) const WIDTH: usize = 16;
 
+/// How many where the server copies them, so that no bytes wait here: most of the requests that there
+/// may be, so that others still find a place.
+const COPIES: usize = 48;
+
 /// How often the old prefix is listed again for keys that others put there meanwhile.
 const ROUNDS: u32 = 5;
 
@@ -247,6 +251,9 @@ impl Fs {
         let (old, new) = (&moving.from, &moving.to);
         let count = entries.len();
         let many = count > 1 && self.deletes_many();
+        let there = !self.capabilities.rename
+            && super::commit::same_conditions(&self.capabilities, &self.if_absent());
+        let width = if there { COPIES } else { WIDTH };
         let mut results = futures::stream::iter(entries)
             .map(|entry| async move {
                 let Some(rest) = entry.key.strip_prefix(old) else {
@@ -263,7 +270,7 @@ impl Fs {
                 };
                 Ok(copied.filter(|_| removed).map(|copied| (entry, to, copied)))
             })
-            .buffer_unordered(WIDTH);
+            .buffer_unordered(width);
         let mut failed: Option<Error> = None;
         let mut moved = Vec::new();
         while let Some(result) = results.next().await {

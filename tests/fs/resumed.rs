@@ -161,7 +161,7 @@ async fn a_rename_that_goes_on_elsewhere_is_left_alone_however_long_it_takes() {
     let world = filled(100).await;
     let mount = world.mount();
     mount.ls("").await.unwrap();
-    mount.fault.set("copy:delay=200s").unwrap();
+    mount.fault.set("copy:delay=600s").unwrap();
     let other = world.mount();
     let watch = async {
         tokio::time::sleep(Duration::from_secs(30)).await;

@@ -14,9 +14,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// So many reads here and there fetch their own blocks only.
-pub(super) const PATIENCE: u32 = 16;
+pub(super) const PATIENCE: u32 = 8;
 /// How many blocks ride on the request of a read at least.
-pub(super) const RIDE: u64 = 8;
+pub(super) const RIDE: u64 = 16;
 /// How many blocks ride on a request at most, and how many one in the background has.
 pub(super) const SWEEP: u64 = 64;
 /// How many requests in the background one handle has on their way.
