@@ -167,6 +167,12 @@ impl BlockCache {
         shard.insert(version, index, bytes);
     }
 
+    /// Drops a block from memory. On disk it ages out.
+    pub fn discard(&self, version: &Version, index: u64) {
+        let mut shard = self.shard(&version.key, index).lock();
+        shard.discard(version, index);
+    }
+
     /// Drops what is in memory of every version of a key. What is on disk ages out.
     pub fn forget(&self, key: &Key) {
         for shard in &self.shards {
@@ -248,6 +254,20 @@ impl Shard {
             if versions.is_empty() {
                 self.versions.remove(key);
             }
+        }
+    }
+
+    fn discard(&mut self, version: &Version, index: u64) {
+        let mut held = self.versions.get(&version.key).into_iter().flatten();
+        let Some(id) = held
+            .find(|held| held.etag == version.etag)
+            .map(|held| held.id)
+        else {
+            return;
+        };
+        if let Some(block) = self.blocks.pop(&(id, index)) {
+            self.used -= block.cost();
+            self.release(&version.key, id);
         }
     }
 

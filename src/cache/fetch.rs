@@ -119,6 +119,7 @@ impl Fetcher {
     ) -> Option<Bytes> {
         let range = version.cut(range);
         let bytes = self.peek(version, &range)?;
+        self.let_go(version, pattern);
         match self.note(version, &range, pattern) {
             Step::Jump => {
                 let beside = pattern.jump(&range, version, false, &self.budget);
@@ -139,6 +140,7 @@ impl Fetcher {
         pattern: &Pattern,
     ) -> Result<Bytes> {
         let range = version.cut(range);
+        self.let_go(version, pattern);
         match self.note(version, &range, pattern) {
             Step::Jump => self.blocks(version, range, None, Some(pattern)).await,
             Step::On(ahead) => self.blocks(version, range, ahead, None).await,
@@ -256,6 +258,15 @@ impl Fetcher {
     /// How much is cached.
     pub fn usage(&self) -> Usage {
         self.cache.usage()
+    }
+
+    /// Drops what a handle has read on from, so that a large file takes no room from others.
+    fn let_go(&self, version: &Version, pattern: &Pattern) {
+        if self.ranges {
+            for index in pattern.passed(version.size, &self.budget) {
+                self.cache.discard(version, index);
+            }
+        }
     }
 
     fn peek(&self, version: &Version, range: &Range<u64>) -> Option<Bytes> {

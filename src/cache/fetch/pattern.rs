@@ -18,6 +18,8 @@ const MOST_PIECE: u64 = 4 << 20;
 /// By how many requests of its size a sequential reader may be out of order: the kernel's
 /// read-ahead is answered by several threads.
 const DISORDER: u64 = 4;
+/// How far behind a sequence its blocks are kept: readers a little out of order, or behind others.
+pub(super) const BEHIND: u64 = 8 << 20;
 /// A window that was not read from for so long can be taken back for another handle.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,8 @@ struct State {
     frontier: u64,
     /// How far ahead of the frontier to ask; 0 while nothing is sequential.
     window: u64,
+    /// Blocks of the sequence before this one need not be in memory any more.
+    passed: u64,
     /// What has been asked for ends here, on the edge of a block or behind the end.
     asked: u64,
     last: Option<clock::Instant>,
@@ -78,6 +82,18 @@ impl Pattern {
         Step::On(ahead)
     }
 
+    /// The blocks far enough behind a sequence that is of a file too large to be kept: who reads on
+    /// does not come back to them, and the kernel has their pages. Told once.
+    pub(super) fn passed(&self, size: u64, budget: &Budget) -> Range<u64> {
+        if size <= budget.limit {
+            return 0..0;
+        }
+        let mut state = self.state.lock();
+        let upto = state.frontier.saturating_sub(BEHIND) / BLOCK;
+        let upto = upto.max(state.passed);
+        std::mem::replace(&mut state.passed, upto)..upto
+    }
+
     /// Takes note of a read elsewhere; see [`Scatter::jump`].
     pub(super) fn jump(
         &self,
@@ -111,6 +127,7 @@ impl Pattern {
                 last: state.last,
                 listed: state.listed,
                 scatter: std::mem::take(&mut state.scatter),
+                passed: range.start / BLOCK,
                 ..State::default()
             };
         }

@@ -495,3 +495,35 @@ async fn whatever_fails_or_is_dropped_nothing_hangs_and_all_bytes_are_right() {
     let got = fetcher.read(&version, 0..size, &Pattern::default()).await;
     assert!(got.unwrap() == bytes);
 }
+
+#[tokio::test]
+async fn a_large_file_that_is_read_on_takes_no_room_from_others() {
+    let store = Arc::new(Store::new());
+    let memory = 64 << 20;
+    let fetcher = fetcher(&store, memory);
+    let small = store.put("small", "e", content(1 << 20, 1));
+    let large = store.put("large", "e", content(96 << 20, 2));
+    // It fits half of the memory, and stays.
+    let middling = store.put("middling", "e", content(16 << 20, 3));
+    for version in [&small, &middling, &large] {
+        let pattern = Pattern::default();
+        for start in (0..version.size).step_by(BLOCK as usize) {
+            let got = read(&fetcher, version, start..start + BLOCK, &pattern).await;
+            assert_eq!(got.unwrap().len() as u64, BLOCK);
+        }
+        settle(&fetcher).await;
+    }
+    let kept = 17 << 20;
+    let used = fetcher.usage().memory;
+    assert!(used <= kept + pattern::BEHIND + (1 << 20), "{used}");
+    for (version, again) in [(&small, 0), (&middling, 0), (&large, 1)] {
+        let before = store.count();
+        for start in [0, version.size / 2] {
+            read(&fetcher, version, start..start + BLOCK, &Pattern::default())
+                .await
+                .unwrap();
+        }
+        settle(&fetcher).await;
+        assert_eq!((store.count() > before) as u64, again, "{:?}", version.key);
+    }
+}
