@@ -286,8 +286,11 @@ impl Fs {
         self.listing.page(prefix, &page, &mut ticket);
         let told = self.listing.get(prefix, &target.component);
         let told = told.filter(|(_, since)| *since >= ticket.since());
-        if told.is_none() && !complete {
-            self.listing.is_large(prefix, clock::now());
+        let now = clock::now();
+        // What takes so long to come is stale before the next names are wanted.
+        let slow = ticket.since() + self.metadata_ttl() <= now;
+        if slow || (told.is_none() && !complete) {
+            self.listing.is_large(prefix, now);
         }
         told.map(|(known, _)| (known, ticket))
     }

@@ -46,8 +46,24 @@ impl Listed<'_> {
     }
 
     async fn find(&self, ids: Document, order: i32, limit: i64) -> Result<Cursor<RawDocumentBuf>> {
-        let found = self.all.find(self.holding(doc! { "_id": ids }));
-        let found = found.limit(limit);
+        self.find_by(ids, order, limit, None).await
+    }
+
+    /// The same, so many at a time.
+    async fn find_by(
+        &self,
+        ids: Document,
+        order: i32,
+        limit: i64,
+        batch: Option<u32>,
+    ) -> Result<Cursor<RawDocumentBuf>> {
+        let mut found = self
+            .all
+            .find(self.holding(doc! { "_id": ids }))
+            .limit(limit);
+        if let Some(batch) = batch {
+            found = found.batch_size(batch);
+        }
         let found = found.sort(doc! { "_id": order }).await;
         found.map_err(|cause| self.documents.link.error(&cause))
     }
@@ -92,7 +108,9 @@ impl Shelf for Listed<'_> {
             None => window.limit as i64 + 2,
         };
         let from = window.from();
-        let strings = self.find(doc! { "$gte": floor }, 1, 0);
+        // How many of them one page takes is not known: some have other names.
+        let batch = (limit > 0).then(|| u32::try_from(limit).unwrap_or(u32::MAX));
+        let strings = self.find_by(doc! { "$gte": floor }, 1, 0, batch);
         let mut sources = vec![self.source(strings.await?)];
         if let Some(least) = least(from, b"0123456789abcdef", 24)
             && let Ok(least) = ObjectId::parse_str(&least)
