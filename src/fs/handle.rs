@@ -112,8 +112,12 @@ impl Fs {
     pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> FsResult<Opened> {
         let began = clock::now();
         let inode = self.inode(ino)?;
-        if inode.kind == Kind::Directory {
-            return Err(FsError::plain(libc::EISDIR));
+        match inode.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(FsError::plain(libc::EISDIR)),
+            // Neither has content of its own that could be read or emptied.
+            Kind::Symlink => return Err(FsError::plain(libc::ELOOP)),
+            _ => return Err(FsError::plain(libc::ENXIO)),
         }
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let truncate = flags & libc::O_TRUNC != 0;

@@ -205,6 +205,10 @@ impl Fs {
             if exclusive {
                 return Err(FsError::plain(libc::EEXIST));
             }
+            // The kernel opens regular files only: it looks again, and follows a link.
+            if inode.kind != Kind::File {
+                return Err(FsError::plain(libc::ESTALE));
+            }
             let opened = self.open(inode.ino, flags, caller).await?;
             return Ok((self.entry_counted(&inode), opened));
         }

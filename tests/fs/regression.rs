@@ -1,7 +1,7 @@
 //! One test for each bug that a suite or a program found through a mount, named for its cause.
 
 use crate::world::*;
-use bucketfs::fs::SetAttr;
+use bucketfs::fs::{Kind, ROOT, SetAttr};
 use std::time::Duration;
 
 async fn half_a_second() {
@@ -352,3 +352,24 @@ async fn a_file_committed_and_changed_elsewhere_during_a_listing_is_listed() {
     let (listed, ()) = tokio::join!(mount.ls(""), changes);
     assert_eq!(listed.unwrap(), ["f", "other"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_create_that_met_a_link_made_elsewhere_emptied_the_link() {
+    let world = World::memory();
+    let (mount, other) = (world.mount(), world.mount());
+    let made = other.fs.symlink(ROOT, b"f", b"target", CALLER).await;
+    made.unwrap();
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
+    let refused = mount.fs.create(ROOT, b"f", 0o644, flags, CALLER).await;
+    assert_eq!(refused.unwrap_err().errno(), libc::ESTALE);
+    let link = mount.look(ROOT, b"f").await.unwrap().attr;
+    assert_eq!(link.kind, Kind::Symlink);
+    let refused = mount.fs.open(link.ino, flags, CALLER).await;
+    assert_eq!(refused.unwrap_err().errno(), libc::ELOOP);
+    assert_eq!(mount.fs.status().handles, 0);
+    for mount in [&mount, &other] {
+        let ino = mount.ino("f").await.unwrap();
+        assert_eq!(mount.fs.readlink(ino).await.unwrap(), &b"target"[..]);
+    }
+}
+
