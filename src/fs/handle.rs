@@ -230,12 +230,14 @@ impl Fs {
             }
             let version = state.file.version.clone();
             let cached = version.as_ref().is_some_and(|version| {
-                state.handles > 0
-                    || state.file.pages_valid
-                    || self
-                        .fetcher
-                        .cached(version, 0..version.size.min(BLOCK), &Pattern::default())
-                        .is_some()
+                let here = || {
+                    let first = 0..version.size.min(BLOCK);
+                    let bytes = self.fetcher.cached(version, first, &Pattern::default());
+                    version.size == 0 || bytes.is_some()
+                };
+                // The kernel's pages need not be all of it.
+                let wants_all = reads && !truncate && version.size <= BLOCK;
+                (!wants_all && (state.handles > 0 || state.file.pages_valid)) || here()
             });
             (version, cached, state.key.clone())
         };

@@ -421,11 +421,7 @@ impl Fs {
         }
         let version = state.file.version.clone();
         if let Some(version) = version.filter(|version| version.etag == was.etag) {
-            state.file.version = Some(Arc::new(Version {
-                key: key.clone(),
-                etag: now.etag.clone(),
-                size: version.size,
-            }));
+            state.file.version = Some(self.same_bytes(&version, key.clone(), &now.etag));
             if let Some(stage) = &mut state.file.stage {
                 stage.moved((&version.key, &was.etag), &key, &now.etag);
             }

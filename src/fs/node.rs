@@ -6,7 +6,7 @@ use super::inode::{Inode, ROOT, State};
 use super::lookup::Entry;
 use super::query::is_of_query;
 use super::{Fs, StatAttrs};
-use crate::cache::content::Version;
+use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
@@ -295,6 +295,25 @@ impl Fs {
         )
     }
 
+    /// A version under another key or etag. The bytes of a small one are kept.
+    pub(super) fn same_bytes(&self, version: &Arc<Version>, key: Key, etag: &ETag) -> Arc<Version> {
+        let now = Arc::new(Version {
+            key,
+            etag: etag.clone(),
+            size: version.size,
+        });
+        let bytes = (version.size <= BLOCK)
+            .then(|| {
+                self.fetcher
+                    .cached(version, 0..version.size, &Pattern::default())
+            })
+            .flatten();
+        if let Some(bytes) = bytes {
+            self.fetcher.insert(&now, 0, bytes);
+        }
+        now
+    }
+
     /// The inode's content is the same under a version's new name.
     fn same_content(&self, state: &mut State, info: &ObjectInfo) {
         state.taken = info.modified;
@@ -302,19 +321,7 @@ impl Fs {
             return;
         };
         if version.etag != info.etag {
-            let moved = Version {
-                key: version.key.clone(),
-                etag: info.etag.clone(),
-                size: version.size,
-            };
-            let moved = Arc::new(moved);
-            if version.size <= crate::cache::content::BLOCK
-                && let Some(bytes) =
-                    self.fetcher
-                        .cached(version, 0..version.size, &Pattern::default())
-            {
-                self.fetcher.insert(&moved, 0, bytes);
-            }
+            let moved = self.same_bytes(version, version.key.clone(), &info.etag);
             if let Some(stage) = &mut state.file.stage {
                 stage.moved((&version.key, &version.etag), &moved.key, &moved.etag);
             }

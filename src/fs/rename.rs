@@ -209,12 +209,7 @@ impl Fs {
             state.check(clock::now());
             state.file.base = Some(info.etag.clone());
             stage_moved(&mut state, (&old_key, &version.etag), &key, &info.etag);
-            let size = version.size;
-            state.file.version = Some(Arc::new(Version {
-                key,
-                etag: info.etag.clone(),
-                size,
-            }));
+            state.file.version = Some(self.same_bytes(&version, key, &info.etag));
             state.attr.ctime = clock::wall();
             state.taken = info.modified;
         }

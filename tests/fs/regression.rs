@@ -373,3 +373,17 @@ async fn a_create_that_met_a_link_made_elsewhere_emptied_the_link() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_small_file_that_was_renamed_was_not_all_there_after_its_open() {
+    for world in [World::memory(), World::s3()] {
+        let text = "text".repeat(2500);
+        let mount = world.mount();
+        mount.save("new", &text).await.unwrap();
+        mount.rename("new", "f").await.unwrap();
+        later().await;
+        let handle = mount.open("f", READ).await.unwrap();
+        world.put("f", "another").await;
+        assert!(mount.read(handle, 0, 10_000).await.unwrap() == text);
+    }
+}
+
