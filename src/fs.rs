@@ -215,6 +215,13 @@ pub struct FsOptions {
 pub trait KernelNotify: Send + Sync + std::fmt::Debug + 'static {
     /// Attributes of the inode, and its pages unless `attributes_only`, are stale.
     fn invalidate_inode(&self, inode: u64, attributes_only: bool);
+    /// The kernel has put what was appended elsewhere than it is, and believes in another size: from
+    /// `at` on the file goes on with `bytes`, to its end. The kernel may be asking for the attributes
+    /// just now, and would throw the answer away; this it takes.
+    fn goes_on(&self, inode: u64, at: u64, bytes: bytes::Bytes) {
+        let _ = (at, bytes);
+        self.invalidate_inode(inode, false);
+    }
     /// The entry `name` of the directory is stale.
     fn invalidate_entry(&self, parent: u64, name: &[u8]);
 }

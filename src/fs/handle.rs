@@ -447,6 +447,9 @@ impl Fs {
                 // Nobody reads through the stage any more; what is committed comes from the store.
                 state.file.stage = None;
             }
+            if state.handles == 0 {
+                state.file.misplaced = None;
+            }
             if state.handles == 0 && state.expired.is_some() {
                 self.notify.invalidate_inode(inode.ino, true);
             }

@@ -133,6 +133,8 @@ pub struct FileState {
     pub pages_valid: bool,
     /// How often pages that the kernel may have ceased to be valid.
     pub pages_lost: u64,
+    /// From where on the kernel may have put appended bytes elsewhere than they are, while it is open.
+    pub misplaced: Option<u64>,
     /// When a lookup told the version, until the first open has used that.
     pub looked_ahead: Option<Instant>,
     /// Where a drain has saved the bytes of which generation.

@@ -6,6 +6,7 @@ use super::commit::Plan;
 use super::errno::FsResult;
 use super::inode::{Attempt, Inode};
 use crate::cache::content::{BLOCK, Version};
+use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{CommitId, ErrorKind, GetOptions, ObjectInfo};
 use crate::writeback::stage::{Origin, Stage};
@@ -181,7 +182,7 @@ impl Fs {
             size: info.size.unwrap_or(first.len() as u64),
         });
         self.fetcher.insert(&version, 0, first);
-        {
+        let from = {
             let mut guard = inode.state();
             let state = &mut *guard;
             let (Some(from), Some(stage)) = (state.file.append_from, &state.file.stage) else {
@@ -202,6 +203,14 @@ impl Fs {
                     size: version.size,
                 }),
             );
+            // What others appended is often here already, and the kernel is to be told of it.
+            if (1..=BLOCK).contains(&version.size.saturating_sub(from))
+                && let Some(theirs) =
+                    self.fetcher
+                        .cached(&version, from..version.size, &Pattern::default())
+            {
+                merged.fill(from, &theirs)?;
+            }
             merged.write(version.size, &tail)?;
             state.attr.size = merged.size();
             state.file.stage = Some(Box::new(merged));
@@ -217,8 +226,9 @@ impl Fs {
             // The size at once, as who opens it next reads no further; the pages when the kernel
             // has them free.
             self.notify.invalidate_inode(inode.ino, true);
-        }
-        self.notify.invalidate_inode(inode.ino, false);
+            from
+        };
+        self.tell_end(inode, from);
         Ok(true)
     }
 }

@@ -15,6 +15,7 @@ use crate::clock::{self, Instant};
 use crate::fs::KernelNotify;
 use crate::fuse::Pending;
 use crate::sys;
+use bytes::Bytes;
 use fuser::{INodeNo, Notifier};
 use std::collections::HashMap;
 use std::io;
@@ -36,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Notification {
     Inode(u64),
+    /// The same of a file that goes on from there with these bytes, to its end.
+    GoesOn(u64, u64, Bytes),
     Entry(u64, Vec<u8>),
 }
 
@@ -43,7 +46,7 @@ impl Notification {
     /// The inode that the kernel locks for it.
     fn inode(&self) -> u64 {
         match self {
-            Notification::Inode(ino) => *ino,
+            Notification::Inode(ino) | Notification::GoesOn(ino, ..) => *ino,
             Notification::Entry(parent, _) => *parent,
         }
     }
@@ -52,6 +55,9 @@ impl Notification {
         // A refusal is most often that the kernel does not know it.
         let _ = match self {
             Notification::Inode(ino) => write(device, &invalidation(ino)),
+            // Only what is stored moves the end that the kernel reads to.
+            Notification::GoesOn(ino, at, bytes) => write(device, &store(ino, at, &bytes))
+                .and_then(|()| write(device, &invalidation(ino))),
             Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
     }
@@ -218,6 +224,24 @@ fn invalidation(inode: u64) -> Vec<u8> {
     message
 }
 
+/// `FUSE_NOTIFY_STORE`.
+fn store(inode: u64, offset: u64, bytes: &[u8]) -> Vec<u8> {
+    const STORE: u32 = 4;
+    /// `struct fuse_out_header` and `struct fuse_notify_store_out`.
+    const FIXED: usize = 16 + 24;
+    let length = FIXED + bytes.len();
+    let mut message = Vec::with_capacity(length);
+    message.extend((length as u32).to_ne_bytes());
+    message.extend(STORE.to_ne_bytes());
+    message.extend(0u64.to_ne_bytes());
+    message.extend(inode.to_ne_bytes());
+    message.extend(offset.to_ne_bytes());
+    message.extend((bytes.len() as u32).to_ne_bytes());
+    message.extend([0; 4]);
+    message.extend(bytes);
+    message
+}
+
 /// Makes the kernel look a name up again before it believes in it: `FUSE_NOTIFY_INVAL_ENTRY` with
 /// `FUSE_EXPIRE_ONLY`, which kernels before 6.2 take for the notification without it. With it
 /// the name stays where it is meanwhile: most often the answer is the same inode, and who works in
@@ -250,6 +274,10 @@ impl KernelNotify for NotifyQueue {
                 log::debug!("notification: {error}");
             }
         }
+    }
+
+    fn goes_on(&self, inode: u64, at: u64, bytes: Bytes) {
+        self.queue(Notification::GoesOn(inode, at, bytes));
     }
 
     fn invalidate_entry(&self, parent: u64, name: &[u8]) {
@@ -316,6 +344,18 @@ mod tests {
         assert_eq!(message[4..8], 2u32.to_ne_bytes());
         assert_eq!(message[16..24], 0x0102u64.to_ne_bytes());
         assert_eq!(message[24..], [0; 16]);
+    }
+
+    #[test]
+    fn stored_bytes_are_laid_out_as_the_kernel_reads_them() {
+        let message = store(0x0102, 0x0304, b"text");
+        assert_eq!(message.len(), 44);
+        assert_eq!(message[0..4], 44u32.to_ne_bytes());
+        assert_eq!(message[4..8], 4u32.to_ne_bytes());
+        assert_eq!(message[16..24], 0x0102u64.to_ne_bytes());
+        assert_eq!(message[24..32], 0x0304u64.to_ne_bytes());
+        assert_eq!(message[32..36], 4u32.to_ne_bytes());
+        assert_eq!(message[40..], *b"text");
     }
 
     #[test]

@@ -387,3 +387,32 @@ async fn a_small_file_that_was_renamed_was_not_all_there_after_its_open() {
     }
 }
 
+/// The kernel puts what is appended where it believes the end to be.
+#[tokio::test(start_paused = true)]
+async fn what_was_appended_behind_others_was_not_told_to_the_kernel() {
+    let world = World::memory();
+    let (mount, other) = (world.mount(), world.mount());
+    mount.save("log", "base ").await.unwrap();
+    let flags = libc::O_RDWR | libc::O_APPEND;
+    let (ino, opened) = mount.open_with("log", flags).await.unwrap();
+    let handle = opened.handle;
+    other.append("log", "theirs ").await.unwrap();
+    mount.write(handle, 5, "ours ").unwrap();
+    mount.kernel.told();
+    mount.flush(handle).await.unwrap();
+    let told = [
+        Told::Inode(ino, true),
+        Told::GoesOn(ino, 5, "theirs ours ".into()),
+    ];
+    assert_eq!(mount.kernel.told(), told);
+    // It need not have heard that yet.
+    mount.write(handle, 10, "and more").unwrap();
+    let told = Told::GoesOn(ino, 5, "theirs ours and more".into());
+    assert_eq!(mount.kernel.told(), [told]);
+    assert_eq!(
+        mount.read(handle, 0, 99).await.unwrap(),
+        "base theirs ours and more"
+    );
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "base theirs ours and more");
+}

@@ -245,6 +245,7 @@ impl World {
 pub enum Told {
     Inode(u64, bool),
     Entry(u64, String),
+    GoesOn(u64, u64, String),
 }
 
 /// Records what the kernel was told.
@@ -261,6 +262,11 @@ impl Kernel {
 impl KernelNotify for Kernel {
     fn invalidate_inode(&self, inode: u64, attributes_only: bool) {
         self.0.lock().push(Told::Inode(inode, attributes_only));
+    }
+
+    fn goes_on(&self, inode: u64, at: u64, bytes: bytes::Bytes) {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        self.0.lock().push(Told::GoesOn(inode, at, text));
     }
 
     fn invalidate_entry(&self, parent: u64, name: &[u8]) {

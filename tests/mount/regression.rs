@@ -38,12 +38,45 @@ pub fn trials() -> Vec<Trial> {
             "regression::a_rename_whose_answer_was_lost_is_known_again",
             a_rename_whose_answer_was_lost_is_known_again,
         ),
+        trial(
+            &[PYTHON],
+            "regression::what_was_appended_behind_others_was_cut_at_the_size_believed_before",
+            what_was_appended_behind_others_was_cut_at_the_size_believed_before,
+        ),
         trial_alone(
             &[Root, PYTHON],
             "regression::the_answers_to_killed_processes_were_never_let_go",
             the_answers_to_killed_processes_were_never_let_go,
         ),
     ]
+}
+
+fn what_was_appended_behind_others_was_cut_at_the_size_believed_before(place: &Place) {
+    let (a, b) = (place.file("a", &[]), place.file("b", &[]));
+    let said = place.script(
+        "
+for i in range(30):
+    ours, theirs = (os.path.join(root, 'log%d' % i) for root in sys.argv[1:])
+    with open(ours, 'wb') as log:
+        log.write(b'base ')
+    fd = os.open(ours, os.O_RDWR | os.O_APPEND)
+    # The pages are the kernel's.
+    assert os.pread(fd, 100, 0) == b'base '
+    with open(theirs, 'ab') as log:
+        log.write(b'theirs ')
+    os.write(fd, b'ours ')
+    os.fsync(fd)
+    os.write(fd, b'and more')
+    # The kernel is told right after the write.
+    time.sleep(0.06)
+    read, size = os.pread(fd, 100, 0), os.fstat(fd).st_size
+    assert (read, size) == (b'base theirs ours and more', 25), (i, read, size)
+    os.close(fd)
+say('done')
+",
+        &[&a.path(""), &b.path("")],
+    );
+    assert_eq!(said, "done");
 }
 
 /// The kernel tells nothing of a process in the middle of an exec, which closes what is
