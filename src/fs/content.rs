@@ -506,7 +506,9 @@ impl Fs {
             .ok()
             .filter(|at| *at < size)
             .ok_or(FsError::plain(libc::ENXIO))?;
-        let found = match (whence, &state.file.stage) {
+        // What was stored through a mapping may still be the kernel's alone.
+        let stage = state.file.stage.as_ref().filter(|_| state.mapping == 0);
+        let found = match (whence, stage) {
             (libc::SEEK_DATA, Some(stage)) => stage.next_data(at),
             (libc::SEEK_DATA, None) => Some(at),
             (libc::SEEK_HOLE, Some(stage)) => Some(stage.next_hole(at)),

@@ -26,6 +26,8 @@ pub struct Handle {
     pub writable: bool,
     /// Opened with `O_APPEND`.
     pub append: bool,
+    /// Opened to be read and written: what it maps can be stored to unseen.
+    maps: bool,
     /// The generation of the first change made through it whose fate it has not been told, or 0.
     untold: AtomicU64,
     /// The last loss of the inode that it has been told, or that was before its open.
@@ -171,14 +173,17 @@ impl Fs {
         let truncated = flags & libc::O_TRUNC != 0;
         let changed = (truncated || flags & libc::O_CREAT != 0) && state.file.dirty;
         let commits = writable || changed;
+        let maps = flags & libc::O_ACCMODE == libc::O_RDWR;
         state.handles += 1;
         state.executing += u32::from(executes);
         state.committing += u32::from(commits);
+        state.mapping += u32::from(maps);
         let file = &state.file;
         let handle = Handle {
             inode: inode.clone(),
             writable,
             append: flags & libc::O_APPEND != 0,
+            maps,
             untold: AtomicU64::new(if truncated { file.generation } else { 0 }),
             known: AtomicU64::new(state.losses()),
             merges: AtomicU64::new(file.merges),
@@ -443,6 +448,7 @@ impl Fs {
             state.handles -= 1;
             state.executing -= u32::from(handle.executes);
             state.committing -= u32::from(handle.commits);
+            state.mapping -= u32::from(handle.maps);
             if state.handles == 0 && (state.removed || !state.file.dirty) {
                 // Nobody reads through the stage any more; what is committed comes from the store.
                 state.file.stage = None;

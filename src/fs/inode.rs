@@ -56,6 +56,8 @@ pub struct State {
     pub committing: u32,
     /// How many of them are of running programs.
     pub executing: u32,
+    /// How many of them are open to be read and written.
+    pub mapping: u32,
     /// Its directory and name; `None` for the root.
     pub place: Option<Place>,
     /// Whether its name is gone (unlinked, replaced, removed).
@@ -253,6 +255,7 @@ impl Inode {
                 handles: 0,
                 committing: 0,
                 executing: 0,
+                mapping: 0,
                 place,
                 removed: false,
                 superseded: false,

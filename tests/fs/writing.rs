@@ -174,7 +174,8 @@ async fn fallocate_reserves_punches_and_zeroes() {
 async fn lseek_finds_data_and_holes() {
     let world = World::memory();
     let mount = world.mount();
-    let handle = mount.open("f", CREATE).await.unwrap();
+    let flags = libc::O_WRONLY | libc::O_CREAT;
+    let handle = mount.open("f", flags).await.unwrap();
     mount.write(handle, 100, "data").unwrap();
     let size = SetAttr {
         size: Some(200),
@@ -191,6 +192,12 @@ async fn lseek_finds_data_and_holes() {
     assert_eq!(seek(100, libc::SEEK_HOLE), Ok(104));
     assert_eq!(seek(104, libc::SEEK_DATA), Err(libc::ENXIO));
     assert_eq!(seek(200, libc::SEEK_HOLE), Err(libc::ENXIO));
+    // While somebody may store through a mapping, no hole is one for sure.
+    let maps = mount.open("f", libc::O_RDWR).await.unwrap();
+    assert_eq!(seek(0, libc::SEEK_DATA), Ok(0));
+    assert_eq!(seek(0, libc::SEEK_HOLE), Ok(200));
+    mount.close(maps).await.unwrap();
+    assert_eq!(seek(0, libc::SEEK_DATA), Ok(100));
 }
 
 #[tokio::test(start_paused = true)]

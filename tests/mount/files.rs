@@ -219,8 +219,8 @@ fn o_direct_is_tolerated(place: &Place) {
 
 fn holes_are_found(place: &Place) {
     let m = place.file("m", &[]);
+    // Not to be read as well: it could be stored to through a mapping then.
     let file = File::options()
-        .read(true)
         .write(true)
         .create_new(true)
         .open(m.path("f"))

@@ -43,6 +43,11 @@ pub fn trials() -> Vec<Trial> {
             "regression::what_was_appended_behind_others_was_cut_at_the_size_believed_before",
             what_was_appended_behind_others_was_cut_at_the_size_believed_before,
         ),
+        trial(
+            &[PYTHON],
+            "regression::data_stored_through_a_mapping_was_a_hole",
+            data_stored_through_a_mapping_was_a_hole,
+        ),
         trial_alone(
             &[Root, PYTHON],
             "regression::the_answers_to_killed_processes_were_never_let_go",
@@ -77,6 +82,22 @@ say('done')
         &[&a.path(""), &b.path("")],
     );
     assert_eq!(said, "done");
+}
+
+/// The kernel does not write its pages back before it asks.
+fn data_stored_through_a_mapping_was_a_hole(place: &Place) {
+    let m = place.file("m", &[]);
+    let said = place.script(
+        "
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 1 << 20)
+stored = mmap.mmap(fd, 1 << 20)
+stored[600000:600005] = b'hello'
+say(os.lseek(fd, 0, os.SEEK_DATA) <= 600000 < os.lseek(fd, 600000, os.SEEK_HOLE))
+",
+        &[&m.path("f")],
+    );
+    assert_eq!(said, "True");
 }
 
 /// The kernel tells nothing of a process in the middle of an exec, which closes what is
