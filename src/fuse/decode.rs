@@ -2,7 +2,7 @@
 
 use crate::fs::{Attr, BLOCK_SIZE, Kind, Opened, SetTime};
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo, TimeOrNow};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The attributes of a negative entry: inode 0.
 pub(super) const NOTHING: FileAttr = FileAttr {
@@ -67,7 +67,19 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
 pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(time),
+        TimeOrNow::SpecificTime(time) => SetTime::At(asked(time)),
+    }
+}
+
+/// The time that a program has set, of what fuser makes of it: before 1970 that subtracts the part
+/// of a second, which is to be added.
+fn asked(time: SystemTime) -> SystemTime {
+    match SystemTime::UNIX_EPOCH.duration_since(time) {
+        Ok(before) if before.subsec_nanos() > 0 => {
+            let part = Duration::from_nanos(before.subsec_nanos().into());
+            SystemTime::UNIX_EPOCH - Duration::from_secs(before.as_secs()) + part
+        }
+        _ => time,
     }
 }
 

@@ -48,6 +48,11 @@ pub fn trials() -> Vec<Trial> {
             "regression::data_stored_through_a_mapping_was_a_hole",
             data_stored_through_a_mapping_was_a_hole,
         ),
+        trial(
+            &[PYTHON],
+            "regression::parts_of_seconds_before_1970_were_subtracted",
+            parts_of_seconds_before_1970_were_subtracted,
+        ),
         trial_alone(
             &[Root, PYTHON],
             "regression::the_answers_to_killed_processes_were_never_let_go",
@@ -98,6 +103,22 @@ say(os.lseek(fd, 0, os.SEEK_DATA) <= 600000 < os.lseek(fd, 600000, os.SEEK_HOLE)
         &[&m.path("f")],
     );
     assert_eq!(said, "True");
+}
+
+fn parts_of_seconds_before_1970_were_subtracted(place: &Place) {
+    let m = place.file("m", &[]);
+    let said = place.script(
+        "
+for time in -1, -1500000000, -2000000000, -999999999, 0, 1, 1500000000:
+    open(sys.argv[1], 'w').close()
+    os.utime(sys.argv[1], ns=(time, time))
+    facts = os.stat(sys.argv[1])
+    assert (facts.st_atime_ns, facts.st_mtime_ns) == (time, time), (time, facts.st_mtime_ns)
+say('done')
+",
+        &[&m.path("f")],
+    );
+    assert_eq!(said, "done");
 }
 
 /// The kernel tells nothing of a process in the middle of an exec, which closes what is
