@@ -72,13 +72,19 @@ impl Guess {
 impl Fs {
     /// Whether a lookup has just told the version that an open wants; counts once.
     pub(super) fn take_look_ahead(&self, inode: &Inode) -> bool {
-        let taken = inode.state().file.looked_ahead.take();
+        let (taken, expired) = {
+            let mut state = inode.state();
+            (state.file.looked_ahead.take(), state.expired)
+        };
         if taken.is_some() {
             self.look_aheads.came_true();
         }
         let acquired = *self.acquired.lock();
         taken.is_some_and(|at| {
-            at + LOOK_AHEAD > clock::now() && acquired.is_none_or(|acquired| at >= acquired)
+            at + LOOK_AHEAD > clock::now()
+                && acquired.is_none_or(|acquired| at >= acquired)
+                // Something was heard since.
+                && expired.is_none_or(|expired| at >= expired)
         })
     }
 

@@ -461,6 +461,12 @@ impl Fs {
         while let Some(inode) = pending.pop() {
             pending.extend(inode.children().values().cloned());
             let mut state = inode.state();
+            // A feed may have told of what others did there before this was known to be there: the
+            // kernel is not to believe the names that moved along.
+            if self.is_watching() && state.handles == 0 && inode.kind == Kind::File {
+                state.expired = Some(clock::now());
+                self.notify.invalidate_inode(inode.ino, true);
+            }
             let Some(rest) = state.key.strip_prefix(old) else {
                 continue;
             };

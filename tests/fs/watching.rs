@@ -71,6 +71,34 @@ async fn the_attributes_of_an_open_file_are_not_forgotten_on_their_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_does_not_use_what_a_lookup_learned_before_a_change_was_told() {
+    let world = World::watched();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    settle().await;
+    let ino = mount.ino("f").await.unwrap();
+    world.put("f", "newer").await;
+    settle().await;
+    let opened = mount.fs.open(ino, libc::O_RDONLY, CALLER).await.unwrap();
+    assert_eq!(mount.read(opened.handle, 0, 9).await.unwrap(), "newer");
+}
+
+/// What others did there meanwhile may have been told before these were known to be there.
+#[tokio::test(start_paused = true)]
+async fn the_names_of_a_renamed_directory_are_not_believed_on() {
+    let world = World::watched();
+    world.put("d/f", "text").await;
+    let mount = world.mount();
+    settle().await;
+    let ino = mount.ino("d/f").await.unwrap();
+    mount.kernel.told();
+    mount.rename("d", "m").await.unwrap();
+    let told = mount.kernel.told();
+    assert!(told.contains(&Told::Inode(ino, true)), "{told:?}");
+    assert_eq!(mount.ino("m/f").await.unwrap(), ino);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_changes_is_asked_for_once() {
     let world = World::watched();
     world.put("d/f", "x").await;
