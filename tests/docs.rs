@@ -30,8 +30,9 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 16] = [
+const FOREIGN: [&str; 17] = [
     "--s3",
+    "--databases",
     "--documents",
     "--restarts",
     "--local",
