@@ -195,16 +195,20 @@ impl BlockCache {
 }
 
 impl Shard {
-    fn get(&mut self, version: &Version, index: u64) -> Option<Bytes> {
+    /// The number of a version of which there are blocks.
+    fn id(&self, version: &Version) -> Option<u64> {
         let held = self.versions.get(&version.key)?;
-        let id = held.iter().find(|held| held.etag == version.etag)?.id;
+        Some(held.iter().find(|held| held.etag == version.etag)?.id)
+    }
+
+    fn get(&mut self, version: &Version, index: u64) -> Option<Bytes> {
+        let id = self.id(version)?;
         Some(self.blocks.get(&(id, index))?.bytes.clone())
     }
 
     fn holds(&self, version: &Version, index: u64) -> bool {
-        let mut held = self.versions.get(&version.key).into_iter().flatten();
-        held.find(|held| held.etag == version.etag)
-            .is_some_and(|held| self.blocks.contains(&(held.id, index)))
+        self.id(version)
+            .is_some_and(|id| self.blocks.contains(&(id, index)))
     }
 
     fn insert(&mut self, version: &Version, index: u64, bytes: Bytes) {
@@ -258,14 +262,9 @@ impl Shard {
     }
 
     fn discard(&mut self, version: &Version, index: u64) {
-        let mut held = self.versions.get(&version.key).into_iter().flatten();
-        let Some(id) = held
-            .find(|held| held.etag == version.etag)
-            .map(|held| held.id)
-        else {
-            return;
-        };
-        if let Some(block) = self.blocks.pop(&(id, index)) {
+        if let Some(id) = self.id(version)
+            && let Some(block) = self.blocks.pop(&(id, index))
+        {
             self.used -= block.cost();
             self.release(&version.key, id);
         }
