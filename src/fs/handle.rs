@@ -141,27 +141,34 @@ impl Fs {
         self.opens(&inode, if truncate { Wants::Facts } else { Wants::Bytes });
         let told = self.revalidate(&inode, truncate, reads).await;
         // Meanwhile it may have become a conflict file: the name is another file's.
-        let told = match inode.state().losses() == lost {
-            true => told,
-            false => return Err(FsError::plain(libc::ESTALE)),
-        };
+        let is_lost = inode.state().losses() != lost;
         match told {
-            Err(error) if error.errno() == libc::ESTALE => match first {
-                Some(first) if self.serves_again(&inode, first, reads && !truncate) => {}
-                Some(_) => return Err(error),
-                None => {
-                    if let Some(place) = place {
-                        self.refused.note(caller.pid, &place, began);
-                    }
+            Ok(()) if is_lost => return Err(FsError::plain(libc::ESTALE)),
+            Ok(()) => {}
+            Err(error) if error.errno() != libc::ESTALE || is_lost => return Err(error),
+            Err(error) => match (first, place) {
+                (Some(first), _) if self.serves_again(&inode, first, reads && !truncate) => {}
+                (None, Some(place)) => {
+                    self.refused.note(caller.pid, &place, began);
                     return Err(error);
                 }
+                _ => return Err(error),
             },
-            told => told?,
         }
         if truncate {
             self.truncate_open(&inode, caller.uid)?;
         }
         Ok(self.add_handle(&inode, flags))
+    }
+
+    /// Whether a version's first block, which is all of a small one, is in memory.
+    pub(super) fn begins_here(&self, version: &Arc<Version>) -> bool {
+        let first = 0..version.size.min(BLOCK);
+        first.is_empty()
+            || self
+                .fetcher
+                .cached(version, first, &Pattern::default())
+                .is_some()
     }
 
     /// Registers a handle of an inode.
@@ -235,14 +242,10 @@ impl Fs {
             }
             let version = state.file.version.clone();
             let cached = version.as_ref().is_some_and(|version| {
-                let here = || {
-                    let first = 0..version.size.min(BLOCK);
-                    let bytes = self.fetcher.cached(version, first, &Pattern::default());
-                    version.size == 0 || bytes.is_some()
-                };
                 // The kernel's pages need not be all of it.
                 let wants_all = reads && !truncate && version.size <= BLOCK;
-                (!wants_all && (state.handles > 0 || state.file.pages_valid)) || here()
+                (!wants_all && (state.handles > 0 || state.file.pages_valid))
+                    || self.begins_here(version)
             });
             (version, cached, state.key.clone())
         };
@@ -455,9 +458,9 @@ impl Fs {
             }
             if state.handles == 0 {
                 state.file.misplaced = None;
-            }
-            if state.handles == 0 && state.expired.is_some() {
-                self.notify.invalidate_inode(inode.ino, true);
+                if state.expired.is_some() {
+                    self.notify.invalidate_inode(inode.ino, true);
+                }
             }
         }
         self.table.reap(inode);

@@ -7,12 +7,11 @@
 
 use super::Fs;
 use super::inode::{Inode, Place};
-use crate::cache::content::BLOCK;
-use crate::cache::fetch::Pattern;
 use crate::clock::{self, Instant};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How many are remembered. The others take their chance.
@@ -23,7 +22,11 @@ const MEMORY: Duration = Duration::from_secs(5);
 
 /// Opens that were refused, by the thread that asked.
 #[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<HashMap<u32, Refusal>>);
+pub(super) struct Refused {
+    all: Mutex<HashMap<u32, Refusal>>,
+    /// Whether there are any: lookups and opens need no lock where nothing was refused.
+    any: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Refusal {
@@ -45,13 +48,22 @@ impl Refusal {
 }
 
 impl Refused {
+    fn some(&self) -> Option<MutexGuard<'_, HashMap<u32, Refusal>>> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let refused = self.all.lock();
+        self.any.store(!refused.is_empty(), Ordering::Release);
+        Some(refused)
+    }
+
     /// Notes a refusal. Threads that the mount cannot see, outside of its pid namespace, all have
     /// the number 0.
     pub fn note(&self, pid: u32, (directory, name): &Place, began: Instant) {
         if pid == 0 {
             return;
         }
-        let mut refused = self.0.lock();
+        let mut refused = self.all.lock();
         let now = clock::now();
         refused.retain(|_, refusal| refusal.is_due(now));
         if refused.len() < MOST {
@@ -61,19 +73,20 @@ impl Refused {
                 began,
             };
             refused.insert(pid, refusal);
+            self.any.store(true, Ordering::Release);
         }
     }
 
     /// If this is the second try: when the first one began.
     pub fn take(&self, pid: u32, (directory, name): &Place) -> Option<Instant> {
-        let refusal = self.0.lock().remove(&pid)?;
+        let refusal = self.some()?.remove(&pid)?;
         let again = refusal.is_at(directory.ino, name) && refusal.is_due(clock::now());
         again.then_some(refusal.began)
     }
 
     /// When the last open of a name began that is being tried again.
     pub fn began(&self, directory: u64, name: &[u8]) -> Option<Instant> {
-        let refused = self.0.lock();
+        let refused = self.some()?;
         let at = |refusal: &&Refusal| refusal.is_at(directory, name);
         refused
             .values()
@@ -84,9 +97,9 @@ impl Refused {
 
     /// Forgets those of a name: it leads nowhere, or nobody can tell where.
     pub fn forget(&self, directory: u64, name: &[u8]) {
-        self.0
-            .lock()
-            .retain(|_, refusal| !refusal.is_at(directory, name));
+        if let Some(mut refused) = self.some() {
+            refused.retain(|_, refusal| !refusal.is_at(directory, name));
+        }
     }
 }
 
@@ -101,12 +114,6 @@ impl Fs {
         let Some(version) = &state.file.version else {
             return false;
         };
-        let first = 0..version.size.min(BLOCK);
-        !reads
-            || first.is_empty()
-            || self
-                .fetcher
-                .cached(version, first, &Pattern::default())
-                .is_some()
+        !reads || self.begins_here(version)
     }
 }
