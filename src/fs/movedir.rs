@@ -460,32 +460,35 @@ impl Fs {
         let mut pending = vec![directory.clone()];
         while let Some(inode) = pending.pop() {
             pending.extend(inode.children().values().cloned());
-            let mut state = inode.state();
+            Self::rekey_one(&inode, old, new);
             // A feed may have told of what others did there before this was known to be there: the
             // kernel is not to believe the names that moved along.
-            if self.is_watching() && state.handles == 0 && inode.kind == Kind::File {
-                state.expired = Some(clock::now());
-                self.notify.invalidate_inode(inode.ino, true);
+            if self.is_watching() && inode.kind == Kind::File {
+                self.expire(&inode);
             }
-            let Some(rest) = state.key.strip_prefix(old) else {
-                continue;
-            };
-            state.key = new.join(rest.as_bytes());
-            // Answers to what was asked before are about the old place.
-            state.check(clock::now());
-            // What was looked up while its object was on its way is asked for again.
-            let version = state.file.version.clone();
-            if let Some(version) = version
-                && let Some(rest) = version.key.strip_prefix(old)
-            {
-                state.expired = Some(clock::now());
-                state.file.looked_ahead = None;
-                state.file.version = Some(Arc::new(Version {
-                    key: new.join(rest.as_bytes()),
-                    etag: version.etag.clone(),
-                    size: version.size,
-                }));
-            }
+        }
+    }
+
+    fn rekey_one(inode: &Inode, old: &Key, new: &Key) {
+        let mut state = inode.state();
+        let Some(rest) = state.key.strip_prefix(old) else {
+            return;
+        };
+        state.key = new.join(rest.as_bytes());
+        // Answers to what was asked before are about the old place.
+        state.check(clock::now());
+        // What was looked up while its object was on its way is asked for again.
+        let version = state.file.version.clone();
+        if let Some(version) = version
+            && let Some(rest) = version.key.strip_prefix(old)
+        {
+            state.expired = Some(clock::now());
+            state.file.looked_ahead = None;
+            state.file.version = Some(Arc::new(Version {
+                key: new.join(rest.as_bytes()),
+                etag: version.etag.clone(),
+                size: version.size,
+            }));
         }
     }
 
