@@ -34,11 +34,18 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// none so old, a notification is put off no longer than this.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// From where on files go on with which bytes, to their end, that the kernel has not been told yet.
+/// What comes last is all of it. A leaf lock, held for moments only.
+type Ends = parking_lot::Mutex<HashMap<u64, (u64, Bytes)>>;
+
+/// How many files that is told of. Of the others the kernel only has to forget what it has.
+const ENDS: usize = 64;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Notification {
     Inode(u64),
-    /// The same of a file that goes on from there with these bytes, to its end.
-    GoesOn(u64, u64, Bytes),
+    /// The same of a file of which [`Ends`] tells how it goes on.
+    GoesOn(u64),
     Entry(u64, Vec<u8>),
 }
 
@@ -46,18 +53,22 @@ impl Notification {
     /// The inode that the kernel locks for it.
     fn inode(&self) -> u64 {
         match self {
-            Notification::Inode(ino) | Notification::GoesOn(ino, ..) => *ino,
+            Notification::Inode(ino) | Notification::GoesOn(ino) => *ino,
             Notification::Entry(parent, _) => *parent,
         }
     }
 
-    fn send(self, device: &OwnedFd) {
+    fn send(self, device: &OwnedFd, ends: &Ends) {
         // A refusal is most often that the kernel does not know it.
         let _ = match self {
             Notification::Inode(ino) => write(device, &invalidation(ino)),
             // Only what is stored moves the end that the kernel reads to.
-            Notification::GoesOn(ino, at, bytes) => write(device, &store(ino, at, &bytes))
-                .and_then(|()| write(device, &invalidation(ino))),
+            Notification::GoesOn(ino) => match ends.lock().remove(&ino) {
+                Some((at, bytes)) => write(device, &store(ino, at, &bytes)),
+                // Told by the one before.
+                None => Ok(()),
+            }
+            .and_then(|()| write(device, &invalidation(ino))),
             Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
     }
@@ -119,7 +130,7 @@ impl PutOff {
 }
 
 /// Sends what comes, and later what cannot be sent yet, until the queue is dropped.
-fn run(receiver: &Receiver<Notification>, device: &OwnedFd, pending: &Pending) {
+fn run(receiver: &Receiver<Notification>, device: &OwnedFd, pending: &Pending, ends: &Ends) {
     let mut put_off = PutOff::default();
     loop {
         let next = match put_off.0.is_empty() {
@@ -131,12 +142,12 @@ fn run(receiver: &Receiver<Notification>, device: &OwnedFd, pending: &Pending) {
         match next {
             Ok(next) => {
                 if let Some(next) = put_off.take(next, &pending.inodes(), now) {
-                    next.send(device);
+                    next.send(device, ends);
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
                 for next in put_off.due(&pending.inodes(), now) {
-                    next.send(device);
+                    next.send(device, ends);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -148,6 +159,7 @@ fn run(receiver: &Receiver<Notification>, device: &OwnedFd, pending: &Pending) {
 #[derive(Debug)]
 pub struct NotifyQueue {
     sender: SyncSender<Notification>,
+    ends: Arc<Ends>,
     receiver: parking_lot::Mutex<Option<Receiver<Notification>>>,
     attached: OnceLock<Notifier>,
 }
@@ -158,6 +170,7 @@ impl NotifyQueue {
         let (sender, receiver) = sync_channel(QUEUE);
         Arc::new(NotifyQueue {
             sender,
+            ends: Arc::default(),
             receiver: parking_lot::Mutex::new(Some(receiver)),
             attached: OnceLock::new(),
         })
@@ -183,10 +196,11 @@ impl NotifyQueue {
                 session.as_fd().try_clone_to_owned()?
             }
         };
+        let ends = self.ends.clone();
         let notify = move || {
             // Where that cannot be, the thread shares what the others have.
             let _ = own.then(|| sys::keep_only(&device));
-            run(&receiver, &device, &pending);
+            run(&receiver, &device, &pending, &ends);
         };
         let started = std::thread::Builder::new()
             .name("notifier".into())
@@ -277,7 +291,16 @@ impl KernelNotify for NotifyQueue {
     }
 
     fn goes_on(&self, inode: u64, at: u64, bytes: Bytes) {
-        self.queue(Notification::GoesOn(inode, at, bytes));
+        let mut ends = self.ends.lock();
+        let told = ends.len() < ENDS || ends.contains_key(&inode);
+        if told {
+            ends.insert(inode, (at, bytes));
+        }
+        drop(ends);
+        self.queue(match told {
+            true => Notification::GoesOn(inode),
+            false => Notification::Inode(inode),
+        });
     }
 
     fn invalidate_entry(&self, parent: u64, name: &[u8]) {
