@@ -5,7 +5,7 @@ use super::commit::version_of;
 use super::errno::{FsError, FsResult};
 use super::handle::Handle;
 use super::inode::{FileState, Inode, State};
-use crate::cache::content::{BLOCK, Version};
+use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{Attributes, ErrorKind, PutOptions, Stored};
@@ -128,28 +128,6 @@ impl Fs {
             self.tell_end(inode, offset.min(at));
         }
         Ok(Some(data.len() as u32))
-    }
-
-    /// Tells the kernel what the file is from an offset on, where it has put something else. Earlier
-    /// notifications may still wait, so what they were about is told once more.
-    pub(super) fn tell_end(&self, inode: &Inode, from: u64) {
-        let mut from = from;
-        let told = {
-            let mut state = inode.state();
-            from = from.min(state.file.misplaced.unwrap_or(from));
-            state.file.misplaced = Some(from);
-            let stage = state.file.stage.as_deref();
-            // What others wrote lies between, and may be the store's alone.
-            stage
-                .map(|stage| (stage, from..stage.size()))
-                .filter(|(_, range)| !range.is_empty() && range.end - range.start <= BLOCK)
-                .filter(|(stage, range)| stage.missing(range.clone()).is_empty())
-                .and_then(|(stage, range)| stage.read(range).ok())
-        };
-        match told {
-            Some(bytes) => self.notify.goes_on(inode.ino, from, bytes),
-            None => self.notify.invalidate_inode(inode.ino, false),
-        }
     }
 
     /// Sends what is written in order before its commit. Content that is changed again behind that

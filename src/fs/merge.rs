@@ -231,4 +231,26 @@ impl Fs {
         self.tell_end(inode, from);
         Ok(true)
     }
+
+    /// Tells the kernel what the file is from an offset on, where it has put something else. Earlier
+    /// notifications may still wait, so what they were about is told once more.
+    pub(super) fn tell_end(&self, inode: &Inode, from: u64) {
+        let mut from = from;
+        let told = {
+            let mut state = inode.state();
+            from = from.min(state.file.misplaced.unwrap_or(from));
+            state.file.misplaced = Some(from);
+            let stage = state.file.stage.as_deref();
+            // What others wrote lies between, and may be the store's alone.
+            stage
+                .map(|stage| (stage, from..stage.size()))
+                .filter(|(_, range)| !range.is_empty() && range.end - range.start <= BLOCK)
+                .filter(|(stage, range)| stage.missing(range.clone()).is_empty())
+                .and_then(|(stage, range)| stage.read(range).ok())
+        };
+        match told {
+            Some(bytes) => self.notify.goes_on(inode.ino, from, bytes),
+            None => self.notify.invalidate_inode(inode.ino, false),
+        }
+    }
 }
