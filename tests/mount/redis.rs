@@ -58,6 +58,10 @@ pub fn trials() -> Vec<Trial> {
             a_killed_server_loses_nothing_acknowledged,
         ),
         usual("redis::a_listing_never_scans", a_listing_never_scans),
+        usual(
+            "redis::what_is_written_here_costs_no_look_of_its_own",
+            what_is_written_here_costs_no_look_of_its_own,
+        ),
         trial(
             &[ALLOWED, SERVER, Program("openssl")],
             "redis::tls_trusts_who_it_is_told_to",
@@ -397,6 +401,27 @@ fn a_listing_never_scans(place: &Place) {
     ] {
         assert!(!calls.contains(never), "{never}");
     }
+}
+
+fn what_is_written_here_costs_no_look_of_its_own(place: &Place) {
+    let server = Server::start(place, &[]);
+    let mount = server.mount("m", "/0?layout=objects");
+    fs::create_dir(mount.path("d")).unwrap();
+    let calls = |command: &str| -> usize {
+        let stats = server.ask(&["info", "commandstats"]);
+        let begin = format!("cmdstat_{command}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&begin));
+        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+    };
+    let (scripts, looks) = (calls("evalsha"), calls("mget"));
+    for i in 0..400 {
+        fs::write(mount.path(&format!("d/{i}")), "x").unwrap();
+    }
+    let scripts = calls("evalsha") - scripts;
+    assert!((400..=410).contains(&scripts), "{scripts} scripts");
+    // The echoes of what is written within some ms are looked at together.
+    let looks = calls("mget") - looks;
+    assert!((1..=300).contains(&looks), "{looks} looks");
 }
 
 /// A folder with an authority, `ca.crt`, and a certificate of this machine that it made: `s.crt`, `s.key`.

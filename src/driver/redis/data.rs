@@ -8,9 +8,10 @@ mod json;
 mod names;
 mod scan;
 
+use super::answer;
+use super::feed::{self, Echoes};
 use super::link::{Link, Lua};
 use super::target::Target;
-use super::{answer, feed};
 use crate::clock;
 use crate::driver::{
     AttributeChange, Body, Capabilities, Change, CopyOptions, Driver, ETag, Error, ErrorKind,
@@ -76,6 +77,7 @@ struct Shared {
     names: Names,
     /// When it was opened: the time of versions that were there before.
     opened: SystemTime,
+    echoes: Arc<Echoes>,
     /// Held while it is made true, and for one page.
     index: tokio::sync::Mutex<Index>,
     /// Leaf locks, held for moments only.
@@ -100,6 +102,7 @@ impl Data {
             link: Link::new(target),
             names,
             opened: clock::wall(),
+            echoes: Arc::default(),
             index: tokio::sync::Mutex::default(),
             seen: cache(SEEN),
             bases: cache(BASES),
@@ -270,21 +273,13 @@ impl Driver for Data {
         if !feed::works(&self.0.link) {
             return Err(Error::unsupported("watch"));
         }
-        let pushed = feed::pushes(&self.0.link, &self.0.names.prefix).await?;
         let (data, prefix) = (self.clone(), prefix.clone());
-        let changes = pushed.map(move |pushed| {
+        let look = move |keys| {
             let data = data.clone();
-            async move {
-                match pushed {
-                    Ok(Some(key)) => data.changes(&key).await,
-                    Ok(None) => vec![Ok(Change::Lost)],
-                    Err(error) => vec![Err(error)],
-                }
-            }
-        });
-        let changes = changes
-            .buffered(feed::AHEAD)
-            .flat_map(futures::stream::iter);
+            async move { data.look(keys).await }
+        };
+        let (begin, echoes) = (&self.0.names.prefix, self.0.echoes.clone());
+        let changes = feed::changes(&self.0.link, begin, echoes, look).await?;
         let below = move |change: &Result<Change>| match change {
             Ok(Change::Written(key, _) | Change::Removed(key)) => key.starts_with(&prefix),
             Ok(Change::Lost) | Err(_) => true,

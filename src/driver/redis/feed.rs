@@ -1,15 +1,22 @@
 //! The change feed: the server pushes the names of changed keys (client tracking in broadcast mode,
-//! RESP3), and each is looked at once for what it is now.
+//! RESP3), and they are looked at for what they are now, many at once.
+//!
+//! The server pushes what is written here too: its `NOLOOP` knows nothing of scripts. Such an echo
+//! has to be looked at like any other, for somebody else may have written the key in the same turn
+//! of the server's loop; but nobody waits for it, so it waits for others.
 
 use super::link::Link;
 use super::target::Mode;
+use crate::clock::{self, Instant};
 use crate::driver::{Change, Error, ErrorKind, Result};
-use crate::key::Key;
 use ::redis::aio::{ConnectionLike, MultiplexedConnection, SendError};
 use ::redis::{PushInfo, PushKind, Value};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use std::collections::VecDeque;
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::{HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,8 +26,14 @@ use tokio::sync::mpsc;
 const PULSE: Duration = Duration::from_secs(10);
 /// How many messages may wait to be read; one more, and all that is known may be stale.
 const QUEUE: usize = 16_384;
-/// How many changed keys are looked at at a time.
-pub(super) const AHEAD: usize = 16;
+/// How many times keys are looked at at a time, and how many keys at once.
+const AHEAD: usize = 16;
+const MOST: usize = 128;
+/// How long an echo waits for others.
+const REST: Duration = Duration::from_millis(5);
+/// How many keys at most are known to be written here. An echo of another is taken for a change of
+/// somebody else's.
+const OWN: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Whether the server can push. A cluster's keys move from node to node, and their feed with them.
 pub(super) fn works(link: &Link) -> bool {
@@ -32,6 +45,39 @@ pub(super) enum Pushed {
     Key(Vec<u8>),
     /// All keys, or more than can be told.
     All,
+}
+
+/// The keys that are written here, and whose next push is most likely the echo of that.
+pub(super) struct Echoes(Mutex<LruCache<Vec<u8>, ()>>);
+
+impl Default for Echoes {
+    fn default() -> Self {
+        Echoes(Mutex::new(LruCache::new(OWN)))
+    }
+}
+
+impl Echoes {
+    /// Does something that writes keys, unless it fails.
+    pub(super) async fn of<T>(
+        &self,
+        keys: &[impl AsRef<[u8]>],
+        writing: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        for key in keys {
+            self.0.lock().put(key.as_ref().to_vec(), ());
+        }
+        let written = writing.await;
+        if written.is_err() {
+            for key in keys {
+                self.0.lock().pop(key.as_ref());
+            }
+        }
+        written
+    }
+
+    fn take(&self, key: &[u8]) -> bool {
+        self.0.lock().pop(key).is_some()
+    }
 }
 
 /// A connection on which the server pushes.
@@ -134,48 +180,81 @@ impl Feed {
     }
 }
 
-/// The changes of keys that begin with `root` and then with `prefix`. `look` tells what
-/// a key is now.
-pub(super) async fn changes<F>(
-    link: &Link,
-    root: Vec<u8>,
-    prefix: &Key,
-    look: impl Fn(Key) -> F + Send + 'static,
-) -> Result<BoxStream<'static, Result<Change>>>
-where
-    F: Future<Output = Change> + Send + 'static,
-{
-    let pushed = pushes(link, &[&root[..], prefix.as_bytes()].concat()).await?;
-    let changes = pushed.map(move |pushed| {
-        let key = match pushed {
-            Ok(Some(key)) => key.strip_prefix(&root[..]).map(Key::from),
-            Ok(None) => None,
-            Err(error) => return futures::future::Either::Left(futures::future::ready(Err(error))),
-        };
-        let looking = key.map(&look);
-        futures::future::Either::Right(async move {
-            Ok(match looking {
-                None => Change::Lost,
-                Some(looking) => looking.await,
-            })
-        })
-    });
-    Ok(changes.buffered(AHEAD).boxed())
+/// Puts together the keys that are looked at at once.
+struct Batches {
+    feed: Feed,
+    echoes: Arc<Echoes>,
+    keys: HashSet<Vec<u8>>,
+    /// When they have waited long enough.
+    due: Option<Instant>,
 }
 
-/// The names of changed keys that begin with something; `None` where all may have changed.
-pub(super) async fn pushes(
+impl Batches {
+    /// The next keys to look at; `None` where all may have changed.
+    async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
+        loop {
+            let pushed = match self.due {
+                None => self.feed.next().await?,
+                Some(due) => match tokio::time::timeout_at(due, self.feed.next()).await {
+                    Ok(pushed) => pushed?,
+                    Err(_) => break,
+                },
+            };
+            let Pushed::Key(key) = pushed else {
+                self.due = None;
+                self.keys.clear();
+                return Ok(None);
+            };
+            let now = clock::now();
+            let due = match self.echoes.take(&key) {
+                true => now + REST,
+                // As soon as what is here already goes with it.
+                false => now,
+            };
+            self.due = Some(self.due.map_or(due, |before| before.min(due)));
+            self.keys.insert(key);
+            if self.keys.len() == MOST {
+                break;
+            }
+        }
+        self.due = None;
+        Ok(Some(self.keys.drain().collect()))
+    }
+}
+
+/// The changes of keys that begin with something. `look` tells what keys are now; they come in the
+/// order in which they are looked at.
+pub(super) async fn changes<F>(
     link: &Link,
     begin: &[u8],
-) -> Result<BoxStream<'static, Result<Option<Vec<u8>>>>> {
-    let feed = Feed::begin(link, begin).await?;
-    let stream = futures::stream::unfold(Some(feed), |feed| async move {
-        let mut feed = feed?;
-        Some(match feed.next().await {
-            Ok(Pushed::Key(key)) => (Ok(Some(key)), Some(feed)),
-            Ok(Pushed::All) => (Ok(None), Some(feed)),
-            Err(error) => (Err(error), None),
-        })
+    echoes: Arc<Echoes>,
+    look: impl Fn(Vec<Vec<u8>>) -> F + Send + 'static,
+) -> Result<BoxStream<'static, Result<Change>>>
+where
+    F: Future<Output = Vec<Change>> + Send + 'static,
+{
+    let batches = Batches {
+        feed: Feed::begin(link, begin).await?,
+        echoes,
+        keys: HashSet::new(),
+        due: None,
+    };
+    let batches = futures::stream::unfold(Some(batches), |batches| async move {
+        let mut batches = batches?;
+        let next = batches.next().await;
+        let rest = next.is_ok().then_some(batches);
+        Some((next, rest))
     });
-    Ok(stream.boxed())
+    let changes = batches.map(move |keys| {
+        let looking = keys.map(|keys| keys.map(&look));
+        async move {
+            match looking {
+                Err(error) => vec![Err(error)],
+                Ok(None) => vec![Ok(Change::Lost)],
+                Ok(Some(looking)) => looking.await.into_iter().map(Ok).collect(),
+            }
+        }
+    });
+    let changes = changes.buffered(AHEAD);
+    Ok(changes.flat_map(futures::stream::iter).boxed())
 }

@@ -7,7 +7,7 @@ mod head;
 mod upload;
 
 use super::answer::{array, bytes, garbled, int, next, parse_token, token};
-use super::feed;
+use super::feed::{self, Echoes};
 use super::link::Link;
 use crate::driver::attributes;
 use crate::driver::{
@@ -54,6 +54,7 @@ struct Shared {
     meta: Vec<u8>,
     /// For a store that has no id yet.
     id: String,
+    echoes: Arc<Echoes>,
 }
 
 /// What a driver of this layout claims, whatever database it is.
@@ -163,10 +164,12 @@ impl Driver for Objects {
             )));
         }
         let [kind, etag] = condition(&precondition);
-        let answer = self.run(&DELETE, &[key.as_bytes(), kind, etag]).await;
-        let answers = answer.and_then(array).map_err(named)?;
-        let one = answers.into_iter().next().ok_or_else(garbled);
-        one.and_then(granted).map(drop).map_err(named)
+        let deleting = async {
+            let answers = array(self.run(&DELETE, &[key.as_bytes(), kind, etag]).await?)?;
+            granted(answers.into_iter().next().ok_or_else(garbled)?)
+        };
+        let deleted = self.changing([key], deleting).await;
+        deleted.map(drop).map_err(named)
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
@@ -234,8 +237,7 @@ impl Driver for Objects {
         let source = wanted(options.source.as_ref());
         let mut arguments = vec![from.as_bytes(), source, to.as_bytes(), kind, etag, keep];
         arguments.extend(fields.iter().map(|field| field.as_ref()));
-        let answer = self.run(&COPY, &arguments).await;
-        let told = answer.and_then(Objects::told);
+        let told = self.changing([to], self.told(&COPY, &arguments)).await;
         told.map(|(info, _)| info)
             .map_err(|error| named(error).on(from))
     }
@@ -260,16 +262,17 @@ impl Driver for Objects {
             etag,
             commits.as_bytes(),
         ];
-        let answer = self.run(&RENAME, &arguments).await;
-        let told = answer.and_then(Objects::told);
+        let renaming = self.told(&RENAME, &arguments);
+        let told = self.changing([from, to], renaming).await;
         told.map(|(info, _)| info)
             .map_err(|error| named(error).on(from))
     }
 
     async fn exchange(&self, a: &Key, b: &Key) -> Result<(ObjectInfo, ObjectInfo)> {
         let named = |error: Error| error.during("exchange").on(a);
-        let answer = self.run(&EXCHANGE, &[a.as_bytes(), b.as_bytes()]).await;
-        let (at_a, at_b) = answer.and_then(Objects::told).map_err(named)?;
+        let arguments = [a.as_bytes(), b.as_bytes()];
+        let exchanging = self.told(&EXCHANGE, &arguments);
+        let (at_a, at_b) = self.changing([a, b], exchanging).await.map_err(named)?;
         Ok((at_a, Head::parse(at_b).map_err(named)?.info))
     }
 
@@ -283,8 +286,7 @@ impl Driver for Objects {
         let count = gone.len().to_string();
         let mut arguments = vec![key.as_bytes(), wanted(if_match.as_ref()), count.as_bytes()];
         arguments.extend(gone.iter().chain(&come).map(|field| field.as_ref()));
-        let answer = self.run(&SET, &arguments).await;
-        let told = answer.and_then(Objects::told);
+        let told = self.changing([key], self.told(&SET, &arguments)).await;
         told.map(|(info, _)| info)
             .map_err(|error| error.during("set_attributes").on(key))
     }
@@ -311,8 +313,9 @@ impl Driver for Objects {
                 wanted(removal.if_match.as_ref()),
             ]);
         }
-        let answers = self.run(&DELETE, &arguments).await.and_then(array);
-        let answers = answers.map_err(named)?.into_iter();
+        let keys = removals.iter().map(|removal| &removal.key);
+        let answers = self.changing(keys, self.run(&DELETE, &arguments)).await;
+        let answers = answers.and_then(array).map_err(named)?.into_iter();
         let results = answers.map(|answer| granted(answer).map(drop).map_err(named));
         Ok(results.collect())
     }
@@ -331,19 +334,16 @@ impl Driver for Objects {
         if !feed::works(&self.0.link) {
             return Err(Error::unsupported("watch"));
         }
-        let heads = format!("{}h:", self.0.root).into_bytes();
         let bucket = self.clone();
-        let look = move |key: Key| {
+        let look = move |heads| {
             let bucket = bucket.clone();
             async move {
-                match bucket.head_of(&key, None).await {
-                    Ok(head) => Change::Written(key, Some(head.info.etag)),
-                    Err(error) if error.kind() == ErrorKind::NotFound => Change::Removed(key),
-                    Err(_) => Change::Lost,
-                }
+                let changes = bucket.look(heads).await;
+                changes.unwrap_or_else(|_| vec![Change::Lost])
             }
         };
-        feed::changes(&self.0.link, heads, prefix, look).await
+        let begin = self.head_key(prefix);
+        feed::changes(&self.0.link, &begin, self.0.echoes.clone(), look).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

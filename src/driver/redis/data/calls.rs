@@ -293,9 +293,12 @@ impl Data {
         arguments.extend(items.iter().chain(&changes).map(|item| item.as_ref()));
         let mut keys = vec![name.as_slice()];
         keys.extend(source.as_ref().map(|(from, _)| from.as_slice()));
-        let answer = self.0.link.run(&PUT, &keys, arguments).await?;
         let from = put.source.as_ref().map_or(key, |(from, _)| from);
-        let mut rest = granted(answer, key, from)?;
+        let writing = async {
+            let answer = self.0.link.run(&PUT, &keys, arguments).await?;
+            granted(answer, key, from)
+        };
+        let mut rest = self.0.echoes.of(&keys, writing).await?;
         let told = Told::parse(next(&mut rest)?)?;
         self.0.gone.lock().pop(key);
         let merged = int(next(&mut rest)?)? != 0;
@@ -335,8 +338,11 @@ impl Data {
         let (name, form) = self.0.names.stored(key);
         let [kind, etag] = condition(precondition);
         let arguments = [form.word(), kind, etag];
-        let answer = self.0.link.run(&DELETE, &[&name], arguments).await?;
-        let mut rest = granted(answer, key, key)?;
+        let deleting = async {
+            let answer = self.0.link.run(&DELETE, &[&name], arguments).await?;
+            granted(answer, key, key)
+        };
+        let mut rest = self.0.echoes.of(&[&name], deleting).await?;
         let was = (
             bytes(next(&mut rest)?)?,
             int(next(&mut rest)?)?,
@@ -384,12 +390,13 @@ impl Data {
         let [kind, etag] = condition(&options.destination);
         let etag_of_source = options.source.as_ref().map_or(&b""[..], plain);
         let arguments = [form.word(), etag_of_source, kind, etag];
-        let answer = self
-            .0
-            .link
-            .run(&RENAME, &[&source, &target], arguments)
-            .await?;
-        let mut told = Told::parse(next(&mut granted(answer, to, from)?)?)?;
+        let keys = [source.as_slice(), &target];
+        let renaming = async {
+            let answer = self.0.link.run(&RENAME, &keys, arguments).await?;
+            granted(answer, to, from)
+        };
+        let mut rest = self.0.echoes.of(&keys, renaming).await?;
+        let mut told = Told::parse(next(&mut rest)?)?;
         let size = match form {
             Form::Text => told.size,
             Form::Document => told.render()?.len() as u64,
@@ -440,8 +447,12 @@ impl Data {
         let (name, form) = self.0.names.stored(key);
         let etag = if_match.as_ref().map_or(&b""[..], plain);
         let arguments = [form.word(), etag, left.as_bytes()];
-        let answer = self.0.link.run(&EXPIRE, &[&name], arguments).await?;
-        let mut told = Told::parse(next(&mut granted(answer, key, key)?)?)?;
+        let expiring = async {
+            let answer = self.0.link.run(&EXPIRE, &[&name], arguments).await?;
+            granted(answer, key, key)
+        };
+        let mut rest = self.0.echoes.of(&[&name], expiring).await?;
+        let mut told = Told::parse(next(&mut rest)?)?;
         let size = match form {
             Form::Text => told.size,
             Form::Document => told.render()?.len() as u64,
@@ -449,22 +460,21 @@ impl Data {
         Ok(self.info(key, told.etag, told.left, size))
     }
 
-    /// What a key that was pushed has become, under both names that it can have.
-    pub(super) async fn changes(&self, key: &[u8]) -> Vec<Result<Change>> {
-        let mut changes = Vec::new();
-        for form in [Form::Text, Form::Document] {
-            let Some(name) = self.0.names.shown(key, form) else {
-                continue;
-            };
-            let found = self.facts(std::slice::from_ref(&name)).await;
-            changes.push(Ok(match found {
-                Ok(mut found) => match found.pop().flatten() {
-                    Some(info) => Change::Written(name, Some(info.etag)),
-                    None => Change::Removed(name),
-                },
-                Err(_) => Change::Written(name, None),
-            }));
-        }
-        changes
+    /// What keys have become, under both names that each can have.
+    pub(super) async fn look(&self, keys: Vec<Vec<u8>>) -> Vec<Change> {
+        let names = keys.iter().flat_map(|key| {
+            let forms = [Form::Text, Form::Document];
+            forms.map(|form| self.0.names.shown(key, form))
+        });
+        let names: Vec<Key> = names.flatten().collect();
+        let Ok(found) = self.facts(&names).await else {
+            let written = names.into_iter().map(|name| Change::Written(name, None));
+            return written.collect();
+        };
+        let changes = names.into_iter().zip(found).map(|(name, info)| match info {
+            Some(info) => Change::Written(name, Some(info.etag)),
+            None => Change::Removed(name),
+        });
+        changes.collect()
     }
 }

@@ -7,6 +7,7 @@ use crate::driver::redis::answer::{array, bytes, next, text};
 use crate::driver::redis::feed::{Feed, Pushed};
 use crate::driver::{Error, ErrorKind, Result};
 use crate::key::Key;
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashSet};
 
 /// How many keys are shown at most, which bounds the memory that their names take.
@@ -99,28 +100,38 @@ impl Data {
         Ok(true)
     }
 
-    /// Asks for the keys of each kind by itself: the server tells kinds apart at little cost, while a
+    /// Asks for the keys of each kind by itself, side by side: the server tells kinds apart at little cost, while a
     /// script would have to ask it for that of each key.
     async fn scan(&self, names: &mut BTreeSet<Key>) -> Result<()> {
+        let names = Mutex::new(names);
+        let scans = KINDS.map(|(kind, form)| self.scan_kind(kind, form, &names));
+        futures::future::try_join_all(scans).await.map(drop)
+    }
+
+    async fn scan_kind(
+        &self,
+        kind: &str,
+        form: Form,
+        names: &Mutex<&mut BTreeSet<Key>>,
+    ) -> Result<()> {
         let pattern = pattern(&self.0.names.prefix);
-        for (kind, form) in KINDS {
-            let mut cursor = "0".to_owned();
-            loop {
-                let mut cmd = ::redis::cmd("SCAN");
-                cmd.arg(&cursor).arg("MATCH").arg(&pattern);
-                cmd.arg("COUNT").arg(STEP).arg("TYPE").arg(kind);
-                let mut answer = array(self.0.link.ask(&cmd).await?)?.into_iter();
-                cursor = text(next(&mut answer)?)?;
-                for key in array(next(&mut answer)?)? {
-                    names.extend(self.0.names.shown(&bytes(key)?, form));
-                }
-                self.check(names)?;
-                if cursor == "0" {
-                    break;
-                }
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut cmd = ::redis::cmd("SCAN");
+            cmd.arg(&cursor).arg("MATCH").arg(&pattern);
+            cmd.arg("COUNT").arg(STEP).arg("TYPE").arg(kind);
+            let mut answer = array(self.0.link.ask(&cmd).await?)?.into_iter();
+            cursor = text(next(&mut answer)?)?;
+            let keys = array(next(&mut answer)?)?;
+            let mut names = names.lock();
+            for key in keys {
+                names.extend(self.0.names.shown(&bytes(key)?, form));
+            }
+            self.check(&names)?;
+            if cursor == "0" {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn check(&self, names: &BTreeSet<Key>) -> Result<()> {

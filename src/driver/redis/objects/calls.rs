@@ -4,11 +4,11 @@ use super::chunks::Runs;
 use super::head::{self, Head};
 use super::{MAX_KEY, Objects, Shared};
 use crate::clock;
-use crate::driver::redis::answer::{bytes, garbled, next, text, words};
+use crate::driver::redis::answer::{array, bytes, garbled, next, text, words};
 use crate::driver::redis::link::{Link, Lua};
 use crate::driver::redis::target::Target;
 use crate::driver::{
-    ETag, Error, ErrorKind, GetOptions, ObjectInfo, Precondition, PutOptions, Result,
+    Change, ETag, Error, ErrorKind, GetOptions, ObjectInfo, Precondition, PutOptions, Result,
 };
 use crate::key::Key;
 use ::redis::Value;
@@ -100,6 +100,7 @@ impl Objects {
             meta: format!("{root}meta").into_bytes(),
             root,
             id: format!("{:08x}", clock::random() as u32),
+            echoes: Arc::default(),
         }))
     }
 
@@ -185,7 +186,8 @@ impl Objects {
             if inline.is_some() { b"inline" } else { b"sent" },
             inline.unwrap_or_default(),
         ];
-        let mut rest = granted(self.run(&PUT, &arguments).await?)?;
+        let putting = async { granted(self.run(&PUT, &arguments).await?) };
+        let mut rest = self.changing([key], putting).await?;
         let etag = text(next(&mut rest)?)?;
         Ok(ObjectInfo {
             size: Some(runs.size()),
@@ -197,10 +199,48 @@ impl Objects {
         })
     }
 
-    /// An answer that is one head or two.
-    pub(super) fn told(answer: Value) -> Result<(ObjectInfo, Value)> {
-        let mut rest = granted(answer)?;
+    /// Runs a script whose answer is one head or two.
+    pub(super) async fn told(
+        &self,
+        script: &Lua,
+        arguments: &[&[u8]],
+    ) -> Result<(ObjectInfo, Value)> {
+        let mut rest = granted(self.run(script, arguments).await?)?;
         let head = Head::parse(next(&mut rest)?)?;
         Ok((head.info, next(&mut rest)?))
+    }
+
+    /// Under which key the head of an object is.
+    pub(super) fn head_key(&self, key: &Key) -> Vec<u8> {
+        [self.0.root.as_bytes(), b"h:", key.as_bytes()].concat()
+    }
+
+    /// Does what changes the heads of some objects.
+    pub(super) async fn changing<T>(
+        &self,
+        keys: impl IntoIterator<Item = &Key>,
+        changing: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let heads: Vec<_> = keys.into_iter().map(|key| self.head_key(key)).collect();
+        self.0.echoes.of(&heads, changing).await
+    }
+
+    /// What the objects are now of which these are the keys of the heads.
+    pub(super) async fn look(&self, heads: Vec<Vec<u8>>) -> Result<Vec<Change>> {
+        let mut cmd = ::redis::cmd("MGET");
+        cmd.arg(&heads);
+        let found = array(self.0.link.ask(&cmd).await?)?;
+        if found.len() != heads.len() {
+            return Err(garbled());
+        }
+        let begin = self.head_key(&Key::empty()).len();
+        let changes = heads.iter().zip(found).map(|(key, head)| {
+            let key = Key::from(&key[begin..]);
+            Ok(match head {
+                Value::Nil => Change::Removed(key),
+                head => Change::Written(key, Some(Head::parse(head)?.info.etag)),
+            })
+        });
+        changes.collect()
     }
 }
