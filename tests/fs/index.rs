@@ -283,6 +283,40 @@ async fn an_index_that_cannot_be_read_or_written_now_is_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_index_for_which_there_was_no_room_is_written_later() {
+    clock::simulate(1);
+    let world = World::s3();
+    let mount = world.mount();
+    save(&mount, "a", 0o600).await;
+    settle().await;
+    mount.fault.set("put:error=no-space@1").unwrap();
+    end(mount).await;
+    assert_eq!(indexes(&world).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_sets_right_after_a_commit_is_seen_by_who_committed() {
+    clock::simulate(1);
+    let world = World::s3();
+    let (one, two) = (world.mount(), world.mount());
+    // In each part of a second.
+    for tenth in 0..10 {
+        let name = format!("f{tenth}");
+        save(&one, &name, 0o600).await;
+        assert_eq!(two.stat(&name).await.unwrap().mode, 0o600);
+        two.setattr(&name, mode(0o640)).await.unwrap();
+        two.fs.drain(DAY).await;
+        settle().await;
+        assert_eq!(one.stat(&name).await.unwrap().mode, 0o640, "{name}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    end(one).await;
+    end(two).await;
+    let mount = world.mount();
+    assert_eq!(modes(&mount, "").await, [0o640; 10]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_directory_has_several_index_objects() {
     clock::simulate(1);
     let world = World::s3();

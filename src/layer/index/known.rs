@@ -56,6 +56,15 @@ impl Record {
     pub fn is_settled(&self) -> bool {
         seconds(clock::wall()) >= self.modified + SETTLING.as_secs()
     }
+
+    /// For how long a change may still have a time that is taken for the one of this: by who wrote
+    /// it, and whose own record may be a second late.
+    pub fn doubtful(&self) -> Duration {
+        let long = SETTLING + Duration::from_secs(1);
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(self.modified) + long;
+        let left = until.duration_since(clock::wall());
+        left.map_or(Duration::ZERO, |left| left.min(long))
+    }
 }
 
 /// Whether anything is stored that a listing does not tell.

@@ -73,7 +73,9 @@ async fn write(shared: &Arc<Shared>, directories: Vec<Key>) -> Vec<Key> {
         .map(|directory| async move {
             let error = shared.write(&directory).await.err()?;
             log::debug!("the index of {directory:?} is not written: {error}");
-            error.retryable().then(|| {
+            // A full store may have room again.
+            let later = error.retryable() || error.kind() == ErrorKind::NoSpace;
+            later.then(|| {
                 shared.known.lock().still_changed(&directory);
                 directory
             })
