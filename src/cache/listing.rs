@@ -2,7 +2,7 @@
 //!
 //! A directory's knowledge is a *window*, everything from its first name up to some name at some
 //! time, as pages of a listing told it, and *points*, single names learned since. A name inside
-//! the window that is not recorded is absent. Ages are for the caller to judge: an answer carries
+//! the window that is not recorded is absent, unless it was forgotten. Ages are for the caller to judge: an answer carries
 //! the time since which it is known.
 //!
 //! Own changes are noted at once. A page that was asked for before a change and arrives after it
@@ -12,13 +12,16 @@
 mod flat;
 mod order;
 mod packed;
+mod ticket;
+mod window;
 
 pub use flat::Flat;
+pub use ticket::Ticket;
 
 use crate::clock::Instant;
-use crate::driver::{ListEntry, ObjectInfo, Page};
+use crate::driver::{ObjectInfo, Page};
 use crate::key::Key;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lru::LruCache;
 use packed::Kept;
 use parking_lot::Mutex;
@@ -27,6 +30,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use window::Window;
 
 /// What is known of one name (a component of keys).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -156,86 +160,17 @@ impl Directory {
         self.settled = settled;
     }
 
+    /// A name that may have been forgotten is known by its own record.
+    fn fill(&mut self, name: &[u8]) {
+        if let Some(window) = &mut self.window {
+            window.fill(name);
+        }
+    }
+
     /// The last own change of all.
     fn last_change(&self) -> u64 {
         let changes = self.records.values().map(Record::changed);
         changes.max().unwrap_or(0).max(self.settled)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Window {
-    /// The last key told, relative to the directory, empty when there was none yet; `None` when
-    /// the listing reached the end.
-    upto: Option<Bytes>,
-    since: Instant,
-    /// The listing's number.
-    listing: u64,
-}
-
-impl Window {
-    /// Whether both the object `name` and the directory `name/` lie inside.
-    fn covers(&self, name: &[u8]) -> bool {
-        match &self.upto {
-            None => true,
-            Some(upto) => {
-                let upto = upto.as_ref();
-                upto.len() > name.len() && &upto[..name.len()] == name && upto[name.len()] >= b'/'
-                    || (!upto.starts_with(name) && upto > name)
-            }
-        }
-    }
-}
-
-/// A listing under way: made before the first request, so that own changes made meanwhile win.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    sequence: u64,
-    since: Instant,
-    last: Option<Bytes>,
-    first: bool,
-    /// What the pages have told so far.
-    told: BTreeMap<Bytes, Known>,
-}
-
-impl Ticket {
-    /// When the listing began.
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// The mark of that moment: see [`ListingCache::mark`].
-    pub fn mark(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Takes in what a page tells. Gives the names that it tells of.
-    fn take(&mut self, prefix: &Key, page: &Page) -> Vec<Bytes> {
-        let mut names: Vec<Bytes> = Vec::with_capacity(page.entries.len());
-        for (entry, rest) in rests(prefix, page) {
-            self.last = Some(rest.clone());
-            let name = match rest.strip_suffix(b"/") {
-                Some(name) => rest.slice(..name.len()),
-                None => rest.clone(),
-            };
-            let is_directory = name.len() < rest.len();
-            let info = entry.object.as_ref();
-            if !is_directory && info.is_none() {
-                continue;
-            }
-            let info = info.map(|info| Arc::new(info.clone()));
-            let known = self.told.entry(name.clone()).or_default();
-            match info {
-                Some(info) if is_directory => known.marker = Marker::Present(info),
-                Some(info) => known.object = Some(info),
-                None => {}
-            }
-            known.directory |= is_directory;
-            if names.last() != Some(&name) {
-                names.push(name);
-            }
-        }
-        names
     }
 }
 
@@ -247,24 +182,6 @@ pub struct ListingCache {
     sequence: AtomicU64,
     entries: AtomicU64,
     capacity: usize,
-}
-
-/// A page's entries below a prefix with what stands behind it. All of that lies in one buffer: names
-/// are remembered longer than their keys, and would each keep a key's memory.
-fn rests<'a>(prefix: &Key, page: &'a Page) -> impl Iterator<Item = (&'a ListEntry, Bytes)> {
-    let below = |entry: &'a ListEntry| {
-        let rest = entry.key.as_bytes().strip_prefix(prefix.as_bytes());
-        Some((entry, rest?))
-    };
-    let below: Vec<_> = page.entries.iter().filter_map(below).collect();
-    let mut names = BytesMut::with_capacity(below.iter().map(|(_, rest)| rest.len()).sum());
-    below
-        .iter()
-        .for_each(|(_, rest)| names.extend_from_slice(rest));
-    let mut names = names.freeze();
-    below
-        .into_iter()
-        .map(move |(entry, rest)| (entry, names.split_to(rest.len())))
 }
 
 /// When something in a directory was last forgotten, as a sequence number: what was asked for
@@ -412,11 +329,7 @@ impl ListingCache {
                 directory.records = std::mem::take(&mut directory.records).into_iter().collect();
             }
             // What lies between the pages' ends and was not told is gone.
-            directory.window = Some(Window {
-                upto,
-                since: ticket.since,
-                listing: sequence,
-            });
+            directory.window = Some(Window::new(upto, ticket));
         });
     }
 
@@ -455,7 +368,7 @@ impl ListingCache {
         let window = directory
             .window
             .as_ref()
-            .filter(|window| window.covers(name))
+            .filter(|window| window.vouches(name))
             .map(|window| window.since);
         match directory.records.get(name) {
             Some(record) => Some((record.known(), record.at().max(window)?)),
@@ -491,7 +404,7 @@ impl ListingCache {
         let mut directories = self.directories.lock();
         let directory = directories.get(prefix)?;
         let window = directory.window.as_ref()?;
-        if window.upto.is_some() {
+        if !window.is_whole() {
             return None;
         }
         let names = directory
@@ -507,7 +420,7 @@ impl ListingCache {
     pub fn complete_since(&self, prefix: &Key) -> Option<Instant> {
         let directories = self.directories.lock();
         let window = directories.peek(prefix)?.window.as_ref()?;
-        window.upto.is_none().then_some(window.since)
+        window.is_whole().then_some(window.since)
     }
 
     /// Notes that a directory has more keys below it than a page.
@@ -544,6 +457,7 @@ impl ListingCache {
                     let mut record = Record::listed(known);
                     record.apart().at = Some(ticket.since);
                     let name = Bytes::copy_from_slice(name);
+                    directory.fill(&name);
                     directory.records.insert(name, record);
                 }
             };
@@ -554,6 +468,7 @@ impl ListingCache {
     pub fn changed(&self, prefix: &Key, name: &[u8], now: Instant, act: impl FnOnce(&mut Known)) {
         let changed = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         self.change(prefix, |directory| {
+            directory.fill(name);
             let record = directory
                 .records
                 .entry(Bytes::copy_from_slice(name))
@@ -578,8 +493,7 @@ impl ListingCache {
         if let Some(directory) = directories.get_mut(prefix) {
             let before = directory.records.len() as u64;
             directory.records.remove(name);
-            // Without its record the window would call the name absent.
-            directory.window = None;
+            directory.window.take_if(|window| !window.forget(name));
             let gone = before - directory.records.len() as u64;
             self.entries.fetch_sub(gone, Ordering::Relaxed);
         }

@@ -21,11 +21,8 @@ impl ListingCache {
     /// changed here since; each is given once.
     pub fn passed(&self, prefix: &Key, page: &Page, ticket: &mut Ticket) -> Vec<(Bytes, Known)> {
         let told = std::mem::take(&mut ticket.told);
-        let window = Window {
-            upto: (page.next.is_some()).then(|| ticket.last.clone().unwrap_or_default()),
-            since: ticket.since,
-            listing: ticket.sequence,
-        };
+        let upto = (page.next.is_some()).then(|| ticket.last.clone().unwrap_or_default());
+        let window = Window::new(upto, ticket);
         let mut directories = self.directories.lock();
         let directory = directories.get(prefix);
         let changed = |name: &Bytes| {
@@ -73,7 +70,7 @@ impl ListingCache {
             .behind(after)
             .take(limit)
             .map_while(|(name, record)| {
-                let window = window.filter(|window| window.covers(name));
+                let window = window.filter(|window| window.vouches(name));
                 let since = record.at().max(window.map(|window| window.since))?;
                 Some((name.clone(), record.known(), since))
             })
@@ -93,14 +90,8 @@ impl ListingCache {
         let mut told = self.begin(ticket.since);
         told.sequence = ticket.sequence;
         told.take(prefix, page);
-        let window = Window {
-            upto: page
-                .next
-                .is_some()
-                .then(|| told.last.clone().unwrap_or_default()),
-            since: ticket.since,
-            listing: ticket.sequence,
-        };
+        let upto = (page.next.is_some()).then(|| told.last.clone().unwrap_or_default());
+        let window = Window::new(upto, &told);
         for (name, known) in told.told {
             // Of others the object lies before the page, or the directory behind it.
             if *name > *after && window.covers(&name) {

@@ -72,6 +72,48 @@ fn a_page_asked_before_an_own_change_does_not_undo_it() {
 }
 
 #[test]
+fn one_forgotten_name_leaves_the_others_known() {
+    let cache = ListingCache::new(100);
+    let dir = Key::from("d/");
+    let mut ticket = cache.begin(clock::now());
+    cache.page(&dir, &page(&["d/a", "d/b"], false), &mut ticket);
+    cache.forget(&dir, b"a");
+    cache.forget(&dir, b"new");
+    assert!(cache.get(&dir, b"a").is_none());
+    assert!(cache.get(&dir, b"new").is_none());
+    assert!(cache.get(&dir, b"b").expect("known").0.object.is_some());
+    assert!(cache.get(&dir, b"other").expect("known").0.is_absent());
+    // But its listing is not whole any more.
+    assert!(cache.all(&dir).is_none());
+    assert!(cache.complete_since(&dir).is_none());
+    // Until each is known again, or all.
+    let ticket = cache.begin(clock::now());
+    cache.learned(&dir, b"a", Known::default(), &ticket);
+    cache.changed(&dir, b"new", clock::now(), |known| {
+        known.object = Some(Arc::new(info("n")));
+    });
+    assert!(cache.get(&dir, b"a").expect("known").0.is_absent());
+    let names = cache.all(&dir).expect("complete").0;
+    assert_eq!(names.len(), 2);
+    cache.forget(&dir, b"b");
+    let mut ticket = cache.begin(clock::now());
+    cache.page(&dir, &page(&["d/c"], false), &mut ticket);
+    assert!(cache.get(&dir, b"b").expect("known").0.is_absent());
+}
+
+#[test]
+fn very_many_forgotten_names_leave_nothing() {
+    let cache = ListingCache::new(10_000);
+    let dir = Key::from("d/");
+    let mut ticket = cache.begin(clock::now());
+    cache.page(&dir, &page(&["d/a", "d/b"], false), &mut ticket);
+    for i in 0..2000 {
+        cache.forget(&dir, format!("x{i}").as_bytes());
+    }
+    assert!(cache.get(&dir, b"other").is_none());
+}
+
+#[test]
 fn a_new_listing_drops_what_others_removed() {
     let cache = ListingCache::new(100);
     let dir = Key::empty();
