@@ -63,12 +63,17 @@ impl Notification {
         let _ = match self {
             Notification::Inode(ino) => write(device, &invalidation(ino)),
             // Only what is stored moves the end that the kernel reads to.
-            Notification::GoesOn(ino) => match ends.lock().remove(&ino) {
-                Some((at, bytes)) => write(device, &store(ino, at, &bytes)),
-                // Told by the one before.
-                None => Ok(()),
+            Notification::GoesOn(ino) => {
+                // The kernel may hold what is written until a handler has answered that takes the
+                // lock.
+                let end = ends.lock().remove(&ino);
+                let stored = match end {
+                    Some((at, bytes)) => write(device, &store(ino, at, &bytes)),
+                    // Told by the one before.
+                    None => Ok(()),
+                };
+                stored.and_then(|()| write(device, &invalidation(ino)))
             }
-            .and_then(|()| write(device, &invalidation(ino))),
             Notification::Entry(parent, name) => write(device, &expiry(parent, &name)),
         };
     }
@@ -326,6 +331,30 @@ mod tests {
         assert!(put_off.due(&hung, start + second * 60).is_empty());
         assert_eq!(put_off.due(&HashMap::new(), start + second), [entry(7)]);
         assert!(put_off.due(&HashMap::new(), start + second).is_empty());
+    }
+
+    #[test]
+    fn a_handler_does_not_wait_for_what_the_kernel_holds_back() {
+        // A pipe that is full holds back as the kernel does.
+        let (reader, device) = io::pipe().unwrap();
+        let device = OwnedFd::from(device);
+        rustix::io::ioctl_fionbio(&device, true).unwrap();
+        while rustix::io::write(&device, &[0; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&device, false).unwrap();
+        let ends = Arc::new(Ends::default());
+        ends.lock().insert(7, (0, Bytes::from_static(b"line")));
+        let theirs = ends.clone();
+        let notifier = std::thread::spawn(move || Notification::GoesOn(7).send(&device, &theirs));
+        // Until it is about to write.
+        let taken = || {
+            let ends = ends.try_lock_for(Duration::from_secs(10));
+            ends.expect("no lock is held meanwhile").is_empty()
+        };
+        while !taken() {
+            std::thread::yield_now();
+        }
+        drop(reader);
+        notifier.join().unwrap();
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial(
             &[PYTHON],
+            "regression::the_notifier_held_a_lock_that_appends_took",
+            the_notifier_held_a_lock_that_appends_took,
+        ),
+        trial(
+            &[PYTHON],
             "regression::data_stored_through_a_mapping_was_a_hole",
             data_stored_through_a_mapping_was_a_hole,
         ),
@@ -89,6 +94,41 @@ say('done')
         &[&a.path(""), &b.path("")],
     );
     assert_eq!(said, "done");
+}
+
+/// The kernel holds back what the notifier stores in a page that is being written to.
+fn the_notifier_held_a_lock_that_appends_took(place: &Place) {
+    let (a, b) = (place.file("a", &[]), place.file("b", &[]));
+    let said = place.script(
+        "
+def again(path, name):
+    for i in range(150):
+        with open(path, 'ab', buffering=0) as log:
+            log.write(b'%s %d\\n' % (name, i))
+def through(path, name):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for i in range(150):
+        os.write(fd, b'%s %d\\n' % (name, i))
+        os.fsync(fd)
+    os.close(fd)
+pids = []
+for number, append in enumerate((again, through, again, through)):
+    for side, root in enumerate(sys.argv[1:]):
+        name = b'%d-%d' % (side, number)
+        pid = os.fork()
+        if pid == 0:
+            append(os.path.join(root, 'log'), name)
+            os._exit(0)
+        pids.append((pid, name))
+ends = [(name, os.waitpid(pid, 0)[1]) for pid, name in pids]
+with open(os.path.join(sys.argv[1], 'log'), 'rb') as log:
+    lines = sorted(log.read().splitlines())
+wanted = sorted(b'%s %d' % (name, i) for _, name in pids for i in range(150))
+say((all(end == 0 for _, end in ends), lines == wanted))
+",
+        &[&a.path(""), &b.path("")],
+    );
+    assert_eq!(said, "(True, True)");
 }
 
 /// The kernel does not write its pages back before it asks.
