@@ -6,17 +6,18 @@ use crate::key::Key;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A flat listing under way: the directories that its last page has not told to their ends.
+/// A flat listing under way: the directories that its last page has not told to their ends. Those
+/// that are known anyway have no ticket, and nothing is taken in of what is left of them.
 #[derive(Debug, Default)]
 pub struct Flat {
-    open: BTreeMap<Key, Ticket>,
+    open: BTreeMap<Key, Option<Ticket>>,
 }
 
 impl Flat {
     /// A listing that begins at the first key of `top`.
     pub fn whole(top: &Key, ticket: &Ticket) -> Flat {
         Flat {
-            open: BTreeMap::from([(top.clone(), ticket.clone())]),
+            open: BTreeMap::from([(top.clone(), Some(ticket.clone()))]),
         }
     }
 }
@@ -69,16 +70,18 @@ impl ListingCache {
                 None => false,
             };
             let begun = flat.open.remove(&directory);
-            let mut ticket = begun.unwrap_or_else(|| ticket.clone());
+            let mut ticket = begun.unwrap_or_else(|| Some(ticket.clone()));
             let known = self.complete_since(&directory);
-            if !ended && known.is_some_and(|since| since + ttl > ticket.since()) {
-                continue;
-            }
+            ticket.take_if(|ticket| {
+                !ended && known.is_some_and(|since| since + ttl > ticket.since())
+            });
             let part = Page {
                 entries,
                 next: page.next.clone().filter(|_| !ended),
             };
-            self.page(&directory, &part, &mut ticket);
+            if let Some(ticket) = &mut ticket {
+                self.page(&directory, &part, ticket);
+            }
             if !ended {
                 flat.open.insert(directory, ticket);
             }
@@ -158,6 +161,39 @@ mod tests {
         let mut flat = Flat::default();
         cache.flat_page(&top, &again, &cache.begin(clock::now()), &mut flat, TTL);
         assert_eq!(names(&cache, "t/c/").as_deref(), Some("1 2"));
+    }
+
+    #[test]
+    fn what_is_known_already_is_not_taken_from_the_pages_that_follow() {
+        let cache = ListingCache::new(1000);
+        let (top, below) = (Key::from("t/"), Key::from("t/b/"));
+        let pages = [
+            page(&["t/a/1", "t/b/1"], true),
+            page(&["t/b/2", "t/b/c/1"], true),
+            page(&["t/b/c/2", "t/b/d"], true),
+            page(&["t/e"], false),
+        ];
+        // The directory becomes known by itself before each of the pages.
+        for at in 0..pages.len() {
+            let mut flat = Flat::default();
+            cache.forget_below(&top);
+            for (number, page) in pages.iter().enumerate() {
+                let ticket = cache.begin(clock::now());
+                if number == at {
+                    let mut ticket = cache.begin(clock::now());
+                    let whole = self::page(&["t/b/1", "t/b/2", "t/b/c/", "t/b/d"], false);
+                    cache.page(&below, &whole, &mut ticket);
+                }
+                cache.flat_page(&top, page, &ticket, &mut flat, TTL);
+                if number >= at {
+                    assert_eq!(
+                        names(&cache, "t/b/").as_deref(),
+                        Some("1 2 c/ d"),
+                        "{at} {number}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
