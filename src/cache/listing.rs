@@ -336,9 +336,14 @@ impl ListingCache {
     /// Whether something in a directory was forgotten after a ticket was given: what was asked for
     /// with it may be older than the reason for that.
     pub fn is_outdated(&self, prefix: &Key, ticket: &Ticket) -> bool {
+        self.has_forgotten(prefix, ticket.sequence)
+    }
+
+    /// Whether something in a directory was forgotten behind a mark.
+    pub fn has_forgotten(&self, prefix: &Key, mark: u64) -> bool {
         let forgotten = self.forgotten.lock();
         let at = forgotten.directories.peek(prefix).copied();
-        at.unwrap_or(forgotten.floor) > ticket.sequence
+        at.unwrap_or(forgotten.floor) > mark
     }
 
     /// Notes that a name of a directory has to be asked for. Whether another one was within `ttl`,

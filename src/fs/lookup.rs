@@ -297,6 +297,10 @@ impl Fs {
     pub(super) fn entry(&self, inode: &Inode) -> Entry {
         let state = inode.state();
         let ttl = match &state.place {
+            // It may be made up while the store is asked: nobody would tell the kernel again.
+            _ if state.expired.is_some() && state.handles == 0 && !state.is_local() => {
+                Duration::ZERO
+            }
             Some((_, name)) if inode.kind == Kind::File => self.ttl(name),
             _ => self.metadata_ttl(),
         };
@@ -354,10 +358,20 @@ impl Fs {
         let ino = self
             .table
             .sleep(&key, (directory, name), told(info), named)?;
+        let ttl = match self.is_overtaken(&prefix, seen.mark) {
+            false => self.ttl(name),
+            true => Duration::ZERO,
+        };
         Some(Entry {
             attr: Attr { ino, ..attr },
-            ttl: self.ttl(name),
+            ttl,
         })
+    }
+
+    /// Whether the feed may have told of a change of what was seen in a directory, before there was
+    /// an inode to make ask again.
+    fn is_overtaken(&self, prefix: &Key, mark: u64) -> bool {
+        self.is_watching() && self.listing.has_forgotten(prefix, mark)
     }
 
     /// The number of a file of a directory that is asleep.
@@ -451,6 +465,10 @@ impl Fs {
             state.lookups += 1;
             if asked {
                 state.file.looked_ahead = Some(since);
+            }
+            // Behind the lock of the children the feed finds it.
+            if self.is_overtaken(&prefix, mark) {
+                state.expired = Some(clock::now());
             }
         }
         children.insert(place.1, inode.clone());

@@ -116,8 +116,12 @@ impl Fs {
                     return;
                 }
                 self.forget_key(&key);
+                self.forget_times(&key);
             }
-            Change::Removed(key) => self.forget_removed(&key),
+            Change::Removed(key) => {
+                self.forget_removed(&key);
+                self.forget_times(&key);
+            }
             Change::Lost => self.forget_everything(),
         }
     }
@@ -215,6 +219,20 @@ impl Fs {
             }
         }
         self.forget_place(key);
+    }
+
+    /// Forgets the times of the directory that a key is in, where the store has them change with it.
+    fn forget_times(&self, key: &Key) {
+        let directory = Key::from(split(key).0);
+        if !self.capabilities.directories_persist || directory.is_empty() {
+            return;
+        }
+        let (parent, component) = split(&directory);
+        let known = self.listing.get(&Key::from(parent), component);
+        if known.is_some_and(|(known, _)| known.marker.info().is_some()) {
+            self.listing.forget(&Key::from(parent), component);
+            self.forget_names(parent, component);
+        }
     }
 
     fn forget_place(&self, key: &Key) {

@@ -286,3 +286,30 @@ async fn a_file_made_elsewhere_while_its_directory_is_renamed_is_seen() {
     assert_eq!(mount.ls("d").await.unwrap(), ["new"]);
     assert_eq!(mount.cat("d/new").await.unwrap(), "theirs");
 }
+
+/// What the kernel is told while nobody knows better is not to be believed for as long as a feed
+/// would make up for it: it has been told already.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_told_to_be_old_before_it_is_given_is_asked_for_again() {
+    let world = World::watched();
+    world.put("d/", "").await;
+    world.put("d/x", "x").await;
+    let mount = world.mount();
+    settle().await;
+    assert_eq!(mount.ls("d").await.unwrap(), ["x"]);
+    let late = mount.late.hold_deletes();
+    let theirs = async {
+        settle().await;
+        world.put("d/", "").await;
+        settle().await;
+        // The directory is busy with the removal.
+        let entry = mount.look(ROOT, b"d").await.unwrap();
+        assert_eq!(entry.ttl, Duration::ZERO);
+        drop(late);
+    };
+    let (removed, ()) = tokio::join!(mount.unlink("d/x"), theirs);
+    removed.unwrap();
+    settle().await;
+    let entry = mount.look(ROOT, b"d").await.unwrap();
+    assert!(entry.ttl > Duration::from_secs(3600));
+}

@@ -49,6 +49,11 @@ pub fn trials() -> Vec<Trial> {
             the_notifier_held_a_lock_that_appends_took,
         ),
         trial(
+            &[],
+            "regression::the_feed_told_nothing_of_the_times_of_directories",
+            the_feed_told_nothing_of_the_times_of_directories,
+        ),
+        trial(
             &[PYTHON],
             "regression::data_stored_through_a_mapping_was_a_hole",
             data_stored_through_a_mapping_was_a_hole,
@@ -129,6 +134,21 @@ say((all(end == 0 for _, end in ends), lines == wanted))
         &[&a.path(""), &b.path("")],
     );
     assert_eq!(said, "(True, True)");
+}
+
+fn the_feed_told_nothing_of_the_times_of_directories(place: &Place) {
+    let (a, b) = (place.file("a", &[]), place.file("b", &[]));
+    std::fs::create_dir(a.path("d")).unwrap();
+    std::fs::write(a.path("d/old"), "x").unwrap();
+    let time = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
+    let stored = || time(place.path("store").join("d"));
+    eventually("both see it", || time(b.path("d")) == stored());
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::write(a.path("d/new"), "x").unwrap();
+    eventually("a new file is seen", || time(b.path("d")) == stored());
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::remove_file(a.path("d/old")).unwrap();
+    eventually("a removal is seen", || time(b.path("d")) == stored());
 }
 
 /// The kernel does not write its pages back before it asks.
