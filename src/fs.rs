@@ -19,6 +19,7 @@
 
 mod aside;
 mod ask;
+mod attach;
 mod attr;
 mod commit;
 mod content;
@@ -49,6 +50,7 @@ mod target;
 mod top;
 mod walk;
 mod watch;
+mod xattr;
 
 pub use attr::{Attr, BLOCK_SIZE, Kind};
 pub use dir::{DirEntry, Listed};
