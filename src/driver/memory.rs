@@ -2,27 +2,26 @@
 //! beside versions and buckets, and is the reference that tests compare with.
 
 mod seed;
+mod state;
 mod upload;
 
 use super::{
-    AttributeChange, AttributeSupport, Attributes, Body, Capabilities, Change, CommitId,
-    CopyCapability, CopyOptions, Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry,
-    ListRequest, Location, Object, ObjectInfo, OpenOptions, Opened, Page, Precondition, PutOptions,
-    Removal, Result, Space, Strength, Upload, UploadLimits,
+    AttributeChange, AttributeSupport, Body, Capabilities, Change, CopyCapability, CopyOptions,
+    Driver, ETag, Error, ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest, Location,
+    Object, ObjectInfo, OpenOptions, Opened, Page, Precondition, PutOptions, Removal, Result,
+    Space, Strength, Upload, UploadLimits,
 };
 use crate::clock;
 use crate::key::Key;
 use crate::task;
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use state::{Shared, Stored, Value, expect, missing, pieces};
 use std::fmt;
-use std::ops::{Bound, Range};
+use std::ops::Bound;
 use std::sync::Arc;
-use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 /// The URL scheme.
@@ -80,69 +79,6 @@ pub async fn open(location: Location, options: OpenOptions) -> Result<Opened> {
 #[derive(Clone)]
 pub struct Memory(Arc<Shared>);
 
-struct Shared {
-    /// Held for single steps only, never over an await. Changes are announced under it, so that
-    /// the feed has their order.
-    state: RwLock<State>,
-    changes: broadcast::Sender<Change>,
-    capacity: Option<u64>,
-    /// In every etag, so that a cache that outlives this process takes no etag for another's.
-    store: u64,
-}
-
-#[derive(Default)]
-struct State {
-    objects: BTreeMap<Key, Stored>,
-    /// Bytes of all bodies.
-    used: u64,
-    /// Writes so far: the source of etags.
-    writes: u64,
-}
-
-#[derive(Clone)]
-struct Stored {
-    pieces: Arc<[Bytes]>,
-    size: u64,
-    etag: ETag,
-    modified: SystemTime,
-    attributes: Arc<Attributes>,
-    commits: Arc<[CommitId]>,
-}
-
-impl Stored {
-    fn info(&self) -> ObjectInfo {
-        ObjectInfo {
-            size: Some(self.size),
-            etag: self.etag.clone(),
-            modified: self.modified,
-            attributes: Some(self.attributes.clone()),
-            commits: self.commits.to_vec(),
-            version: None,
-        }
-    }
-
-    /// The bytes of a range within the object, sharing its memory.
-    fn slices(&self, range: &Range<u64>) -> Vec<Bytes> {
-        let (mut slices, mut begin) = (Vec::new(), 0);
-        for piece in self.pieces.iter() {
-            let end = begin + piece.len() as u64;
-            let (from, to) = (range.start.max(begin), range.end.min(end));
-            if from < to {
-                slices.push(piece.slice((from - begin) as usize..(to - begin) as usize));
-            }
-            begin = end;
-        }
-        slices
-    }
-}
-
-/// What a write puts at a key, before it has an etag.
-struct Value {
-    pieces: Arc<[Bytes]>,
-    attributes: Arc<Attributes>,
-    commits: Arc<[CommitId]>,
-}
-
 impl Default for Memory {
     fn default() -> Self {
         Memory::new()
@@ -178,63 +114,6 @@ impl Memory {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Refuses a body that would not fit where `replaced` bytes become free.
-    fn reserve(&self, state: &State, replaced: u64, size: u64) -> Result<()> {
-        match self.0.capacity {
-            Some(capacity) if (state.used - replaced).saturating_add(size) > capacity => {
-                Err(Error::new(
-                    ErrorKind::NoSpace,
-                    format!(
-                        "{size} more bytes do not fit: {} of {capacity} bytes are in use",
-                        state.used - replaced
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Tests and writes in one step.
-    fn store(
-        &self,
-        state: &mut State,
-        key: &Key,
-        value: Value,
-        condition: &Precondition,
-    ) -> Result<ObjectInfo> {
-        let old = state.objects.get(key);
-        condition.check(old.map(|old| &old.etag))?;
-        let replaced = old.map_or(0, |old| old.size);
-        let size = value.pieces.iter().map(|piece| piece.len() as u64).sum();
-        self.reserve(state, replaced, size)?;
-        state.used = state.used - replaced + size;
-        state.writes += 1;
-        let stored = Stored {
-            pieces: value.pieces,
-            size,
-            etag: ETag::new(format!("{:08x}-{:x}", self.0.store, state.writes)),
-            modified: clock::wall(),
-            attributes: value.attributes,
-            commits: value.commits,
-        };
-        let info = stored.info();
-        state.objects.insert(key.clone(), stored);
-        self.announce(Change::Written(key.clone(), Some(info.etag.clone())));
-        Ok(info)
-    }
-
-    fn remove(&self, state: &mut State, key: &Key) -> Option<Stored> {
-        let old = state.objects.remove(key)?;
-        state.used -= old.size;
-        self.announce(Change::Removed(key.clone()));
-        Some(old)
-    }
-
-    fn announce(&self, change: Change) {
-        // An error says that nobody watches.
-        let _ = self.0.changes.send(change);
-    }
 }
 
 impl fmt::Debug for Memory {
@@ -259,43 +138,6 @@ fn check(key: &Key) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The pieces of a body: those in memory as they are, others read.
-async fn pieces(body: &Body) -> Result<Arc<[Bytes]>> {
-    let source = match body {
-        Body::Memory(pieces) => return Ok(pieces.clone()),
-        Body::Source(source) => source,
-    };
-    let (mut pieces, mut stream) = (Vec::new(), body.stream());
-    while let Some(piece) = stream.next().await {
-        pieces.push(piece?);
-    }
-    let have: u64 = pieces.iter().map(|piece: &Bytes| piece.len() as u64).sum();
-    if have != source.len() {
-        return Err(Error::new(
-            ErrorKind::Io,
-            format!("the body gave {have} bytes instead of {}", source.len()),
-        ));
-    }
-    Ok(pieces.into())
-}
-
-fn missing() -> Error {
-    Error::new(ErrorKind::NotFound, "there is no such object")
-}
-
-/// The object at a key, if it is the version that is meant.
-fn expect<'a>(
-    objects: &'a BTreeMap<Key, Stored>,
-    key: &Key,
-    etag: Option<&ETag>,
-) -> Result<&'a Stored> {
-    let stored = objects.get(key).ok_or_else(missing)?;
-    if let Some(etag) = etag {
-        Precondition::IfMatch(etag.clone()).check(Some(&stored.etag))?;
-    }
-    Ok(stored)
 }
 
 /// Tokens are the hexadecimal spelling of the last entry's key.

@@ -1,6 +1,7 @@
 //! Fills a store from a folder.
 
-use super::{Memory, Value, check};
+use super::state::Value;
+use super::{Memory, check};
 use crate::driver::{Attributes, Error, ErrorKind, Precondition, Result};
 use crate::key::Key;
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 use super::*;
+use bytes::Bytes;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 async fn opened(url: &str) -> Result<Opened> {

@@ -1,6 +1,7 @@
 //! Objects that arrive in parts.
 
-use super::{Memory, Value, expect, pieces};
+use super::Memory;
+use super::state::{Value, expect, pieces};
 use crate::driver::{
     Body, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Upload,
 };
