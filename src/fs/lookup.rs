@@ -1,12 +1,12 @@
 //! Names to inodes: what a name in a directory is, by cache or by request, and the inode for it.
 
-use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
 use super::query::is_of_query;
 use super::table::Held;
 use super::target::{Form, Seen, Target};
+use super::{ABSENT_TTL, Fs};
 use crate::cache::listing::Known;
 use crate::clock::{self, Instant};
 use crate::key::Key;
@@ -178,7 +178,16 @@ impl Fs {
             Some(entry) => Ok(Lookup::Found(entry)),
             // A directory on its way has its files at neither place.
             None if self.names.try_read().is_err() => Ok(Lookup::Absent(Duration::ZERO)),
-            None => Ok(Lookup::Absent(self.negative_ttl(name))),
+            None => Ok(Lookup::Absent(self.told_absent_ttl(name))),
+        }
+    }
+
+    /// How long the kernel may believe that a name is absent.
+    fn told_absent_ttl(&self, name: &[u8]) -> Duration {
+        let ttl = self.negative_ttl(name);
+        match self.is_watching() {
+            true => ttl.min(ABSENT_TTL),
+            false => ttl,
         }
     }
 

@@ -113,6 +113,7 @@ impl Fs {
                 if let Some(etag) = &etag
                     && self.knows(&key, etag)
                 {
+                    self.tell_of_new(&key);
                     return;
                 }
                 self.forget_key(&key);
@@ -175,6 +176,19 @@ impl Fs {
         listed && held
     }
 
+    /// Tells the kernel that a key may have names by now that it was told to be absent: what is
+    /// known here may come from a listing that was quicker than the feed.
+    fn tell_of_new(&self, key: &Key) {
+        let (prefix, component) = split(key);
+        let Some(directory) = self.directory_of(prefix) else {
+            return;
+        };
+        let shown = name::encode(component);
+        if directory.child(shown.first()).is_none() {
+            self.notify.invalidate_entry(directory.ino, shown.first());
+        }
+    }
+
     /// Forgets what is known of a removed key, and of the directories that it may have been the
     /// last in.
     fn forget_removed(&self, key: &Key) {
@@ -215,6 +229,8 @@ impl Fs {
                 let known = self.listing.get(&Key::from(parent), component);
                 if known.is_none_or(|(known, _)| !known.directory) {
                     self.forget_place(&prefix);
+                } else {
+                    self.tell_of_new(&prefix);
                 }
             }
         }

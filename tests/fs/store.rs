@@ -9,6 +9,7 @@ use bucketfs::driver::{
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{Call, Operation, Policy};
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -72,6 +73,8 @@ pub struct Plain {
     pub memory: Memory,
     pub capabilities: Capabilities,
     pub digests: bool,
+    /// Held while the feed is to tell nothing.
+    pub feed: Arc<Mutex<()>>,
     /// Makes test and write one step where etags are translated.
     step: Arc<Mutex<()>>,
 }
@@ -88,6 +91,7 @@ impl Plain {
             memory,
             capabilities,
             digests: false,
+            feed: Arc::default(),
             step: Arc::default(),
         }
     }
@@ -310,7 +314,15 @@ impl Driver for Plain {
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
         self.claims(self.capabilities.watch, "watch")?;
-        self.memory.watch(prefix).await
+        let (changes, feed) = (self.memory.watch(prefix).await?, self.feed.clone());
+        let held = changes.then(move |change| {
+            let feed = feed.clone();
+            async move {
+                drop(feed.lock().await);
+                change
+            }
+        });
+        Ok(held.boxed())
     }
 }
 

@@ -1,7 +1,8 @@
 //! A store that tells its changes: nothing is stale, however long it is believed.
 
+use crate::store::Plain;
 use crate::world::*;
-use bucketfs::fs::ROOT;
+use bucketfs::fs::{Lookup, ROOT};
 use std::time::Duration;
 
 async fn settle() {
@@ -42,6 +43,56 @@ async fn changes_of_others_are_seen_at_once_and_the_kernel_is_told() {
     settle().await;
     assert!(!mount.exists("d/f").await);
     assert_eq!(mount.ls("d").await.unwrap(), ["new"]);
+}
+
+/// A listing can be quicker than the feed. The kernel, which was told before that there is nothing,
+/// has to hear of it all the same.
+#[tokio::test(start_paused = true)]
+async fn the_kernel_hears_of_a_new_name_that_a_listing_told_before_the_feed() {
+    let mut store = Plain::memory();
+    (store.capabilities.watch, store.capabilities.remote) = (true, true);
+    let world = World::over(store);
+    world.put("d/f", "text").await;
+    let mount = world.mount();
+    settle().await;
+    let (dir, _) = mount.parent("d/f").await.unwrap();
+    assert!(!mount.exists("d/new").await && !mount.exists("e").await);
+    world.delete("d/f").await;
+    settle().await;
+    mount.kernel.told();
+    let late = world.store.feed.lock().await;
+    world.put("d/new", "x").await;
+    world.put("e/f", "x").await;
+    mount.cost();
+    for other in ["d/f", "d/other", "f", "other"] {
+        assert!(!mount.exists(other).await);
+    }
+    assert!(mount.cost().contains("list"), "they were listed");
+    assert_eq!(mount.kernel.told(), []);
+    drop(late);
+    settle().await;
+    let told = mount.kernel.told();
+    for wanted in [
+        Told::Entry(dir, "new".into()),
+        Told::Entry(ROOT, "e".into()),
+    ] {
+        assert!(told.contains(&wanted), "{told:?}");
+    }
+}
+
+/// Nobody can make the kernel forget all names that it knows to be absent.
+#[tokio::test(start_paused = true)]
+async fn the_kernel_asks_again_for_absent_names_and_the_store_is_not_asked() {
+    let world = World::watched();
+    let mount = world.mount();
+    settle().await;
+    mount.ls("").await.unwrap();
+    mount.cost();
+    match mount.fs.lookup(ROOT, b"new").await.unwrap() {
+        Lookup::Absent(ttl) => assert!(ttl <= Duration::from_secs(10), "{ttl:?}"),
+        found => panic!("{found:?}"),
+    }
+    assert_eq!(mount.cost(), "");
 }
 
 /// The kernel throws away attributes that are on their way to it when it is told to forget them, and
