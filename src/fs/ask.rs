@@ -334,18 +334,19 @@ impl Fs {
         };
         let object = self.driver.get(key, options).await?.found()?;
         let (whole, info) = (object.range.clone(), object.info.clone());
-        if info.size == Some(whole.end)
-            && whole.start == 0
-            // A body that breaks off is asked for again by who wants it.
-            && let Ok((_, bytes)) = object.collect().await
-        {
-            let version = Version {
-                key: key.clone(),
-                etag: info.etag.clone(),
-                size: whole.end,
-            };
-            self.fetcher.insert(&Arc::new(version), 0, bytes);
+        if info.size != Some(whole.end) || whole.start != 0 {
+            return Ok(info);
         }
+        let Ok((_, bytes)) = object.collect().await else {
+            // It breaks off, or is not as long as was promised.
+            return self.driver.head(key).await;
+        };
+        let version = Version {
+            key: key.clone(),
+            etag: info.etag.clone(),
+            size: whole.end,
+        };
+        self.fetcher.insert(&Arc::new(version), 0, bytes);
         Ok(info)
     }
 

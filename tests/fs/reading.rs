@@ -329,6 +329,23 @@ async fn an_open_after_a_won_lock_trusts_no_earlier_look_ahead() {
     }
 }
 
+/// The bytes that ride on the answer to a lookup tell how many there are; a header may lie.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_believes_no_size_that_its_bytes_contradict() {
+    let world = World::s3();
+    world.put("f", "text").await;
+    let mount = world.mount();
+    for _ in 0..8 {
+        mount.cat("f").await.unwrap();
+        later().await;
+    }
+    mount.cost();
+    mount.fault.set("get:wrong-length").unwrap();
+    let size = mount.stat("f").await.unwrap().size;
+    assert!(mount.cost().contains("get"), "the bytes were asked for");
+    assert_eq!(size, 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_truncating_open_after_a_won_lock_expects_the_version_of_now() {
     let world = World::memory();
