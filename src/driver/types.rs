@@ -103,6 +103,28 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// Whether anything is stored that no listing tells of an object that has none.
+    pub fn exceed_listings(&self) -> bool {
+        let Attributes {
+            mode,
+            uid,
+            gid,
+            mtime,
+            atime,
+            rdev,
+            content_type: _,
+            user,
+            headers: _,
+        } = self;
+        mode.is_some()
+            || uid.is_some()
+            || gid.is_some()
+            || mtime.is_some()
+            || atime.is_some()
+            || rdev.is_some()
+            || !user.is_empty()
+    }
+
     /// Refuses links and special files, for drivers that do not claim them.
     pub fn require_plain(&self, operation: &'static str) -> Result<()> {
         match self.mode.unwrap_or(0) & libc::S_IFMT {

@@ -1,7 +1,7 @@
 //! Questions to the store about names, each with as much of what is wanted next as a round trip
 //! holds.
 
-use super::attr::Attr;
+use super::attr::{Attr, Kind};
 use super::dir::DirEntry;
 use super::errno::{FsError, FsResult};
 use super::inode::Inode;
@@ -11,7 +11,9 @@ use super::{Fs, StatAttrs};
 use crate::cache::content::Version;
 use crate::cache::listing::{Flat, Known, Marker, Ticket};
 use crate::clock;
-use crate::driver::{AttributeSupport, ErrorKind, GetOptions, ListRequest, ObjectInfo, Result};
+use crate::driver::{
+    AttributeSupport, Attributes, ErrorKind, GetOptions, ListRequest, ObjectInfo, Result,
+};
 use crate::key::Key;
 use crate::locks::looks_like_lock;
 use bytes::Bytes;
@@ -166,6 +168,25 @@ impl Fs {
             }
     }
 
+    /// Whether a listing found a known inode without attributes, and does not vouch for those that
+    /// are known: somebody has changed them.
+    pub(super) fn is_doubtful(&self, directory: &Inode, name: &[u8], found: &Found) -> bool {
+        let (Found::Directory(Marker::Present(info)) | Found::Object(info)) = found else {
+            return false;
+        };
+        info.attributes.is_none()
+            && self.capabilities.attributes == AttributeSupport::Object
+            && self.options.stat_attrs != StatAttrs::None
+            && directory.child(name).is_some_and(|child| {
+                let state = child.state();
+                let same = child.kind == Kind::Directory || state.is_version(&info.etag);
+                let some = |known: &Arc<Attributes>| known.exceed_listings();
+                same && !state.is_local()
+                    && state.attributes.as_ref().is_some_and(some)
+                    && !state.vouches(info.modified)
+            })
+    }
+
     /// Asks for the attributes of what was found under a name.
     pub(super) async fn ask_attributes(
         &self,
@@ -215,29 +236,29 @@ impl Fs {
     /// Asks for what listings did not tell of entries of a directory that are about to be shown.
     pub(super) async fn complete(&self, directory: &Inode, entries: &mut [DirEntry]) {
         let prefix = directory.key();
-        let open: Vec<(usize, Target, Known)> = entries
+        let open = |target: &Target, found: &Found, name: &[u8]| {
+            self.must_ask(&prefix, target, found) || self.is_doubtful(directory, name, found)
+        };
+        let unknown: Vec<(usize, Target, Known)> = entries
             .iter()
             .enumerate()
             .filter_map(|(index, entry)| {
                 let (known, ..) = entry.known.as_ref()?;
                 let target = entry.target()?;
                 let found = target.choose(known);
-                self.must_ask(&prefix, &target, &found)
-                    .then(|| (index, target, known.clone()))
+                open(&target, &found, &entry.name).then(|| (index, target, known.clone()))
             })
             .collect();
         let names: Vec<Bytes> = entries.iter().map(|entry| entry.name.clone()).collect();
-        let told: Vec<_> = futures::stream::iter(open)
+        let told: Vec<_> = futures::stream::iter(unknown)
             .map(|(index, target, known)| {
-                let (prefix, name) = (&prefix, &names[index]);
+                let (prefix, name, open) = (&prefix, &names[index], &open);
                 async move {
                     let before = self.listing.mark();
                     let now = self.listing.get(prefix, &target.component);
                     let told = match now {
                         // Somebody else has asked meanwhile.
-                        Some((now, since))
-                            if !self.must_ask(prefix, &target, &target.choose(&now)) =>
-                        {
+                        Some((now, since)) if !open(&target, &target.choose(&now), name) => {
                             Some((now, since, before))
                         }
                         _ => {

@@ -10,7 +10,7 @@ use super::target::{Form, Found, Seen, Target};
 use crate::cache::content::Version;
 use crate::cache::listing::Marker;
 use crate::clock::{self, Instant};
-use crate::driver::ObjectInfo;
+use crate::driver::{AttributeSupport, ObjectInfo};
 use crate::key::Key;
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -162,8 +162,9 @@ impl Fs {
                     let attr = Attr::of_directory(ino, marker.info(), self.started, &self.options);
                     let inode = Inode::new(attr, key.clone(), Some(place.clone()), since);
                     inode.state().marker = marker_known(&marker);
-                    inode.state().attributes =
-                        marker.info().and_then(|info| info.attributes.clone());
+                    if let Some(info) = marker.info() {
+                        inode.state().tell_attributes(info);
+                    }
                     inode
                 })
             }
@@ -206,8 +207,13 @@ impl Fs {
                 nlink,
                 ..attr
             };
-            state.attributes.clone_from(&info.attributes);
+            state.tell_attributes(info);
             reapply(&mut state);
+        } else if self.capabilities.attributes == AttributeSupport::Object
+            && !state.vouches(info.modified)
+        {
+            // Somebody has changed them since, or may have.
+            state.attributes = None;
         }
         if !same {
             // Under the lock: nobody is told of the new version while the kernel believes in the
@@ -264,7 +270,7 @@ impl Fs {
                     state.attr =
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
                     state.attr.ctime = ctime;
-                    state.attributes.clone_from(&info.attributes);
+                    state.tell_attributes(info);
                     reapply(&mut state);
                 }
                 state.marker = marker_known(marker).or(state.marker);

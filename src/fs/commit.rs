@@ -452,7 +452,7 @@ impl Fs {
             state.file.base = Some(info.etag.clone());
             state.file.version = Some(version);
             state.check(clock::now());
-            state.taken = info.modified;
+            state.took(info);
             // Where no times are kept, `stat` shows at once what the store will tell.
             if attributes.mtime.is_none() || self.capabilities.attributes == AttributeSupport::None
             {

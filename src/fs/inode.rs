@@ -15,8 +15,9 @@ use super::errno::FsError;
 use super::later::Later;
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
-use crate::driver::{Attributes, CommitId, ETag};
+use crate::driver::{Attributes, CommitId, ETag, ObjectInfo};
 use crate::key::Key;
+use crate::layer::SETTLING;
 use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::Stage;
 use bytes::Bytes;
@@ -73,6 +74,11 @@ pub struct State {
     pub attr: Attr,
     /// When the store says that it took our last change.
     pub taken: SystemTime,
+    /// When it answered that.
+    pub took: Option<Instant>,
+    /// The time of the last change that the store told with stored attributes, when every change
+    /// with that time had been made.
+    pub told: Option<SystemTime>,
     /// Since when attributes and version are known to be the store's.
     pub checked: Instant,
     /// When something was heard that makes it doubtful: what was asked for before does not count.
@@ -193,6 +199,34 @@ impl State {
         }
     }
 
+    /// Notes that the store has taken a change of ours.
+    pub fn took(&mut self, info: &ObjectInfo) {
+        self.taken = info.modified;
+        self.took = Some(clock::now());
+        self.told = None;
+    }
+
+    /// Notes the attributes that the store tells.
+    pub fn tell_attributes(&mut self, info: &ObjectInfo) {
+        self.attributes.clone_from(&info.attributes);
+        let settled = info.modified + SETTLING <= clock::wall();
+        self.told = (info.attributes.is_some() && settled).then_some(info.modified);
+    }
+
+    /// Whether the attributes that are known are still those of an object with this time of its
+    /// last change, by which alone a listing shows that somebody has changed them.
+    pub fn vouches(&self, modified: SystemTime) -> bool {
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| since.as_secs())
+        };
+        let modified = seconds(modified);
+        // The answer to a write comes up to a second after it.
+        let taken = seconds(self.taken);
+        self.told.is_some_and(|told| seconds(told) == modified)
+            || (taken.saturating_sub(1)..=taken).contains(&modified)
+    }
+
     /// Whether a clean inode stands for this version.
     pub fn is_version(&self, etag: &ETag) -> bool {
         let version = self.file.version.as_ref();
@@ -263,6 +297,8 @@ impl Inode {
                 key,
                 attr,
                 taken: SystemTime::UNIX_EPOCH,
+                took: None,
+                told: None,
                 checked: now,
                 expired: None,
                 committed: None,

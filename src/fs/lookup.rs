@@ -251,7 +251,8 @@ impl Fs {
                     }
                 };
             let mut there = target.choose(&known);
-            if self.must_ask(&prefix, &target, &there) {
+            if self.must_ask(&prefix, &target, &there) || self.is_doubtful(directory, name, &there)
+            {
                 let asking = self.ask_attributes(&prefix, &target, name, known);
                 let (known, ticket) = asking.await?;
                 there = target.choose(&known);

@@ -310,7 +310,7 @@ impl Fs {
         if kind == Kind::Directory {
             let mut state = inode.state();
             state.marker = Some(true);
-            state.taken = info.modified;
+            state.took(&info);
             state.committed = Some(clock::now());
             state.attributes = info.attributes;
             drop(state);
@@ -322,7 +322,7 @@ impl Fs {
             self.adopt(&inode, &info, clock::now());
             let mut state = inode.state();
             state.attr = Attr { size, rdev, ..made };
-            state.taken = info.modified;
+            state.took(&info);
             state.committed = Some(clock::now());
             state.file.pages_valid = true;
             drop(state);

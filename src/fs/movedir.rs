@@ -306,10 +306,15 @@ impl Fs {
         }
         match failed {
             None => Ok(whole),
-            Some(error) => Err(FsError::new(
-                super::errno::errno(error.kind()),
-                format!("{error}; what could not be moved is still below {old:?}"),
-            )),
+            Some(error) => {
+                let errno = match error.kind() {
+                    // EEXIST would say that the new name of the directory is taken.
+                    ErrorKind::Exists | ErrorKind::Changed => libc::EIO,
+                    kind => super::errno::errno(kind),
+                };
+                let what = format!("{error}; what could not be moved is still below {old:?}");
+                Err(FsError::new(errno, what))
+            }
         }
     }
 

@@ -4,14 +4,15 @@ use super::Fs;
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, ROOT, State};
+use super::later::reapply;
 use super::lookup::Entry;
 use super::query::is_of_query;
 use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
-    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo, Result,
-    Space, Strength,
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
+    Result, Space, Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
@@ -195,9 +196,7 @@ impl Fs {
                 info.size = Some(version.size);
                 let mut state = inode.state();
                 apply(&mut state, &change);
-                if info.attributes.is_some() {
-                    state.attributes.clone_from(&info.attributes);
-                }
+                self.show_all(inode, &mut state, &info);
                 state.attr.ctime = info.modified.max(state.attr.ctime);
                 self.same_content(&mut state, &info);
                 drop(state);
@@ -223,8 +222,8 @@ impl Fs {
         }
     }
 
-    /// Changes stored attributes: by one copy of the object onto itself where they are known, else
-    /// the driver asks for them.
+    /// Changes stored attributes: by a copy of the object onto itself, which takes all of them. What
+    /// was known a while ago may have been changed by others, and no etag tells: it is asked for.
     async fn store_change(
         &self,
         inode: &Inode,
@@ -236,19 +235,36 @@ impl Fs {
             .capabilities
             .copy
             .is_some_and(|copy| copy.source == Strength::Atomic);
+        if !copies || self.capabilities.attributes != AttributeSupport::Object {
+            return self.driver.set_attributes(key, change.clone(), etag).await;
+        }
         let known = {
             let state = inode.state();
-            let known = state.attributes.clone();
-            known.map(|known| (known, state.attr, state.file.commits.clone()))
+            // As long as the kernel believes in what it was told by who believed in a listing.
+            let ttl = 2 * self.metadata_ttl();
+            let fresh = match inode.kind {
+                // No listing tells that its marker has changed.
+                Kind::Directory => state.took.is_some_and(|took| took + ttl > clock::now()),
+                _ => state.is_fresh(ttl),
+            };
+            let known = state.attributes.clone().filter(|_| fresh);
+            known.map(|known| (known, state.attr.mtime, state.file.commits.clone()))
         };
-        let (Some((known, attr, mut commits)), true, AttributeSupport::Object) =
-            (known, copies, self.capabilities.attributes)
-        else {
-            return self.driver.set_attributes(key, change.clone(), etag).await;
+        let (known, mtime, mut commits) = match known {
+            Some(known) => known,
+            None => {
+                let info = self.driver.head(key).await?;
+                if etag.as_ref().is_some_and(|etag| *etag != info.etag) {
+                    let why = "another version has its name by now";
+                    return Err(Error::new(ErrorKind::Changed, why).on(key));
+                }
+                let mtime = Attr::of_object(inode.ino, &info, &self.options).mtime;
+                (Arc::new(info.told_attributes()), mtime, info.commits)
+            }
         };
         let mut attributes = Arc::unwrap_or_clone(known);
         // The time of the copy is not that of the bytes.
-        attributes.mtime.get_or_insert(attr.mtime);
+        attributes.mtime.get_or_insert(mtime);
         change.apply(&mut attributes);
         (self.capabilities.check_attributes.0)(&attributes).map_err(|error| error.on(key))?;
         if commits.is_empty() {
@@ -265,6 +281,30 @@ impl Fs {
             attributes: Some(attributes.into()),
             ..info
         })
+    }
+
+    /// Shows all attributes that an object has after a change of some: others may have changed since
+    /// they were known here.
+    fn show_all(&self, inode: &Inode, state: &mut State, info: &ObjectInfo) {
+        if info.attributes.is_none() {
+            return;
+        }
+        state.attributes.clone_from(&info.attributes);
+        let told = match inode.kind {
+            Kind::Directory => {
+                Attr::of_directory(inode.ino, Some(info), self.started, &self.options)
+            }
+            _ => Attr::of_object(inode.ino, info, &self.options),
+        };
+        let before = state.attr;
+        state.attr = Attr {
+            kind: inode.kind,
+            size: before.size,
+            nlink: before.nlink,
+            ctime: before.ctime,
+            ..told
+        };
+        reapply(state);
     }
 
     /// Whether a change is of attributes that can be set where no others are kept.
@@ -307,7 +347,7 @@ impl Fs {
 
     /// The inode's content is the same under a version's new name.
     fn same_content(&self, state: &mut State, info: &ObjectInfo) {
-        state.taken = info.modified;
+        state.took(info);
         let Some(version) = &state.file.version else {
             return;
         };
@@ -389,11 +429,9 @@ impl Fs {
         };
         let mut state = inode.state();
         apply(&mut state, &change);
-        if info.attributes.is_some() {
-            state.attributes.clone_from(&info.attributes);
-        }
+        self.show_all(inode, &mut state, &info);
         state.attr.ctime = info.modified.max(state.attr.ctime);
-        state.taken = info.modified;
+        state.took(&info);
         state.check(clock::now());
         drop(state);
         self.note_directory(inode, true);

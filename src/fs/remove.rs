@@ -342,7 +342,7 @@ impl Fs {
             state.attributes = Some(Arc::new(attributes));
             if !change.is_empty() {
                 apply(&mut state, change);
-                state.taken = info.modified;
+                state.took(info);
                 state.check(clock::now());
             }
         }

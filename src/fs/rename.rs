@@ -211,7 +211,7 @@ impl Fs {
             stage_moved(&mut state, (&old_key, &version.etag), &key, &info.etag);
             state.file.version = Some(self.same_bytes(&version, key, &info.etag));
             state.attr.ctime = clock::wall();
-            state.taken = info.modified;
+            state.took(&info);
         }
         self.moved(source, target, from, to);
         let told = {

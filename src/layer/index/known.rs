@@ -26,8 +26,10 @@ pub struct Record {
     pub size: u64,
     /// When the store says that it took the bytes or the attributes, in seconds.
     pub modified: u64,
-    /// Whether the store's listing says so; else it is a second off at most.
+    /// Whether the store's listing says so; else it may have been a second earlier.
     pub exact: bool,
+    /// Whether every change with that time had been made when it was learned.
+    pub certain: bool,
     /// Whether this mount wrote the attributes.
     pub own: bool,
     pub attributes: Arc<Attributes>,
@@ -49,7 +51,13 @@ impl Record {
         let told = seconds(info.modified);
         self.etag == info.etag
             && Some(self.size) == info.size
-            && (self.modified == told || !self.exact && self.modified.abs_diff(told) <= 1)
+            && (self.modified == told || !self.exact && self.modified == told + 1)
+    }
+
+    /// Whether it may be believed and written: what this mount did, and what was told of others
+    /// late enough.
+    pub fn is_certain(&self) -> bool {
+        self.own || self.certain
     }
 
     /// Whether every change of the object that has its time has been made by now.
@@ -65,28 +73,6 @@ impl Record {
         let left = until.duration_since(clock::wall());
         left.map_or(Duration::ZERO, |left| left.min(long))
     }
-}
-
-/// Whether anything is stored that a listing does not tell.
-fn tells(attributes: &Attributes) -> bool {
-    let Attributes {
-        mode,
-        uid,
-        gid,
-        mtime,
-        atime,
-        rdev,
-        content_type: _,
-        user,
-        headers: _,
-    } = attributes;
-    mode.is_some()
-        || uid.is_some()
-        || gid.is_some()
-        || mtime.is_some()
-        || atime.is_some()
-        || rdev.is_some()
-        || !user.is_empty()
 }
 
 /// When what is still to be written of a directory changed.
@@ -194,6 +180,7 @@ impl Known {
             size,
             modified: seconds(info.modified),
             exact: !own,
+            certain: seconds(clock::wall()) >= seconds(info.modified) + SETTLING.as_secs(),
             own,
             attributes: attributes.clone(),
             commit: info.commits.first().copied(),
@@ -203,7 +190,7 @@ impl Known {
             attributes: Some(attributes.clone()),
             ..info.clone()
         };
-        let tells = tells(attributes);
+        let tells = attributes.exceed_listings();
         if !tells && !name.is_empty() && !self.peek(&directory).is_some_and(|known| known.kept) {
             return self.forget(key);
         }
@@ -216,10 +203,11 @@ impl Known {
                 let older = known.own
                     && !own
                     && known.etag == record.etag
-                    && record.modified <= known.modified + 1
-                    && !record.is_settled();
+                    && record.modified <= known.modified
+                    && !record.certain;
                 let same = known.is_of(info) && known.attributes == record.attributes;
-                if older || same && known.commit == record.commit && known.exact == record.exact {
+                let better = known.exact != record.exact || !known.is_certain() && record.certain;
+                if older || same && known.commit == record.commit && !better {
                     return;
                 }
             }
@@ -256,7 +244,7 @@ impl Known {
     /// Notes that an object may have been written with attributes, and may not.
     pub fn doubt(&mut self, key: &Key, attributes: &Attributes) {
         self.forget(key);
-        if tells(attributes) {
+        if attributes.exceed_listings() {
             let (directory, name) = place(key);
             self.change(&directory, |directory| {
                 directory.expected = true;
@@ -307,7 +295,7 @@ impl Known {
         let Some(record) = directory.records.get_mut(&name) else {
             return directory.expected;
         };
-        if !record.is_of(info) || !record.own && !record.is_settled() {
+        if !record.is_of(info) || !record.is_certain() {
             return directory.expected;
         }
         record.modified = seconds(info.modified);
@@ -326,7 +314,7 @@ impl Known {
     pub fn read(&mut self, directory: &Key, records: Vec<(Bytes, Record)>) {
         self.change(directory, |directory| {
             for (name, record) in records {
-                let tells = tells(&record.attributes);
+                let tells = record.attributes.exceed_listings();
                 directory.kept |= tells;
                 directory.expected |= tells;
                 directory.records.entry(name).or_insert(record);

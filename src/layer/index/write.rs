@@ -187,6 +187,8 @@ fn settled(known: &Directory, part: u32, parts: u32) -> BTreeMap<&Bytes, &Record
     known
         .records
         .iter()
-        .filter(|(name, record)| record.is_settled() && part_of(name, parts) == part)
+        .filter(|(name, record)| {
+            record.is_settled() && record.is_certain() && part_of(name, parts) == part
+        })
         .collect()
 }
