@@ -374,6 +374,34 @@ async fn a_change_of_one_attribute_undoes_no_other_that_somebody_else_has_made()
     }
 }
 
+/// `fchmod` is about an inode that nobody has looked up for long.
+#[tokio::test(start_paused = true)]
+async fn attributes_that_were_told_long_ago_are_asked_for_before_some_are_changed() {
+    clock::simulate(1);
+    let world = World::s3();
+    let (one, two) = (world.mount(), world.mount());
+    save(&one, "f", 0o600).await;
+    one.mkdir("d").await.unwrap();
+    settle().await;
+    two.open("f", READ).await.unwrap();
+    for (path, key) in [("f", "f"), ("d", "d/")] {
+        two.setattr(path, mode(0o640)).await.unwrap();
+        two.fs.drain(DAY).await;
+        settle().await;
+        let owner = SetAttr {
+            uid: Some(55),
+            ..SetAttr::default()
+        };
+        let ino = two.ino(path).await.unwrap();
+        one.setattr(path, owner).await.unwrap();
+        one.fs.drain(DAY).await;
+        settle().await;
+        two.fs.setattr(ino, mode(0o711), CALLER.uid).await.unwrap();
+        two.fs.drain(DAY).await;
+        assert_eq!(stored(&world, key).await, (0o711, 55), "{path}");
+    }
+}
+
 /// A listing tells that there was a change, and not which one.
 #[tokio::test(start_paused = true)]
 async fn what_others_change_of_a_known_file_is_seen_within_the_ttl() {
