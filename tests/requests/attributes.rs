@@ -114,6 +114,8 @@ fn chmod_r(place: &Place) {
         }
     };
     let world = World::new(place, fill);
+    // What is told in the second of a change is not believed later.
+    std::thread::sleep(Duration::from_secs(2));
     let first = world.another("first", &["--stat-attrs", "full"]);
     first.ls("d");
     std::thread::sleep(Duration::from_secs(2));
@@ -168,6 +170,8 @@ fn ls_10000(place: &Place) {
         }
     };
     let world = World::new(place, fill);
+    // What is told in the second of a change is not believed later.
+    std::thread::sleep(Duration::from_secs(2));
     let first = world.another("first", &["--stat-attrs", "full"]);
     assert_eq!(first.ls("d"), 10_000);
     std::thread::sleep(Duration::from_secs(2));
