@@ -291,7 +291,9 @@ impl Fs {
     /// it, and read no further than the file went before its open. The last release tells it.
     pub(super) fn expire(&self, inode: &Inode) {
         let mut state = inode.state();
-        if state.is_local() {
+        // Nobody would ever ask again for the root, and the kernel asks for what it is not told to
+        // believe with each path that leads through it.
+        if state.is_local() || state.place.is_none() {
             return;
         }
         state.expired = Some(clock::now());

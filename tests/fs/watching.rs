@@ -364,3 +364,18 @@ async fn an_answer_that_was_told_to_be_old_before_it_is_given_is_asked_for_again
     let entry = mount.look(ROOT, b"d").await.unwrap();
     assert!(entry.ttl > Duration::from_secs(3600));
 }
+
+/// The kernel asks for the root's attributes with each path that leads through it, if it is not told
+/// to believe them.
+#[tokio::test(start_paused = true)]
+async fn the_root_is_believed_when_a_feed_has_begun() {
+    let world = World::watched();
+    world.put("d/f", "x").await;
+    let mount = world.mount();
+    settle().await;
+    for path in ["", "d", "d/f"] {
+        let ino = mount.ino(path).await.unwrap();
+        let entry = mount.fs.getattr(ino).await.unwrap();
+        assert!(entry.ttl > Duration::from_secs(3600), "{path:?}");
+    }
+}
