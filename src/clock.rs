@@ -30,6 +30,12 @@ pub fn wall() -> SystemTime {
     }
 }
 
+/// Seconds since 1970.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 /// A random number for commit ids, jitter and file names; not for secrets.
 pub fn random() -> u64 {
     fastrand::u64(..)

@@ -36,7 +36,7 @@ pub use around::{Call, Layered, Operation, Policy};
 pub use buckets::Buckets;
 pub use deadline::Deadline;
 pub use fault::FaultPlan;
-pub use index::{Index, SETTLING};
+pub use index::Index;
 pub use limit::{Limit, Pace};
 pub use prefix::Prefix;
 pub use read_only::ReadOnly;

@@ -1,6 +1,7 @@
 //! The nouns of the driver contract.
 
 use super::{Error, ErrorKind, Filter, Result};
+use crate::clock;
 use crate::key::Key;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Names one version of an object's bytes. Opaque: compared for equality only.
 ///
@@ -214,7 +215,15 @@ pub struct ObjectInfo {
     pub version: Option<String>,
 }
 
+/// How long after a change another one may have the same time, by which listings tell the two apart.
+pub const SETTLING: Duration = Duration::from_secs(2);
+
 impl ObjectInfo {
+    /// Whether all changes have been made by now that can have the time of the last one.
+    pub fn is_settled(&self) -> bool {
+        clock::seconds(clock::wall()) >= clock::seconds(self.modified) + SETTLING.as_secs()
+    }
+
     /// The attributes; none where this answer does not tell them.
     pub fn told_attributes(&self) -> Attributes {
         self.attributes.as_deref().cloned().unwrap_or_default()

@@ -90,7 +90,7 @@ impl Fs {
                     self.rehome(inode, &parent, &name, &beside, key, &info, generation);
                     let kept = String::from_utf8_lossy(&beside).into_owned();
                     self.record_conflict(ConflictRecord {
-                        time: super::seconds(time),
+                        time: clock::seconds(time),
                         path: path.clone(),
                         kept_as: kept.clone(),
                         reason: why.into(),
@@ -115,7 +115,7 @@ impl Fs {
                 self.unname(inode, &parent, &name, generation);
                 let kept = kept.display().to_string();
                 self.record_conflict(ConflictRecord {
-                    time: super::seconds(time),
+                    time: clock::seconds(time),
                     path: path.clone(),
                     kept_as: kept.clone(),
                     reason: why.into(),

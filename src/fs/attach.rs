@@ -163,7 +163,7 @@ impl Fs {
                     let inode = Inode::new(attr, key.clone(), Some(place.clone()), since);
                     inode.state().marker = marker_known(&marker);
                     if let Some(info) = marker.info() {
-                        inode.state().tell_attributes(info);
+                        inode.state().note_attributes(info);
                     }
                     inode
                 })
@@ -207,7 +207,7 @@ impl Fs {
                 nlink,
                 ..attr
             };
-            state.tell_attributes(info);
+            state.note_attributes(info);
             reapply(&mut state);
         } else if self.capabilities.attributes == AttributeSupport::Object
             && !state.vouches(info.modified)
@@ -270,7 +270,7 @@ impl Fs {
                     state.attr =
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
                     state.attr.ctime = ctime;
-                    state.tell_attributes(info);
+                    state.note_attributes(info);
                     reapply(&mut state);
                 }
                 state.marker = marker_known(marker).or(state.marker);

@@ -17,7 +17,6 @@ use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{Attributes, CommitId, ETag, ObjectInfo};
 use crate::key::Key;
-use crate::layer::SETTLING;
 use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::Stage;
 use bytes::Bytes;
@@ -207,23 +206,18 @@ impl State {
     }
 
     /// Notes the attributes that the store tells.
-    pub fn tell_attributes(&mut self, info: &ObjectInfo) {
+    pub fn note_attributes(&mut self, info: &ObjectInfo) {
         self.attributes.clone_from(&info.attributes);
-        let settled = info.modified + SETTLING <= clock::wall();
-        self.told = (info.attributes.is_some() && settled).then_some(info.modified);
+        self.told = (info.attributes.is_some() && info.is_settled()).then_some(info.modified);
     }
 
     /// Whether the attributes that are known are still those of an object with this time of its
     /// last change, by which alone a listing shows that somebody has changed them.
     pub fn vouches(&self, modified: SystemTime) -> bool {
-        let seconds = |time: SystemTime| {
-            let since = time.duration_since(SystemTime::UNIX_EPOCH);
-            since.map_or(0, |since| since.as_secs())
-        };
-        let modified = seconds(modified);
+        let modified = clock::seconds(modified);
         // The answer to a write comes up to a second after it.
-        let taken = seconds(self.taken);
-        self.told.is_some_and(|told| seconds(told) == modified)
+        let taken = clock::seconds(self.taken);
+        self.told.map(clock::seconds) == Some(modified)
             || (taken.saturating_sub(1)..=taken).contains(&modified)
     }
 

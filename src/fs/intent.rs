@@ -6,7 +6,7 @@
 //! writer has ended, or that nobody has written for long, is taken over by compare-and-set: see
 //! [`super::resume`].
 
-use super::{Fs, RenameStatus, Top, seconds};
+use super::{Fs, RenameStatus, Top};
 use crate::clock;
 use crate::clock::Instant;
 use crate::driver::{
@@ -132,7 +132,7 @@ impl Renames {
         let shown = moving.iter().map(|moving| RenameStatus {
             from: name(&moving.from),
             to: name(&moving.to),
-            since: seconds(moving.since),
+            since: clock::seconds(moving.since),
             begun_by: moving.begun_by.clone(),
             listed: moving.listed.load(Ordering::Relaxed),
             moved: moving.moved.load(Ordering::Relaxed),

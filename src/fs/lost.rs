@@ -234,7 +234,7 @@ impl Fs {
             records.errors.pop_front();
         }
         records.errors.push_back(ErrorRecord {
-            time: super::seconds(clock::wall()),
+            time: clock::seconds(clock::wall()),
             operation: operation.into(),
             path,
             errno: errno::name(errno),

@@ -11,8 +11,8 @@ use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
-    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
-    Result, Space, Strength,
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo, Result,
+    Space, Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
@@ -253,11 +253,8 @@ impl Fs {
         let (known, mtime, mut commits) = match known {
             Some(known) => known,
             None => {
+                // Those of another version are refused by the condition of the copy.
                 let info = self.driver.head(key).await?;
-                if etag.as_ref().is_some_and(|etag| *etag != info.etag) {
-                    let why = "another version has its name by now";
-                    return Err(Error::new(ErrorKind::Changed, why).on(key));
-                }
                 let mtime = Attr::of_object(inode.ino, &info, &self.options).mtime;
                 (Arc::new(info.told_attributes()), mtime, info.commits)
             }

@@ -6,7 +6,7 @@ use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::remove::take_turns;
 use super::target::Target;
-use super::{ConflictRecord, Fs, seconds};
+use super::{ConflictRecord, Fs};
 use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
@@ -412,7 +412,7 @@ impl Fs {
             };
             self.forget_entry(to.0, &beside);
             self.record_conflict(ConflictRecord {
-                time: seconds(time),
+                time: clock::seconds(time),
                 path: format!("{}/{}", to.0.path(), String::from_utf8_lossy(to.1)),
                 kept_as: String::from_utf8_lossy(&beside).into_owned(),
                 reason: "somebody else changed it before a rename replaced it; theirs is kept"

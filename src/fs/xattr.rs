@@ -39,12 +39,13 @@ impl Fs {
             return Ok(());
         }
         match self.driver.head(&key).await {
-            Ok(info) => {
+            Ok(mut info) => {
                 let mut state = inode.state();
                 let base = state.file.base.as_ref();
                 // Of another version nothing is kept; its put's condition will tell.
                 if base.is_none_or(|base| *base == info.etag) {
-                    state.attributes = Some(info.attributes.unwrap_or_default());
+                    info.attributes.get_or_insert_default();
+                    state.note_attributes(&info);
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}

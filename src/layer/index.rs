@@ -5,7 +5,7 @@
 //! whether a record still holds; any other record is ignored. For the next mount the records of a
 //! directory are written to objects of our own (`.bucketfs/index/DIGEST.PART`), in the background
 //! and by compare-and-set. An object may change twice in one second, so no record is written, and
-//! none of another mount is believed, before the time that it tells is [`SETTLING`] past.
+//! none of another mount is believed, before the time that it tells is [`crate::driver::SETTLING`] past.
 //!
 //! One listing of the index objects' keys tells which directories have any; while directories are
 //! listed it is asked for again once a minute, behind them. Where none has, nothing else is
@@ -27,7 +27,6 @@ use crate::task;
 use async_trait::async_trait;
 use catalogue::Catalogue;
 use futures::stream::{self, BoxStream, StreamExt};
-pub use known::SETTLING;
 use known::{Known, place};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;

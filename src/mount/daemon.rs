@@ -20,7 +20,6 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 
@@ -372,8 +371,7 @@ fn publish(
 }
 
 fn since() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+    clock::seconds(clock::wall())
 }
 
 /// Logs how it ended.

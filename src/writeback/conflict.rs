@@ -1,6 +1,7 @@
 //! What becomes of bytes that the store did not take under their name: a conflict file beside it,
 //! or a file in the state directory.
 
+use crate::clock;
 pub use crate::conflict::name;
 use crate::driver::Body;
 use crate::task;
@@ -9,7 +10,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// What stands beside kept bytes, so that a person can put them where they belong.
 #[derive(Serialize)]
@@ -41,9 +41,7 @@ impl From<Body> for Kept {
 /// Writes bytes that no store would take into the state directory, durably, with a note beside
 /// them. Gives the path.
 pub async fn keep(dir: &Path, path: &str, reason: &str, content: &Kept) -> io::Result<PathBuf> {
-    let time = crate::clock::wall()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let time = clock::seconds(clock::wall());
     let plain: String = path
         .chars()
         .map(|c| if c == '/' || c.is_control() { '_' } else { c })

@@ -1,7 +1,7 @@
 //! What is known of objects' attributes, directory by directory.
 
 use crate::clock::{self, Instant};
-use crate::driver::{Attributes, CommitId, ETag, ListEntry, ObjectInfo};
+use crate::driver::{Attributes, CommitId, ETag, ListEntry, ObjectInfo, SETTLING};
 use crate::key::Key;
 use bytes::Bytes;
 use lru::LruCache;
@@ -11,9 +11,6 @@ use std::time::{Duration, SystemTime};
 
 /// How many records are kept in memory, over all directories.
 const CAPACITY: usize = 200_000;
-
-/// How long after a change another one may have the same time, by which the two are told apart.
-pub const SETTLING: Duration = Duration::from_secs(2);
 
 /// How long what was told of a directory's marker is believed: no listing of the directory above
 /// tells whether it is still so.
@@ -28,7 +25,8 @@ pub struct Record {
     pub modified: u64,
     /// Whether the store's listing says so; else it may have been a second earlier.
     pub exact: bool,
-    /// Whether every change with that time had been made when it was learned.
+    /// Whether this mount wrote it, or every change with that time had been made when it was
+    /// learned. Nothing else is believed or written.
     pub certain: bool,
     /// Whether this mount wrote the attributes.
     pub own: bool,
@@ -39,30 +37,18 @@ pub struct Record {
     pub at: u64,
 }
 
-/// Seconds since 1970.
-pub fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 impl Record {
     /// Whether it is of the version that a listing tells.
     fn is_of(&self, info: &ObjectInfo) -> bool {
-        let told = seconds(info.modified);
+        let told = clock::seconds(info.modified);
         self.etag == info.etag
             && Some(self.size) == info.size
             && (self.modified == told || !self.exact && self.modified == told + 1)
     }
 
-    /// Whether it may be believed and written: what this mount did, and what was told of others
-    /// late enough.
-    pub fn is_certain(&self) -> bool {
-        self.own || self.certain
-    }
-
     /// Whether every change of the object that has its time has been made by now.
     pub fn is_settled(&self) -> bool {
-        seconds(clock::wall()) >= self.modified + SETTLING.as_secs()
+        clock::seconds(clock::wall()) >= self.modified + SETTLING.as_secs()
     }
 
     /// For how long a change may still have a time that is taken for the one of this: by who wrote
@@ -178,9 +164,9 @@ impl Known {
         let record = Record {
             etag: info.etag.clone(),
             size,
-            modified: seconds(info.modified),
+            modified: clock::seconds(info.modified),
             exact: !own,
-            certain: seconds(clock::wall()) >= seconds(info.modified) + SETTLING.as_secs(),
+            certain: own || info.is_settled(),
             own,
             attributes: attributes.clone(),
             commit: info.commits.first().copied(),
@@ -206,7 +192,7 @@ impl Known {
                     && record.modified <= known.modified
                     && !record.certain;
                 let same = known.is_of(info) && known.attributes == record.attributes;
-                let better = known.exact != record.exact || !known.is_certain() && record.certain;
+                let better = known.exact != record.exact || !known.certain && record.certain;
                 if older || same && known.commit == record.commit && !better {
                     return;
                 }
@@ -295,10 +281,10 @@ impl Known {
         let Some(record) = directory.records.get_mut(&name) else {
             return directory.expected;
         };
-        if !record.is_of(info) || !record.is_certain() {
+        if !record.is_of(info) || !record.certain {
             return directory.expected;
         }
-        record.modified = seconds(info.modified);
+        record.modified = clock::seconds(info.modified);
         record.exact = true;
         // One text for both.
         record.etag = info.etag.clone();

@@ -2,9 +2,9 @@
 //! while, and at the end of a mount.
 
 use super::known::{Changed, Directory, Record};
-use super::{PART, PARTS, SETTLING, Shared, digest, file};
+use super::{PART, PARTS, Shared, digest, file};
 use crate::clock;
-use crate::driver::{Body, ETag, ErrorKind, Precondition, PutOptions, Result};
+use crate::driver::{Body, ETag, ErrorKind, Precondition, PutOptions, Result, SETTLING};
 use crate::key::Key;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -188,7 +188,7 @@ fn settled(known: &Directory, part: u32, parts: u32) -> BTreeMap<&Bytes, &Record
         .records
         .iter()
         .filter(|(name, record)| {
-            record.is_settled() && record.is_certain() && part_of(name, parts) == part
+            record.is_settled() && record.certain && part_of(name, parts) == part
         })
         .collect()
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long a server is believed to be as it was.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -28,11 +28,6 @@ struct Record {
     /// When, in seconds since 1970.
     at: u64,
     findings: Findings,
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// Where the findings about a bucket are kept.
@@ -51,7 +46,7 @@ pub(in super::super) async fn read(place: &Path) -> Option<Findings> {
     let path = place.to_owned();
     let text = task::blocking(move || std::fs::read(path)).await;
     let record: Record = serde_json::from_slice(&text.ok()?.ok()?).ok()?;
-    let age = seconds(clock::wall()).checked_sub(record.at)?;
+    let age = clock::seconds(clock::wall()).checked_sub(record.at)?;
     (record.version == env!("CARGO_PKG_VERSION") && age < DAY.as_secs()).then_some(record.findings)
 }
 
@@ -59,7 +54,7 @@ pub(in super::super) async fn read(place: &Path) -> Option<Findings> {
 pub(in super::super) async fn write(place: &Path, findings: &Findings) {
     let record = Record {
         version: env!("CARGO_PKG_VERSION").into(),
-        at: seconds(clock::wall()),
+        at: clock::seconds(clock::wall()),
         findings: findings.clone(),
     };
     let path = place.to_owned();
