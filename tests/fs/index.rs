@@ -426,6 +426,28 @@ async fn what_others_change_of_a_known_file_is_seen_within_the_ttl() {
     }
 }
 
+/// No listing of the directory above tells it.
+#[tokio::test(start_paused = true)]
+async fn what_others_change_of_a_known_directory_is_seen_within_a_minute_more() {
+    clock::simulate(1);
+    let world = World::s3();
+    let (one, two) = (world.mount(), world.mount());
+    for name in ["d", "e"] {
+        one.mkdir(name).await.unwrap();
+        save(&one, &format!("{name}/f"), 0o600).await;
+        two.setattr(name, mode(0o711)).await.unwrap();
+    }
+    settle().await;
+    assert_eq!(modes(&two, "").await, [0o711; 2]);
+    one.setattr("d", mode(0o750)).await.unwrap();
+    let mut waited = Duration::ZERO;
+    while modes(&two, "").await != [0o750, 0o711] {
+        waited += Duration::from_secs(1);
+        assert!(waited <= Duration::from_secs(61));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_large_directory_has_several_index_objects() {
     clock::simulate(1);
