@@ -39,6 +39,7 @@ mod node;
 mod offload;
 mod pages;
 mod query;
+mod reflink;
 mod refused;
 mod remove;
 mod rename;

@@ -521,41 +521,9 @@ impl Fs {
         }
         Ok(())
     }
-
-    /// The object that a file was copied from is another one now. What of it is cached still
-    /// serves; without it there is nothing to write.
-    async fn keep_copy(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
-        self.keep_content(inode).await?;
-        let (place, generation, untouched) = {
-            let state = inode.state();
-            let stage = state.file.stage.as_ref();
-            if stage.is_none_or(|stage| stage.missing(0..stage.size()).is_empty()) {
-                return Ok(());
-            }
-            (
-                state.place.clone(),
-                state.file.generation,
-                stage.is_some_and(|stage| stage.is_origin()),
-            )
-        };
-        if !untouched {
-            return Err(self.lose(inode, libc::EIO, UNCOPIED).await);
-        }
-        let why = format!(
-            "{:?}: {UNCOPIED}; nothing was written, copy it again",
-            inode.path()
-        );
-        let error = FsError::new(libc::EIO, why);
-        if let Some((parent, name)) = place {
-            self.unname(inode, &parent, &name, generation);
-            inode.state().file.lost = Some(Box::new((generation, error.clone())));
-        }
-        Err(error)
-    }
 }
 
 const LOST: &str = "somebody else changed or removed it since it was opened here";
-const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 const LOST_NEW: &str = "somebody else created it first";
 
 pub(super) fn version_of(origin: &Origin) -> Version {

@@ -27,7 +27,7 @@ fn without_times(attributes: Attributes) -> Attributes {
 }
 
 /// How content is written into a file that is not wholly here.
-fn origin(version: &Arc<Version>) -> Origin {
+pub(super) fn origin(version: &Arc<Version>) -> Origin {
     Origin {
         key: version.key.clone(),
         etag: version.etag.clone(),
@@ -495,96 +495,5 @@ impl Fs {
         };
         let found = found.ok_or(FsError::plain(libc::ENXIO))?;
         Ok(found.min(size) as i64)
-    }
-
-    /// Lets a file begin as a clean one does, up to the end of what is copied, in one call or in
-    /// several that follow each other: the kernel asks for 2 GiB at most. How many bytes that are,
-    /// or `None` where it cannot be done so.
-    fn copy_beginning(
-        &self,
-        source: &Handle,
-        target: &Handle,
-        at: u64,
-        length: u64,
-        uid: u32,
-    ) -> FsResult<Option<u32>> {
-        const MOST: u64 = i32::MAX as u64;
-        let version = {
-            let state = source.inode.state();
-            let clean = state.file.stage.is_none() && !state.is_local();
-            state.file.version.clone().filter(|_| clean)
-        };
-        let Some(version) = version.filter(|version| version.size > at) else {
-            return Ok(None);
-        };
-        let end = version.size.min(at.saturating_add(length.min(MOST)));
-        // Who wants a small part does not mean the file.
-        let means_all = end == version.size || (length >= upload::LARGE && self.can_copy());
-        if Arc::ptr_eq(&source.inode, &target.inode) || (at == 0 && !means_all) {
-            return Ok(None);
-        }
-        let origin = origin(&version);
-        let mut state = target.inode.state();
-        let goes_on = match &state.file.stage {
-            _ if at == 0 => state.attr.size == 0,
-            Some(stage) => {
-                stage.origin() == Some(&origin)
-                    && stage.size() == at
-                    && state.attr.size == at
-                    && stage.dirty().is_empty()
-            }
-            None => false,
-        };
-        if !goes_on {
-            return Ok(None);
-        }
-        let mut stage = Stage::new(&self.area, Some(origin));
-        stage.set_size(end)?;
-        state.file.stage = Some(Box::new(stage));
-        self.wrote(&mut state, uid, false);
-        target.wrote(&state);
-        state.attr.size = end;
-        drop(state);
-        self.mark_dirty(&target.inode);
-        if end == version.size {
-            self.copies.came_true();
-        }
-        Ok(Some((end - at) as u32))
-    }
-
-    /// `copy_file_range`: the whole of a clean file into an empty one becomes a copy on the
-    /// server when the target is committed; everything else is read and written here, up to
-    /// 8 MiB a call.
-    pub async fn copy_file_range(
-        self: &Arc<Self>,
-        from: (u64, u64),
-        to: (u64, u64),
-        length: u64,
-        uid: u32,
-    ) -> FsResult<u32> {
-        const PIECE: u64 = 8 << 20;
-        let source = self.handle(from.0)?;
-        let target = self.handle(to.0)?;
-        if !target.writable {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        if target.append {
-            return Err(FsError::plain(libc::EBADF));
-        }
-        self.require_one_bucket(&source.inode, &target.inode)?;
-        if from.1 == to.1
-            && self.capabilities.copy.is_some()
-            && let Some(copied) = self.copy_beginning(&source, &target, from.1, length, uid)?
-        {
-            return Ok(copied);
-        }
-        let end = from.1.saturating_add(length.min(PIECE));
-        let bytes = self
-            .read_inode(&source.inode, from.1..end, &source.pattern)
-            .await?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        self.write_when_room(to.0, to.1, bytes, uid, false).await
     }
 }
