@@ -260,6 +260,8 @@ pub struct Fs {
     /// directories, which change many keys.
     names: tokio::sync::RwLock<()>,
     dirty: Mutex<BTreeMap<u64, Arc<Inode>>>,
+    /// Files that began as copies of others' versions, until they are committed.
+    reflinks: Mutex<Vec<Weak<Inode>>>,
     unsent: Mutex<BTreeMap<u64, lost::Waiting>>,
     /// Inodes of which the store does not know all attributes yet.
     changed: Mutex<BTreeMap<u64, Arc<Inode>>>,
@@ -369,6 +371,7 @@ impl Fs {
             last_handle: AtomicU64::new(0),
             names: tokio::sync::RwLock::new(()),
             dirty: Mutex::default(),
+            reflinks: Mutex::default(),
             unsent: Mutex::default(),
             changed: Mutex::default(),
             may_be_empty: Mutex::default(),

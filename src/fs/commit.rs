@@ -159,6 +159,9 @@ impl Fs {
                 Step::Send(plan) => plan,
             };
             let mut plan = plan;
+            if plan.options.precondition != Precondition::IfAbsent {
+                self.keep_copies_of(inode).await?;
+            }
             let error = match self.send(&mut plan).await {
                 Ok(info) => {
                     if self.settle(inode, &plan, &info).await {

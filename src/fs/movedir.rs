@@ -100,6 +100,7 @@ impl Fs {
                 format!("{old:?}: the part of a long name cannot be renamed; rename what is in it"),
             ));
         }
+        self.keep_copies(|key, _| key.starts_with(&old)).await?;
         let listed = self.list_within_limit(&source, &old).await?;
         self.wake_below(&source);
         let known = self.known_below(&source);

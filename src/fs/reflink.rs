@@ -6,9 +6,11 @@ use super::content::origin;
 use super::errno::{FsError, FsResult};
 use super::handle::Handle;
 use super::inode::Inode;
+use crate::driver::ETag;
+use crate::key::Key;
 use crate::writeback::stage::Stage;
 use crate::writeback::upload;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 const UNCOPIED: &str = "the file it was copied from changed before the copy was committed";
 
@@ -62,6 +64,7 @@ impl Fs {
         state.attr.size = end;
         drop(state);
         self.mark_dirty(&target.inode);
+        self.note_copy(&target.inode);
         if end == version.size {
             self.copies.came_true();
         }
@@ -133,5 +136,49 @@ impl Fs {
             inode.state().file.lost = Some(Box::new((generation, error.clone())));
         }
         Err(error)
+    }
+
+    /// Notes a copy that is not committed yet.
+    fn note_copy(&self, inode: &Arc<Inode>) {
+        let mut known = self.reflinks.lock();
+        // What is committed depends on nothing.
+        known.retain(|copy| {
+            let copy = copy.upgrade();
+            copy.is_some_and(|copy| !Arc::ptr_eq(&copy, inode) && copy.state().file.dirty)
+        });
+        known.push(Arc::downgrade(inode));
+    }
+
+    /// Fetches what copies that are not committed yet have of versions that this mount is about to
+    /// replace, move or remove: what it has acknowledged is not its own to lose.
+    pub(super) async fn keep_copies(&self, goes: impl Fn(&Key, &ETag) -> bool) -> FsResult<()> {
+        let copies: Vec<_> = {
+            let known = self.reflinks.lock();
+            known.iter().filter_map(Weak::upgrade).collect()
+        };
+        for copy in copies {
+            let depends = {
+                let state = copy.state();
+                let stage = state.file.stage.as_ref().filter(|_| state.file.dirty);
+                stage
+                    .and_then(|stage| stage.origin())
+                    .is_some_and(|origin| {
+                        origin.key != state.key && goes(&origin.key, &origin.etag)
+                    })
+            };
+            if depends {
+                self.keep_content(&copy).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for the version that an inode stands for.
+    pub(super) async fn keep_copies_of(&self, inode: &Inode) -> FsResult<()> {
+        let Some(version) = inode.state().file.version.clone() else {
+            return Ok(());
+        };
+        self.keep_copies(|key, etag| (key, etag) == (&version.key, &version.etag))
+            .await
     }
 }

@@ -94,6 +94,7 @@ impl Fs {
             return Ok(false);
         }
         self.before_replaced(inode).await?;
+        self.keep_copies_of(inode).await?;
         if self.is_stored(inode) {
             let (key, base) = {
                 let state = inode.state();

@@ -137,7 +137,9 @@ impl Fs {
                 }
             }
             self.before_replaced(target).await?;
+            self.keep_copies_of(target).await?;
         }
+        self.keep_copies_of(source).await?;
         if source.state().file.dirty && self.is_stored(source) {
             self.commit_in_turn(source).await?;
         }
@@ -516,6 +518,9 @@ impl Fs {
             if inode.state().file.dirty {
                 self.commit_in_turn(inode).await?;
             }
+        }
+        for inode in [a, b] {
+            self.keep_copies_of(inode).await?;
         }
         let (key_a, key_b) = (a.key(), b.key());
         let (now_a, now_b) = self.driver.exchange(&key_a, &key_b).await?;
