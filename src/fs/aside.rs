@@ -39,7 +39,7 @@ impl Fs {
             Ok(loser) => loser,
             Err(error) => return error,
         };
-        let generation = loser.1;
+        let generation = loser.generation;
         let why = match whole {
             true => why.to_owned(),
             false => format!("{why}; {UNREAD}"),
@@ -62,8 +62,7 @@ impl Fs {
         why: &str,
     ) -> FsError {
         let path = inode.path();
-        let (place, generation, body, options) = loser;
-        let Some((parent, name)) = place else {
+        let Some((parent, name)) = loser.place.clone() else {
             return FsError::new(libc::ESTALE, why);
         };
         let prefix = parent.key();
@@ -81,13 +80,14 @@ impl Fs {
                 break;
             };
             let key = prefix.join(&component);
-            match upload::put(&self.driver, &key, body.clone(), options.clone()).await {
+            let (body, options) = (loser.body.clone(), loser.options.clone());
+            match upload::put(&self.driver, &key, body, options).await {
                 Ok(info) => {
                     let info = ObjectInfo {
-                        size: Some(body.len()),
+                        size: Some(loser.body.len()),
                         ..info
                     };
-                    self.rehome(inode, &parent, &name, &beside, key, &info, generation);
+                    self.rehome(inode, &parent, &name, &beside, key, &info, &loser);
                     let kept = String::from_utf8_lossy(&beside).into_owned();
                     self.record_conflict(ConflictRecord {
                         time: clock::seconds(time),
@@ -110,9 +110,10 @@ impl Fs {
             }
         }
         let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
-        match conflict::keep(&self.options.state_dir, &path, why, &body.into()).await {
+        let content = loser.body.into();
+        match conflict::keep(&self.options.state_dir, &path, why, &content).await {
             Ok(kept) => {
-                self.unname(inode, &parent, &name, generation);
+                self.unname(inode, &parent, &name, loser.generation);
                 let kept = kept.display().to_string();
                 self.record_conflict(ConflictRecord {
                     time: clock::seconds(time),

@@ -43,6 +43,8 @@ impl Drop for UnderWay<'_> {
 pub(super) struct Plan {
     pub key: Key,
     content: Content,
+    /// The stage that the bytes are from.
+    stage: Option<u64>,
     pub options: PutOptions,
     pub generation: u64,
     id: CommitId,
@@ -56,7 +58,7 @@ enum Content {
     Ahead(Option<Box<Ahead>>, Body, u64, Option<Attributes>),
     /// Partly in objects of our own, and in the version of the same object beneath, which the
     /// server joins with what is sent.
-    Joined(Body, Option<Origin>),
+    Joined(Body),
     /// Another object's, unchanged: copied on the server.
     There(Origin),
     /// Partly a version of the same object, which is copied on the server; and the size of all.
@@ -75,7 +77,7 @@ impl Plan {
 
     fn size(&self) -> u64 {
         match &self.content {
-            Content::Here(body) | Content::Joined(body, _) => body.len(),
+            Content::Here(body) | Content::Joined(body) => body.len(),
             Content::Ahead(_, _, size, _) => *size,
             Content::There(origin) => origin.size,
             Content::Rebuilt(_, _, size) => *size,
@@ -266,6 +268,7 @@ impl Fs {
             Some(etag) => Precondition::IfMatch(etag.clone()),
         };
         let mut content = Content::Here(Body::empty());
+        let stage = state.file.stage.as_ref().map(|stage| stage.number());
         let mut commits = state.file.next_commits();
         let mut attributes = self.stored_attributes(state);
         state.later = None;
@@ -290,8 +293,7 @@ impl Fs {
                 (_, origin)
                     if stage.has_away() && origin.is_none_or(|origin| origin.key == state.key) =>
                 {
-                    let origin = origin.cloned();
-                    content = Content::Joined(stage.assembled()?, origin);
+                    content = Content::Joined(stage.assembled()?);
                 }
                 (Some(origin), _) if self.can_copy() && !missing.is_empty() => {
                     content = Content::There(origin);
@@ -348,6 +350,7 @@ impl Fs {
         Ok(Step::Send(Box::new(Plan {
             key: state.key.clone(),
             content,
+            stage,
             options: PutOptions {
                 precondition,
                 attributes,
@@ -406,7 +409,7 @@ impl Fs {
                     }
                 }
             }
-            Content::Here(body) | Content::Joined(body, _) => {
+            Content::Here(body) | Content::Joined(body) => {
                 upload::put(&self.driver, &plan.key, body.clone(), plan.options.clone()).await
             }
             Content::Rebuilt(origin, parts, _) => {
@@ -464,13 +467,7 @@ impl Fs {
             }
             state.attributes = Some(attributes);
             // What was copied here since is not the version that was sent, but the other object's.
-            let sent = |stage: &Stage| match &plan.content {
-                Content::Here(_) | Content::Ahead(..) => stage.missing(0..stage.size()).is_empty(),
-                Content::There(origin) | Content::Rebuilt(origin, ..) => {
-                    stage.origin() == Some(origin)
-                }
-                Content::Joined(_, origin) => stage.origin() == origin.as_ref(),
-            };
+            let sent = |stage: &Stage| Some(stage.number()) == plan.stage;
             if let Some(stage) = state.file.stage.as_mut().filter(|stage| sent(stage)) {
                 stage.rebase(Some(Origin {
                     key: plan.key.clone(),

@@ -35,9 +35,19 @@ pub(super) struct Waiting {
     delay: Duration,
 }
 
-/// What a lost commit leaves: where it was, the generation of its bytes, the bytes, and how to put
-/// them elsewhere.
-pub(super) type Loser = (Option<Place>, u64, Body, PutOptions);
+/// What a lost commit leaves.
+pub(super) struct Loser {
+    /// Where it was.
+    pub place: Option<Place>,
+    /// The generation of its bytes.
+    pub generation: u64,
+    /// The stage that they are from.
+    pub stage: Option<u64>,
+    /// Its bytes.
+    pub body: Body,
+    /// How to put them elsewhere.
+    pub options: PutOptions,
+}
 
 /// What of a file's content is here.
 fn present(inode: &Inode) -> std::io::Result<Kept> {
@@ -67,6 +77,7 @@ impl Fs {
     pub(super) fn loser(&self, inode: &Inode) -> FsResult<Loser> {
         let mut guard = inode.state();
         let state = &mut *guard;
+        let number = state.file.stage.as_ref().map(|stage| stage.number());
         let body = match &mut state.file.stage {
             Some(stage) => {
                 for range in stage.missing(0..stage.size()) {
@@ -87,7 +98,13 @@ impl Fs {
             commits: vec![CommitId(clock::random())],
             ..PutOptions::default()
         };
-        Ok((state.place.clone(), state.file.generation, body, options))
+        Ok(Loser {
+            place: state.place.clone(),
+            generation: state.file.generation,
+            stage: number,
+            body,
+            options,
+        })
     }
 
     /// Makes the loser's inode stand for its conflict file.
@@ -100,8 +117,9 @@ impl Fs {
         beside: &bytes::Bytes,
         key: Key,
         info: &ObjectInfo,
-        generation: u64,
+        loser: &Loser,
     ) {
+        let generation = loser.generation;
         {
             let mut children = parent.children();
             let mut state = inode.state();
@@ -128,9 +146,9 @@ impl Fs {
                 etag: info.etag.clone(),
                 size,
             }));
-            // What is missing was copied here since, and is another object's.
-            let whole = |stage: &Stage| stage.missing(0..stage.size()).is_empty();
-            if let Some(stage) = state.file.stage.as_mut().filter(|stage| whole(stage)) {
+            // What was copied here since is another object's.
+            let lost = |stage: &Stage| Some(stage.number()) == loser.stage;
+            if let Some(stage) = state.file.stage.as_mut().filter(|stage| lost(stage)) {
                 stage.rebase(Some(Origin {
                     key,
                     etag: info.etag.clone(),

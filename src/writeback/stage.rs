@@ -27,6 +27,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The stored version that the bytes come from that were not written here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,7 @@ pub struct Origin {
 /// The staged bytes of one inode, shared by its handles. Spill files make the methods block on
 /// the local disk.
 pub struct Stage {
+    number: u64,
     area: Arc<StagingArea>,
     origin: Option<Origin>,
     size: u64,
@@ -92,7 +94,9 @@ impl Stage {
         let size = origin.as_ref().map_or(0, |origin| origin.size);
         let mut extents = Extents::default();
         extents.set(0..size, Content::Missing, Age::Clean);
+        static LAST: AtomicU64 = AtomicU64::new(0);
         Stage {
+            number: LAST.fetch_add(1, Ordering::Relaxed),
             area: area.clone(),
             origin,
             size,
@@ -102,6 +106,11 @@ impl Stage {
             away: BTreeMap::new(),
             offered: None,
         }
+    }
+
+    /// Tells it from all others, those that begin like it too.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Size in bytes.

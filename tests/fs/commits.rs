@@ -33,6 +33,37 @@ async fn read_all(mount: &Mount, handle: u64, len: usize) -> String {
     text
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_read_while_the_bytes_before_it_were_committed_is_not_taken_for_them() {
+    let world = World::memory();
+    let (old, new) = (lines(20 * MIB, 'A'), lines(20 * MIB, 'B'));
+    world.put("source", &new).await;
+    let mount = world.mount();
+    let source = mount.open("source", READ).await.unwrap();
+    let first = mount.open("f", CREATE).await.unwrap();
+    write_all(&mount, first, &old).await;
+    mount.fault.set("complete:delay=5s,put:delay=5s").unwrap();
+    let again = async {
+        half_a_second().await;
+        let flags = libc::O_RDWR | libc::O_TRUNC;
+        let second = mount.open("f", flags).await.unwrap();
+        let mut at = 0;
+        while at < new.len() as u64 {
+            let ends = ((source, at), (second, at));
+            let copied = mount.fs.copy_file_range(ends.0, ends.1, 1 << 30, 7).await;
+            at += u64::from(copied.unwrap());
+        }
+        assert!(read_all(&mount, second, new.len()).await == new);
+        second
+    };
+    let (flushed, second) = tokio::join!(mount.flush(first), again);
+    flushed.unwrap();
+    mount.fault.clear();
+    mount.close(second).await.unwrap();
+    mount.close(first).await.unwrap();
+    assert!(world.get("f").await.unwrap() == new);
+}
+
 /// What this mount has acknowledged as copied is not its own to lose.
 #[tokio::test(start_paused = true)]
 async fn a_copy_outlives_what_this_mount_does_to_its_source() {
