@@ -116,18 +116,33 @@ impl Fs {
         let result = self.commit_rounds(inode).await;
         drop(under_way);
         match &result {
-            Ok(()) => self.unsent.lock().remove(&inode.ino),
+            Ok(()) => {
+                self.unsent.lock().remove(&inode.ino);
+                self.commit_rest(inode);
+            }
             Err(error) => {
                 self.record_at("commit", inode, path, error);
                 self.retry_later(inode);
-                None
             }
-        };
+        }
         result
+    }
+
+    /// What came while a commit ran, and no handle will commit, is committed in the background.
+    pub(super) fn commit_rest(&self, inode: &Arc<Inode>) {
+        let left = {
+            let state = inode.state();
+            state.file.dirty && !state.removed && state.committing == 0
+        };
+        if left {
+            self.retry_later(inode);
+        }
     }
 
     async fn commit_rounds(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
         let mut merges = 0;
+        // What is written from now on is its writers' to commit.
+        let due = inode.state().file.generation;
         loop {
             let plan = match self.next_step(inode)? {
                 Step::Clean => {
@@ -166,7 +181,7 @@ impl Fs {
             }
             let error = match self.send(&mut plan).await {
                 Ok(info) => {
-                    if self.settle(inode, &plan, &info).await {
+                    if self.settle(inode, &plan, &info).await || plan.generation >= due {
                         return Ok(());
                     }
                     continue;

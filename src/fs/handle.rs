@@ -463,6 +463,9 @@ impl Fs {
                 }
             }
         }
+        if result.is_ok() {
+            self.commit_rest(inode);
+        }
         self.table.reap(inode);
         result
     }

@@ -346,7 +346,14 @@ impl Fs {
         let dirty: Vec<Arc<Inode>> = self.dirty.lock().values().cloned().collect();
         let mut results = futures::stream::iter(dirty)
             .map(|inode| async move {
-                let result = match tokio::time::timeout(timeout, self.commit(&inode)).await {
+                let all = async {
+                    // Somebody may still write.
+                    while inode.state().file.dirty {
+                        self.commit(&inode).await?;
+                    }
+                    Ok::<(), FsError>(())
+                };
+                let result = match tokio::time::timeout(timeout, all).await {
                     Ok(result) => result,
                     Err(_) => Err(FsError::new(
                         libc::ETIMEDOUT,

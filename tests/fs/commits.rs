@@ -90,3 +90,69 @@ async fn a_copy_outlives_what_this_mount_does_to_its_source() {
         assert!(mount.fs.status().conflicts.is_empty(), "{what}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_and_a_rename_end_while_somebody_keeps_writing() {
+    let world = World::memory();
+    world.put("log", "base\n").await;
+    let mount = world.mount();
+    let busy = mount.open("log", APPEND).await.unwrap();
+    mount.fault.set("put:delay=1s").unwrap();
+    let writing = async {
+        for i in 0.. {
+            mount.write(busy, 0, &format!("busy {i}\n")).unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let others = async {
+        half_a_second().await;
+        let other = mount.open("log", APPEND).await.unwrap();
+        mount.write(other, 0, "other\n").unwrap();
+        mount.flush(other).await.unwrap();
+        assert!(world.get("log").await.unwrap().contains("other\n"));
+        mount.close(other).await.unwrap();
+        mount.rename("log", "log.1").await.unwrap();
+    };
+    tokio::select! {
+        () = writing => unreachable!(),
+        ended = tokio::time::timeout(Duration::from_secs(30), others) => ended.unwrap(),
+    }
+    mount.fault.clear();
+    let log = world.get("log.1").await.unwrap();
+    assert!(log.contains("other\n"), "{log}");
+    mount.write(busy, 0, "last\n").unwrap();
+    mount.close(busy).await.unwrap();
+    let log = world.get("log.1").await.unwrap();
+    assert!(log.ends_with("last\n"), "{log}");
+    let mut numbers = log.lines().filter_map(|line| line.strip_prefix("busy "));
+    assert!(
+        (0..)
+            .zip(numbers.by_ref())
+            .all(|(i, told)| told == i.to_string())
+    );
+    assert_eq!(mount.fs.status().dirty_files, 0);
+}
+
+/// Nobody else would commit it.
+#[tokio::test(start_paused = true)]
+async fn what_is_changed_during_the_last_commit_is_committed_as_well() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "bytes").unwrap();
+    mount.fault.set("put:delay=1s").unwrap();
+    let change = async {
+        half_a_second().await;
+        let mode = SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        };
+        mount.setattr("f", mode).await.unwrap();
+    };
+    let (closed, ()) = tokio::join!(mount.close(handle), change);
+    closed.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(mount.fs.status().dirty_files, 0);
+    let info = world.raw().head(&"f".into()).await.unwrap();
+    assert_eq!(info.told_attributes().mode, Some(0o100_600));
+}
