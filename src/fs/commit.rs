@@ -7,7 +7,7 @@
 use super::Fs;
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
-use super::merge::Fate;
+use super::merge::{Collision, Fate};
 use super::series::Wants;
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
@@ -155,16 +155,20 @@ impl Fs {
                         Err(error)
                             if matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) =>
                         {
-                            if version.key != inode.key() {
+                            let key = inode.key();
+                            if version.key != key {
                                 self.keep_copy(inode).await?;
                                 continue;
                             }
-                            // The base is gone, and with it the race.
-                            let sure = inode.state().file.attempts.is_empty();
-                            if sure && self.merge_append(inode, &mut merges).await? {
-                                continue;
+                            // The base is gone, and with it the race, unless an own commit is what
+                            // has replaced it.
+                            match self.collided(inode, &key, None, &mut merges).await? {
+                                Collision::Passed => continue,
+                                Collision::Done => return Ok(()),
+                                Collision::Lost => {
+                                    return Err(self.lose(inode, libc::ESTALE, LOST).await);
+                                }
                             }
-                            return Err(self.lose(inode, libc::ESTALE, LOST).await);
                         }
                         Err(error) => return Err(error.into()),
                     }
@@ -179,6 +183,7 @@ impl Fs {
             if plan.options.precondition != Precondition::IfAbsent {
                 self.keep_copies_of(inode).await?;
             }
+            self.attempt(inode, &plan);
             let error = match self.send(&mut plan).await {
                 Ok(info) => {
                     if self.settle(inode, &plan, &info).await || plan.generation >= due {
@@ -188,6 +193,9 @@ impl Fs {
                 }
                 Err(error) => error,
             };
+            if !may_be_applied(&error) {
+                self.not_applied(inode, &plan);
+            }
             if matches!(plan.content, Content::There(_))
                 && matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound)
                 && error.key() != Some(&plan.key)
@@ -203,30 +211,13 @@ impl Fs {
             }
             match error.kind() {
                 ErrorKind::Exists | ErrorKind::Changed => {
-                    match self.fate(inode, &plan, error.maybe_applied()).await? {
-                        Fate::Applied(attempt, info) => {
-                            if self.resume(inode, *plan, attempt, *info).await {
-                                return Ok(());
-                            }
-                            continue;
-                        }
-                        Fate::NotApplied => {
-                            if self.merge_append(inode, &mut merges).await? {
-                                continue;
-                            }
-                        }
-                        Fate::BuiltUpon(attempt) => {
-                            if self.merge_behind(inode, attempt, &mut merges).await? {
-                                continue;
-                            }
-                            if self.replaced_by_others(inode, attempt) {
-                                return Ok(());
-                            }
-                        }
-                        // Appending may be for the second time: never.
-                        Fate::Unknown => {}
-                    }
                     let fresh = plan.options.precondition == Precondition::IfAbsent;
+                    let key = plan.key.clone();
+                    match self.collided(inode, &key, Some(*plan), &mut merges).await? {
+                        Collision::Passed => continue,
+                        Collision::Done => return Ok(()),
+                        Collision::Lost => {}
+                    }
                     let (errno, why) = if fresh {
                         (libc::EEXIST, LOST_NEW)
                     } else {
@@ -237,10 +228,7 @@ impl Fs {
                 ErrorKind::Timeout
                 | ErrorKind::Unreachable
                 | ErrorKind::Unavailable
-                | ErrorKind::Corrupt => {
-                    self.may_be_applied(inode, &plan);
-                    return Err(error.into());
-                }
+                | ErrorKind::Corrupt => return Err(error.into()),
                 // Somebody may make room, log in or bring the bucket back: the bytes wait.
                 ErrorKind::NoSpace
                 | ErrorKind::Unauthenticated
@@ -257,6 +245,12 @@ impl Fs {
                 | ErrorKind::InvalidDocument
                 | ErrorKind::InvalidArgument
                 | ErrorKind::ReadOnly => {
+                    if let Ok(Fate::Applied(attempt, info)) = self.fate(inode, &plan.key).await {
+                        if self.resume(inode, *plan, attempt, *info).await {
+                            return Ok(());
+                        }
+                        continue;
+                    }
                     let errno = errno::errno(error.kind());
                     return Err(self.lose(inode, errno, &error.to_string()).await);
                 }
@@ -547,6 +541,15 @@ pub(super) fn version_of(origin: &Origin) -> Version {
         etag: origin.etag.clone(),
         size: origin.size,
     }
+}
+
+/// Whether a commit that failed may have been applied, or may be when the store answers again.
+fn may_be_applied(error: &Error) -> bool {
+    let open = matches!(
+        error.kind(),
+        ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::Unavailable | ErrorKind::Corrupt
+    );
+    open || error.maybe_applied()
 }
 
 /// Whether a commit may have been applied, or lost, or cannot be sent now: sending its bytes in

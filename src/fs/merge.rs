@@ -9,6 +9,7 @@ use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{CommitId, ErrorKind, GetOptions, ObjectInfo};
+use crate::key::Key;
 use crate::writeback::stage::{Origin, Stage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,19 +29,57 @@ pub(super) enum Fate {
     Unknown,
 }
 
+/// What a commit does that met another version than it expected.
+pub(super) enum Collision {
+    /// It is tried again, upon what is there now.
+    Passed,
+    /// Nothing: all of it has been applied.
+    Done,
+    /// It has lost.
+    Lost,
+}
+
 impl Fs {
-    /// What became of this commit and those before it whose answers were lost, now that another
-    /// version than the expected one is in the way.
-    pub(super) async fn fate(
+    /// Decides about a commit that another version is in the way of: `plan`, or one that was not
+    /// sent because the version beneath it is gone.
+    pub(super) async fn collided(
         &self,
         inode: &Arc<Inode>,
-        plan: &Plan,
-        uncertain: bool,
-    ) -> FsResult<Fate> {
-        if uncertain {
-            // Also for the next commit, should this one not find out.
-            self.may_be_applied(inode, plan);
-        }
+        key: &Key,
+        plan: Option<Plan>,
+        merges: &mut u32,
+    ) -> FsResult<Collision> {
+        let passed = match (self.fate(inode, key).await?, plan) {
+            (Fate::Applied(attempt, info), Some(plan)) => {
+                if self.resume(inode, plan, attempt, *info).await {
+                    return Ok(Collision::Done);
+                }
+                true
+            }
+            (Fate::Applied(attempt, info), None) => {
+                self.go_on_from(inode, attempt, *info);
+                true
+            }
+            (Fate::NotApplied, _) => self.merge_append(inode, merges).await?,
+            (Fate::BuiltUpon(attempt), _) => {
+                let behind = self.merge_behind(inode, attempt, merges).await?;
+                if !behind && self.replaced_by_others(inode, attempt) {
+                    return Ok(Collision::Done);
+                }
+                behind
+            }
+            // Appending may be for the second time: never.
+            (Fate::Unknown, _) => false,
+        };
+        Ok(match passed {
+            true => Collision::Passed,
+            false => Collision::Lost,
+        })
+    }
+
+    /// What became of the commits whose answers were lost, now that another version than the
+    /// expected one is in the way.
+    pub(super) async fn fate(&self, inode: &Arc<Inode>, key: &Key) -> FsResult<Fate> {
         let (attempts, base) = {
             let state = inode.state();
             let base = state.file.commits.first().copied();
@@ -52,7 +91,7 @@ impl Fs {
         if !self.capabilities.commit_ids {
             return Ok(Fate::Unknown);
         }
-        let info = match self.driver.head(&plan.key).await {
+        let info = match self.driver.head(key).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Fate::NotApplied),
             Err(error) => return Err(error.into()),
@@ -64,11 +103,9 @@ impl Fs {
         if let Some(attempt) = info.commits.iter().find_map(own) {
             return Ok(Fate::BuiltUpon(attempt));
         }
-        // A chain of ids that reaches back to the base shows that none of ours is in between.
-        let told = match base {
-            Some(base) => info.commits.contains(&base),
-            None => (1..CommitId::KEPT).contains(&info.commits.len()),
-        };
+        // A chain of ids that reaches back to the base shows that none of ours is in between. Where
+        // the base has none, a chain may as well begin behind a writer that has dropped ours.
+        let told = base.is_some_and(|base| info.commits.contains(&base));
         Ok(if told {
             Fate::NotApplied
         } else {
@@ -76,12 +113,19 @@ impl Fs {
         })
     }
 
-    /// Remembers a commit that may have been applied, or may be when the store answers again.
-    pub(super) fn may_be_applied(&self, inode: &Inode, plan: &Plan) {
+    /// Remembers a commit before it is sent: nobody may be there to hear what became of it.
+    pub(super) fn attempt(&self, inode: &Inode, plan: &Plan) {
         let attempts = &mut inode.state().file.attempts;
         attempts.push(plan.attempt());
         let excess = attempts.len().saturating_sub(64);
         attempts.drain(..excess);
+    }
+
+    /// Forgets a commit that the store has refused.
+    pub(super) fn not_applied(&self, inode: &Inode, plan: &Plan) {
+        let refused = plan.attempt().id;
+        let mut state = inode.state();
+        state.file.attempts.retain(|attempt| attempt.id != refused);
     }
 
     /// Goes on from an own commit that was applied though its answer was lost. Whether nothing
@@ -97,14 +141,30 @@ impl Fs {
             plan.options.commits.clone_from(&info.commits);
             return self.settle(inode, &plan, &info).await;
         }
-        let mut state = inode.state();
+        self.go_on_from(inode, attempt, info);
+        false
+    }
+
+    /// Takes an own commit that was applied for the version beneath what was written since. What
+    /// was not written here is in it as it was in the version before.
+    pub(super) fn go_on_from(&self, inode: &Arc<Inode>, attempt: Attempt, info: ObjectInfo) {
+        let mut guard = inode.state();
+        let state = &mut *guard;
+        let version = Version {
+            key: state.key.clone(),
+            etag: info.etag.clone(),
+            size: attempt.size,
+        };
+        if let (Some(before), Some(stage)) = (&state.file.version, &mut state.file.stage) {
+            stage.succeed((&before.key, &before.etag), &version.etag, version.size);
+        }
+        state.file.version = Some(Arc::new(version));
         state.file.base = Some(info.etag);
         state.file.commits = info.commits;
         state.file.attempts.clear();
         if state.file.append_from.is_some() {
             state.file.append_from = Some(attempt.size);
         }
-        false
     }
 
     /// Others have built upon an own commit whose answer was lost: what was appended since goes

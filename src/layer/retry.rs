@@ -270,6 +270,7 @@ impl Driver for Retry {
                     Err(error) if again && collided(&error) => {
                         recognise(&*self.inner, key, &commits, error).await
                     }
+                    Err(error) if again => Err(error.after_lost_reply()),
                     decided => decided,
                 }
             }
@@ -308,6 +309,7 @@ impl Driver for Retry {
                 Err(error) if again && collided(&error) => {
                     recognise(&*self.inner, to, &options.commits, error).await
                 }
+                Err(error) if again => Err(error.after_lost_reply()),
                 decided => decided,
             }
         })
@@ -321,6 +323,7 @@ impl Driver for Retry {
                 Err(error) if again && collided(&error) => {
                     self.recognise_rename(from, to, options, error).await
                 }
+                Err(error) if again => Err(error.after_lost_reply()),
                 decided => decided,
             }
         })

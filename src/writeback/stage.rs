@@ -359,6 +359,17 @@ impl Stage {
         }
     }
 
+    /// Where the stored version beneath is that one, another has replaced it that was made of this
+    /// content: what is clean here is the same in both.
+    pub fn succeed(&mut self, from: (&Key, &ETag), etag: &ETag, size: u64) {
+        if let Some(origin) = &mut self.origin
+            && (&origin.key, &origin.etag) == from
+        {
+            origin.etag = etag.clone();
+            origin.size = size;
+        }
+    }
+
     /// The first byte at or behind `offset` that is no hole, for `SEEK_DATA`. Bytes of the origin
     /// count as data, fetched or not.
     pub fn next_data(&self, offset: u64) -> Option<u64> {

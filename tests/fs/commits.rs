@@ -156,3 +156,93 @@ async fn what_is_changed_during_the_last_commit_is_committed_as_well() {
     let info = world.raw().head(&"f".into()).await.unwrap();
     assert_eq!(info.told_attributes().mode, Some(0o100_600));
 }
+
+/// The first attempt was applied, and its answer lost; the second was refused for another reason.
+#[tokio::test(start_paused = true)]
+async fn an_append_that_was_refused_after_a_lost_reply_is_not_appended_again() {
+    for refused in ["unauthenticated", "no-space", "denied"] {
+        let world = World::memory();
+        world.put("log", "base\n").await;
+        let mount = world.retrying();
+        let handle = mount.open("log", APPEND).await.unwrap();
+        mount.write(handle, 0, "mine\n").unwrap();
+        let faults = format!("put:lost-reply@1,put:error={refused}@2");
+        mount.fault.set(&faults).unwrap();
+        let _ = mount.flush(handle).await;
+        mount.fault.clear();
+        mount.write(handle, 0, "more\n").unwrap();
+        mount.close(handle).await.unwrap();
+        let log = world.get("log").await.unwrap();
+        assert_eq!(log, "base\nmine\nmore\n", "{refused}");
+        assert_eq!(world.keys().await, ["log"], "{refused}");
+    }
+}
+
+/// Behind a foreign writer who drops the commit ids, a chain of them begins anew.
+#[tokio::test(start_paused = true)]
+async fn a_chain_of_commits_that_begins_behind_a_foreign_writer_proves_nothing() {
+    let world = World::memory();
+    world.put("log", "base\n").await;
+    let (mount, other) = (world.mount(), world.mount());
+    let handle = mount.open("log", APPEND).await.unwrap();
+    mount.write(handle, 0, "mine\n").unwrap();
+    mount.fault.set("put:lost-reply@1").unwrap();
+    assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+    let text = world.get("log").await.unwrap();
+    world.put("log", &(text + "foreign\n")).await;
+    other.append("log", "theirs\n").await.unwrap();
+    assert_eq!(mount.flush(handle).await, Err(libc::ESTALE));
+    let log = world.get("log").await.unwrap();
+    assert_eq!(log, "base\nmine\nforeign\ntheirs\n");
+    assert_eq!(world.conflicts("log").await, ["base\nmine\n"]);
+}
+
+/// Nobody heard what became of it.
+#[tokio::test(start_paused = true)]
+async fn an_append_whose_commit_was_given_up_is_not_appended_again() {
+    let world = World::memory();
+    world.put("log", "base\n").await;
+    let mount = world.mount();
+    let handle = mount.open("log", APPEND).await.unwrap();
+    mount.write(handle, 0, "mine\n").unwrap();
+    let held = mount.late.hold_puts();
+    let report = mount.fs.drain(Duration::from_secs(1)).await;
+    assert_eq!(report.unsent.len(), 1);
+    drop(held);
+    mount.close(handle).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "base\nmine\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_commit_whose_answer_was_lost_is_gone_on_from() {
+    for change in ["write", "chmod"] {
+        let world = World::memory();
+        let text = lines(32 * MIB, 'o');
+        world.put("big", &text).await;
+        let mount = world.mount();
+        let handle = mount.open("big", libc::O_RDWR).await.unwrap();
+        mount.write(handle, 0, "first").unwrap();
+        mount.fault.set("complete:lost-reply@1").unwrap();
+        assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+        mount.fault.clear();
+        let mut expected = text.replacen(&text[..5], "first", 1);
+        match change {
+            "write" => {
+                mount.write(handle, 20 << 20, "second").unwrap();
+                expected.replace_range((20 << 20)..(20 << 20) + 6, "second");
+            }
+            _ => {
+                let mode = SetAttr {
+                    mode: Some(0o600),
+                    ..SetAttr::default()
+                };
+                mount.setattr("big", mode).await.unwrap();
+            }
+        }
+        mount.flush(handle).await.unwrap();
+        assert!(world.get("big").await.unwrap() == expected, "{change}");
+        assert!(read_all(&mount, handle, expected.len()).await == expected);
+        mount.close(handle).await.unwrap();
+        assert!(mount.fs.status().conflicts.is_empty(), "{change}");
+    }
+}

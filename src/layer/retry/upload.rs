@@ -50,6 +50,7 @@ impl Upload for RetryUpload {
                 Err(error) if again && collided(&error) => {
                     recognise(&*self.driver, &self.key, &self.commits, error).await
                 }
+                Err(error) if again => Err(error.after_lost_reply()),
                 decided => decided,
             }
         };
