@@ -399,6 +399,11 @@ impl Fs {
             return Err(self.too_large(inode));
         }
         let mut state = inode.state();
+        let cuts = size < state.attr.size;
+        if handle.is_some_and(|handle| cuts && handle.is_overtaken(&state)) {
+            drop(state);
+            return Err(Self::overtaken(inode));
+        }
         let stage = self.stage(&mut state);
         if !self.has_room(stage, size..size) {
             drop(state);

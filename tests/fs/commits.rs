@@ -246,3 +246,31 @@ async fn an_own_commit_whose_answer_was_lost_is_gone_on_from() {
         assert!(mount.fs.status().conflicts.is_empty(), "{change}");
     }
 }
+
+/// As a write at an offset through the same handle is refused.
+#[tokio::test(start_paused = true)]
+async fn others_lines_that_were_merged_are_not_cut_off_by_who_has_not_seen_them() {
+    let world = World::s3();
+    world.put("log", "1\n").await;
+    let mount = world.mount();
+    let older = mount.open("log", libc::O_RDWR).await.unwrap();
+    assert_eq!(mount.read(older, 0, 100).await.unwrap(), "1\n");
+    let appending = mount.open("log", APPEND).await.unwrap();
+    world.put("log", "1\ntheirs\n").await;
+    mount.write(appending, 0, "ours\n").unwrap();
+    mount.flush(appending).await.unwrap();
+    let cut = SetAttr {
+        size: Some(2),
+        handle: Some(older),
+        ..SetAttr::default()
+    };
+    assert_eq!(mount.setattr("log", cut.clone()).await, Err(libc::ESTALE));
+    assert_eq!(
+        mount.read(older, 0, 100).await.unwrap(),
+        "1\ntheirs\nours\n"
+    );
+    mount.setattr("log", cut).await.unwrap();
+    mount.close(older).await.unwrap();
+    assert_eq!(world.get("log").await.unwrap(), "1\n");
+    mount.close(appending).await.unwrap();
+}
