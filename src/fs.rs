@@ -75,9 +75,11 @@ use crate::key::Key;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
 use crate::{sys, task};
+use futures::FutureExt;
 use inode::Inode;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -406,10 +408,16 @@ impl Fs {
             let Some(fs) = fs.upgrade() else {
                 return;
             };
-            fs.retry_due().await;
-            fs.send_due(false).await;
-            fs.write_markers(false).await;
-            fs.remove_records(false).await;
+            let round = async {
+                fs.retry_due().await;
+                fs.send_due(false).await;
+                fs.write_markers(false).await;
+                fs.remove_records(false).await;
+            };
+            // The next one may succeed: what is due stays due.
+            if AssertUnwindSafe(round).catch_unwind().await.is_err() {
+                log::error!("work in the background panicked; it is tried again");
+            }
         }
     }
 

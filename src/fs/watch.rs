@@ -7,7 +7,8 @@ use crate::driver::Change;
 use crate::key::Key;
 use crate::name;
 use crate::task;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,41 +24,10 @@ const OVERTAKEN: usize = 1024;
 /// Follows the feed as long as the filesystem lives.
 pub(super) async fn follow(fs: Weak<Fs>) {
     loop {
-        let feed = match fs.upgrade() {
-            Some(fs) => fs.driver.watch(&Key::empty()).await,
-            None => return,
-        };
-        match feed {
-            Ok(mut feed) => {
-                let Some(alive) = fs.upgrade() else {
-                    return;
-                };
-                // Whatever was learned before the feed began may be stale.
-                alive.forget_everything();
-                alive.watching.store(true, Ordering::Relaxed);
-                drop(alive);
-                let overtaken = Arc::new(Semaphore::new(OVERTAKEN));
-                while let Some(change) = feed.next().await {
-                    let Some(fs) = fs.upgrade() else {
-                        return;
-                    };
-                    let change = match change {
-                        Ok(Change::Written(key, None)) => fs.tell_version(key).await,
-                        Ok(change) => change,
-                        Err(error) => {
-                            log::warn!("the change feed broke: {error}");
-                            break;
-                        }
-                    };
-                    if fs.is_changing(&change)
-                        && let Ok(permit) = overtaken.clone().acquire_owned().await
-                    {
-                        task::spawn(fs.clone().take_when_settled(change.clone(), permit));
-                    }
-                    fs.take_change(change);
-                }
-            }
-            Err(error) => log::warn!("no change feed: {error}"),
+        match AssertUnwindSafe(take_all(&fs)).catch_unwind().await {
+            Ok(Ended::Filesystem) => return,
+            Ok(Ended::Feed) => {}
+            Err(_) => log::error!("taking changes panicked: the feed is begun again"),
         }
         match fs.upgrade() {
             Some(fs) => {
@@ -68,6 +38,55 @@ pub(super) async fn follow(fs: Weak<Fs>) {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What has ended when no more changes are taken.
+enum Ended {
+    Filesystem,
+    Feed,
+}
+
+/// Begins the feed, and takes the changes that it tells.
+async fn take_all(fs: &Weak<Fs>) -> Ended {
+    let feed = match fs.upgrade() {
+        Some(fs) => fs.driver.watch(&Key::empty()).await,
+        None => return Ended::Filesystem,
+    };
+    let mut feed = match feed {
+        Ok(feed) => feed,
+        Err(error) => {
+            log::warn!("no change feed: {error}");
+            return Ended::Feed;
+        }
+    };
+    let Some(alive) = fs.upgrade() else {
+        return Ended::Filesystem;
+    };
+    // Whatever was learned before the feed began may be stale.
+    alive.forget_everything();
+    alive.watching.store(true, Ordering::Relaxed);
+    drop(alive);
+    let overtaken = Arc::new(Semaphore::new(OVERTAKEN));
+    while let Some(change) = feed.next().await {
+        let Some(fs) = fs.upgrade() else {
+            return Ended::Filesystem;
+        };
+        let change = match change {
+            Ok(Change::Written(key, None)) => fs.tell_version(key).await,
+            Ok(change) => change,
+            Err(error) => {
+                log::warn!("the change feed broke: {error}");
+                return Ended::Feed;
+            }
+        };
+        if fs.is_changing(&change)
+            && let Ok(permit) = overtaken.clone().acquire_owned().await
+        {
+            task::spawn(fs.clone().take_when_settled(change.clone(), permit));
+        }
+        fs.take_change(change);
+    }
+    Ended::Feed
 }
 
 impl Fs {

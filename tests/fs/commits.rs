@@ -274,3 +274,31 @@ async fn others_lines_that_were_merged_are_not_cut_off_by_who_has_not_seen_them(
     assert_eq!(world.get("log").await.unwrap(), "1\n");
     mount.close(appending).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_no_work_in_the_background() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "x").unwrap();
+    let faults = "put:error=unreachable@1,put:panic@2";
+    mount.fault.set(faults).unwrap();
+    assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(mount.fault.injected(), 2);
+    assert_eq!(world.get("f").await.unwrap(), "x");
+    assert_eq!(mount.fs.status().dirty_files, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_no_change_feed() {
+    let world = World::watched();
+    let mount = world.mount();
+    mount.fault.set("watch:panic@1").unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(mount.fault.injected(), 1);
+    assert!(!mount.exists("f").await);
+    world.put("f", "told").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(mount.cat("f").await.unwrap(), "told");
+}
