@@ -29,6 +29,7 @@ pub mod errno;
 mod handle;
 mod inode;
 mod intent;
+mod kept;
 mod later;
 mod lookup;
 mod lost;

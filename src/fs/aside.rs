@@ -12,9 +12,13 @@ use crate::name;
 use crate::writeback::conflict;
 use crate::writeback::upload;
 use std::sync::Arc;
+use std::time::Duration;
 
 const UNREAD: &str =
     "what was neither written nor read here was not fetched before that, and is zeros";
+
+/// How long what only the store has may take to be fetched, where it takes nothing itself.
+const KEEPING: Duration = Duration::from_secs(60);
 
 impl Fs {
     /// The commit lost its race, or the store refuses it for good: the bytes go to a conflict file
@@ -110,8 +114,7 @@ impl Fs {
             }
         }
         let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
-        let content = loser.body.into();
-        match conflict::keep(&self.options.state_dir, &path, why, &content).await {
+        match self.keep_body(&path, why, &loser.body, KEEPING).await {
             Ok(kept) => {
                 self.unname(inode, &parent, &name, loser.generation);
                 let kept = kept.display().to_string();

@@ -10,10 +10,8 @@ use crate::driver::{
     AttributeSupport, Body, CommitId, Error, ObjectInfo, Precondition, PutOptions, Strength,
 };
 use crate::key::Key;
-use crate::writeback::conflict::{self, Kept};
-use crate::writeback::stage::{Holder, Origin, Stage};
+use crate::writeback::stage::{Origin, Stage};
 use futures::StreamExt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,28 +45,6 @@ pub(super) struct Loser {
     pub body: Body,
     /// How to put them elsewhere.
     pub options: PutOptions,
-}
-
-/// What of a file's content is here.
-fn present(inode: &Inode) -> std::io::Result<Kept> {
-    let mut state = inode.state();
-    let Some(stage) = &mut state.file.stage else {
-        return Ok(Body::empty().into());
-    };
-    let len = stage.size();
-    let mut pieces = Vec::new();
-    for (range, holder) in stage.holders(0..len) {
-        match holder {
-            Holder::Stage => pieces.push((range.start, stage.body(range)?)),
-            Holder::Origin => {}
-            // The caller is told to bring it to the store, and it stays there.
-            Holder::Object(stored) => {
-                let Range { start, end } = range;
-                log::error!("bytes {start}..{end} of what is kept are {stored:?}");
-            }
-        }
-    }
-    Ok(Kept { len, pieces })
 }
 
 impl Fs {
@@ -315,30 +291,6 @@ impl Fs {
             .await;
     }
 
-    /// Saves a dirty file's bytes in the state directory, unless an earlier drain has; tells where.
-    async fn save(&self, inode: &Inode, path: &str, reason: &str) -> String {
-        let (generation, saved) = {
-            let state = inode.state();
-            (state.file.generation, state.file.saved.clone())
-        };
-        if let Some((_, kept)) = saved.filter(|(of, _)| *of == generation) {
-            return kept;
-        }
-        // The mount may go on: the stage still needs to know what it has not fetched.
-        let content = match present(inode) {
-            Ok(content) => content,
-            Err(error) => return format!("nowhere: {error}"),
-        };
-        match conflict::keep(&self.options.state_dir, path, reason, &content).await {
-            Ok(kept) => {
-                let kept = kept.display().to_string();
-                inode.state().file.saved = Some((generation, kept.clone()));
-                kept
-            }
-            Err(error) => format!("nowhere: {error}"),
-        }
-    }
-
     /// Commits everything dirty, giving up on a file after `timeout`. What the store does not take
     /// is saved in the state directory and told in the report.
     pub async fn drain(self: &Arc<Self>, timeout: Duration) -> DrainReport {
@@ -371,7 +323,7 @@ impl Fs {
                 Err(error) => {
                     let path = inode.path();
                     let reason = error.to_string();
-                    let kept_as = self.save(&inode, &path, &reason).await;
+                    let kept_as = self.save(&inode, &path, &reason, timeout).await;
                     log::error!("{path:?}: not sent: {reason}; kept as {kept_as:?}");
                     report.unsent.push(Unsent {
                         path,

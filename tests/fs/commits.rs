@@ -247,6 +247,26 @@ async fn an_own_commit_whose_answer_was_lost_is_gone_on_from() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_at_the_end_is_whole() {
+    let world = World::s3();
+    let text = lines(32 * MIB, 'o');
+    world.put("big", &text).await;
+    let mount = world.mount();
+    let handle = mount.open("big", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 0, "first").unwrap();
+    mount
+        .fault
+        .set("complete:error=no-space,put:error=no-space")
+        .unwrap();
+    let report = mount.fs.drain(Duration::from_secs(5)).await;
+    assert_eq!(report.unsent.len(), 1);
+    let expected = text.replacen(&text[..5], "first", 1);
+    assert!(mount.kept() == [expected]);
+    mount.fault.clear();
+    mount.close(handle).await.unwrap();
+}
+
 /// As a write at an offset through the same handle is refused.
 #[tokio::test(start_paused = true)]
 async fn others_lines_that_were_merged_are_not_cut_off_by_who_has_not_seen_them() {
