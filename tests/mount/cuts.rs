@@ -50,7 +50,13 @@ pub struct Passage {
 struct Shared {
     open: Mutex<Vec<TcpStream>>,
     /// What happens to the next request that holds these bytes.
-    armed: Mutex<Option<(Cut, Vec<u8>)>>,
+    armed: Mutex<Option<(Fate, Vec<u8>)>>,
+}
+
+enum Fate {
+    Cut(Cut),
+    /// It is passed on when this is done.
+    Behind(Box<dyn FnOnce() + Send>),
 }
 
 impl Passage {
@@ -97,8 +103,22 @@ impl Passage {
     }
 
     /// Does something while the first request with these bytes loses its connection.
-    fn during<T>(&self, cut: Cut, request: &str, does: impl FnOnce() -> T) -> T {
-        *self.shared.armed.lock().unwrap() = Some((cut, request.as_bytes().to_vec()));
+    pub fn during<T>(&self, cut: Cut, request: &str, does: impl FnOnce() -> T) -> T {
+        self.armed(Fate::Cut(cut), request, does)
+    }
+
+    /// Does something of which the first request with these bytes comes only after something else.
+    pub fn behind<T>(
+        &self,
+        first: impl FnOnce() + Send + 'static,
+        request: &str,
+        does: impl FnOnce() -> T,
+    ) -> T {
+        self.armed(Fate::Behind(Box::new(first)), request, does)
+    }
+
+    fn armed<T>(&self, fate: Fate, request: &str, does: impl FnOnce() -> T) -> T {
+        *self.shared.armed.lock().unwrap() = Some((fate, request.as_bytes().to_vec()));
         let done = does();
         let left = self.shared.armed.lock().unwrap().take();
         assert!(left.is_none(), "there was no request with {request:?}");
@@ -119,11 +139,15 @@ impl Shared {
                     .windows(request.len())
                     .any(|window| window == request.as_slice())
             });
-            if let Some((Cut::Before, _)) = hit {
-                return Ok(());
+            let mut is_lost = false;
+            match hit.map(|(fate, _)| fate) {
+                None => {}
+                Some(Fate::Cut(Cut::Before)) => return Ok(()),
+                Some(Fate::Cut(Cut::After)) => is_lost = true,
+                Some(Fate::Behind(first)) => first(),
             }
             server.write_all(&bytes[..count])?;
-            if hit.is_some() {
+            if is_lost {
                 // It is done, and its answer goes nowhere.
                 client.shutdown(Shutdown::Both)?;
                 std::thread::sleep(Duration::from_millis(100));
@@ -236,7 +260,7 @@ fn a_kind_outlives_a_put_that_did_not_arrive(place: &Place) {
     assert_eq!(server.ask(&["type", "names"]), "set");
 }
 
-fn mongodb_address() -> String {
+pub fn mongodb_address() -> String {
     std::env::var(ADDRESS)
         .unwrap()
         .trim_start_matches("mongodb://")

@@ -1,5 +1,6 @@
 //! GridFS buckets as directories of files, beside the client library's own way to them.
 
+use crate::cuts::{Passage, mongodb_address};
 use crate::harness::{Need, Place, Variable, fails, trial};
 use crate::mongodb::{ADDRESS, Database, RUNTIME};
 use crate::redis::{read, refusal};
@@ -7,7 +8,8 @@ use ::mongodb::bson::{Bson, DateTime, Document, doc};
 use ::mongodb::gridfs::GridFsBucket;
 use ::mongodb::options::GridFsBucketOptions;
 use bucketfs::driver::{
-    self, Body, Driver, ErrorKind, GetOptions, Location, OpenOptions, PutOptions,
+    self, Body, CopyOptions, Driver, ErrorKind, GetOptions, Location, OpenOptions, Precondition,
+    PutOptions,
 };
 use bucketfs::key::Key;
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -32,6 +34,14 @@ pub fn trials() -> Vec<Trial> {
         usual(
             "gridfs::a_name_that_others_gave_up_is_free",
             a_name_that_others_gave_up_is_free,
+        ),
+        usual(
+            "gridfs::a_file_renamed_while_it_is_removed_keeps_its_bytes",
+            a_file_renamed_while_it_is_removed_keeps_its_bytes,
+        ),
+        usual(
+            "gridfs::a_file_renamed_while_it_is_replaced_keeps_its_bytes",
+            a_file_renamed_while_it_is_replaced_keeps_its_bytes,
         ),
         usual(
             "gridfs::a_reader_of_a_replaced_file_is_told",
@@ -96,7 +106,19 @@ impl Bucket {
     }
 
     fn driver(&self) -> Arc<dyn Driver> {
-        let location = Location::parse(&self.url()).unwrap();
+        self.driver_at(&self.url())
+    }
+
+    /// The same, by a passage to the server.
+    fn driver_through(&self, passage: &Passage) -> Arc<dyn Driver> {
+        let (port, name) = (passage.port, &self.database.name);
+        self.driver_at(&format!(
+            "mongodb://127.0.0.1:{port}/{name}/b?layout=gridfs"
+        ))
+    }
+
+    fn driver_at(&self, url: &str) -> Arc<dyn Driver> {
+        let location = Location::parse(url).unwrap();
         let options = OpenOptions::default();
         let opened = RUNTIME.block_on(driver::open(&location, &options));
         opened.unwrap().driver
@@ -167,7 +189,7 @@ fn other_programs_read_and_write_the_same_files(place: &Place) {
         let put = driver.put(&key, "x".into(), PutOptions::default()).await;
         put.unwrap();
         let absent = PutOptions {
-            precondition: driver::Precondition::IfAbsent,
+            precondition: Precondition::IfAbsent,
             ..PutOptions::default()
         };
         let lost = driver.put(&key, "y".into(), absent).await;
@@ -183,7 +205,7 @@ fn a_name_that_others_gave_up_is_free(_: &Place) {
     let bucket = Bucket::new();
     let (driver, key) = (bucket.driver(), Key::from("k"));
     let absent = || PutOptions {
-        precondition: driver::Precondition::IfAbsent,
+        precondition: Precondition::IfAbsent,
         ..PutOptions::default()
     };
     RUNTIME.block_on(async {
@@ -193,6 +215,105 @@ fn a_name_that_others_gave_up_is_free(_: &Place) {
     });
     assert_eq!(bucket.download("moved"), b"one");
     assert_eq!(bucket.download("k"), b"two");
+}
+
+/// A request by which the entry of a file is removed.
+const REMOVAL: &str = "delete\0\u{8}\0\0\0b.files\0";
+
+fn a_file_renamed_while_it_is_removed_keeps_its_bytes(_: &Place) {
+    let (old, key) = (pattern(600_000, 1), Key::from("k"));
+    for is_conditional in [false, true] {
+        let bucket = Bucket::new();
+        let passage = Passage::new(&mongodb_address());
+        let (driver, other) = (bucket.driver_through(&passage), bucket.driver());
+        let put = other.put(&key, Body::from(old.clone()), PutOptions::default());
+        let etag = RUNTIME.block_on(put).unwrap().etag;
+        let precondition = match is_conditional {
+            true => Precondition::IfMatch(etag),
+            false => Precondition::None,
+        };
+        let moves = move || {
+            let (from, to) = (Key::from("k"), Key::from("m"));
+            let moved = other.rename(&from, &to, CopyOptions::default());
+            RUNTIME.block_on(moved).unwrap();
+        };
+        let removed = passage.behind(moves, REMOVAL, || {
+            RUNTIME.block_on(driver.delete(&key, precondition))
+        });
+        let told = removed.map_err(|error| error.kind());
+        match is_conditional {
+            true => assert_eq!(told, Err(ErrorKind::Changed)),
+            false => assert_eq!(told, Ok(())),
+        }
+        assert_eq!(bucket.download("m"), old, "{is_conditional}");
+    }
+    // Older revisions are files too once they have a name of their own.
+    let bucket = Bucket::new();
+    let passage = Passage::new(&mongodb_address());
+    let driver = bucket.driver_through(&passage);
+    let id = bucket.upload("k", &old);
+    bucket.upload("k", b"older");
+    bucket.upload("k", b"newest");
+    let files = bucket.files.clone();
+    let moves = move || {
+        RUNTIME
+            .block_on(files.rename(id, "m").into_future())
+            .unwrap()
+    };
+    passage.behind(moves, REMOVAL, || {
+        let removed = driver.delete(&key, Precondition::None);
+        RUNTIME.block_on(removed).unwrap();
+    });
+    assert_eq!(bucket.download("m"), old);
+    assert_eq!(bucket.count("chunks", doc! {}), 3);
+}
+
+fn a_file_renamed_while_it_is_replaced_keeps_its_bytes(_: &Place) {
+    let (old, new, key) = (pattern(600_000, 1), pattern(300_000, 2), Key::from("k"));
+    for (is_conditional, moves_newest) in [(false, false), (true, false), (true, true)] {
+        let what = format!("{is_conditional} {moves_newest}");
+        let bucket = Bucket::new();
+        let passage = Passage::new(&mongodb_address());
+        let (driver, other) = (bucket.driver_through(&passage), bucket.driver());
+        let id = bucket.upload("k", &old);
+        let etag = RUNTIME.block_on(driver.head(&key)).unwrap().etag;
+        let options = PutOptions {
+            precondition: match is_conditional {
+                true => Precondition::IfMatch(etag),
+                false => Precondition::None,
+            },
+            ..PutOptions::default()
+        };
+        let files = bucket.files.clone();
+        let moves = move || match moves_newest {
+            // The new revision is the file by then.
+            true => {
+                let (from, to) = (Key::from("k"), Key::from("m"));
+                let moved = other.rename(&from, &to, CopyOptions::default());
+                RUNTIME.block_on(moved).unwrap();
+            }
+            false => RUNTIME
+                .block_on(files.rename(id, "m").into_future())
+                .unwrap(),
+        };
+        let put = passage.behind(moves, REMOVAL, || {
+            RUNTIME.block_on(driver.put(&key, Body::from(new.clone()), options))
+        });
+        let told = put.map(drop).map_err(|error| error.kind());
+        match is_conditional {
+            true => assert_eq!(told, Err(ErrorKind::Changed), "{what}"),
+            false => {
+                assert_eq!(told, Ok(()), "{what}");
+                assert_eq!(bucket.download("k"), new, "{what}");
+            }
+        }
+        let kept = if moves_newest { &new } else { &old };
+        let left: u64 = [3, 2, 3 + 2][usize::from(moves_newest) + 2 * usize::from(!is_conditional)];
+        crate::harness::eventually("other chunks go", || {
+            bucket.count("chunks", doc! {}) == left
+        });
+        assert_eq!(bucket.download("m"), *kept, "{what}");
+    }
 }
 
 fn a_reader_of_a_replaced_file_is_told(_: &Place) {

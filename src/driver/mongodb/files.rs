@@ -77,6 +77,10 @@ fn missing() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such file")
 }
 
+fn changed() -> Error {
+    Error::new(ErrorKind::Changed, "somebody else changed the file")
+}
+
 fn busy() -> Error {
     let why = "others change the file all the time";
     Error::new(ErrorKind::Unavailable, why)
@@ -212,14 +216,16 @@ impl Files {
         }
     }
 
-    /// Makes a file of chunks that are there already, if the precondition holds.
+    /// Makes a file of chunks that are there already, if the precondition holds. Nothing comes of it
+    /// where others were faster: an `_id` that was there and is gone is never used again, as those
+    /// who have seen it may be removing its chunks.
     async fn commit(
         &self,
         name: &str,
         pending: &mut Pending,
         length: u64,
         options: &PutOptions,
-    ) -> Result<Entry> {
+    ) -> Result<Option<Entry>> {
         let mine = Bson::ObjectId(pending.id);
         let length = i64::try_from(length);
         let length =
@@ -228,7 +234,7 @@ impl Files {
             let there = self.newest(name).await?;
             // The client has sent it twice, for the first answer was lost.
             if let Some(entry) = there.as_ref().filter(|there| there.id == mine) {
-                return Ok(entry.clone());
+                return Ok(Some(entry.clone()));
             }
             pending.is_loose = true;
             let etag = there.as_ref().map(Entry::etag);
@@ -260,13 +266,32 @@ impl Files {
             let settled = self.settle(name, &mine, there.as_ref()).await?;
             // Without a condition it does not matter who removed it.
             if settled || (options.precondition == Precondition::None && there.is_some()) {
-                let replaced: Vec<Bson> = there.into_iter().map(|there| there.id).collect();
-                self.discard(&replaced).await;
-                return Entry::parse(document).ok_or_else(missing);
+                self.replace(there, settled).await;
+                return Entry::parse(document).map(Some).ok_or_else(missing);
             }
-            self.take(name, &mine).await?;
+            if self.take(name, &mine).await? {
+                pending.is_loose = true;
+                return Ok(None);
+            }
+            // It was the file until another renamed it, or removed it with its chunks.
+            return match options.precondition {
+                Precondition::None => Entry::parse(document).map(Some).ok_or_else(missing),
+                Precondition::IfAbsent => {
+                    let why = "somebody else made the file";
+                    Err(Error::new(ErrorKind::Exists, why))
+                }
+                Precondition::IfMatch(_) => Err(changed()),
+            };
         }
         Err(busy())
+    }
+
+    /// Removes the chunks of what a revision stands on, if that was removed here: where it was not,
+    /// it has another name, or somebody else removes them.
+    async fn replace(&self, there: Option<Entry>, settled: bool) {
+        if let Some(there) = there.filter(|_| settled) {
+            self.discard(&[there.id]).await;
+        }
     }
 
     async fn remove(&self, name: &str, precondition: &Precondition) -> Result<()> {
@@ -278,28 +303,45 @@ impl Files {
             return Ok(());
         };
         // The older first: none of them may become the file.
-        let mut ids: Vec<Bson> = all.into_iter().map(|entry| entry.id).collect();
-        self.forget(name, &ids).await?;
+        let mut gone = self.forget(name, all).await?;
         let taken = self.take(name, &newest.id).await?;
-        ids.push(newest.id);
-        self.discard(&ids).await;
+        if taken {
+            gone.push(newest.id);
+        }
+        self.discard(&gone).await;
         match taken || *precondition == Precondition::None {
             true => Ok(()),
-            false => Err(Error::new(
-                ErrorKind::Changed,
-                "somebody else changed the file",
-            )),
+            false => Err(changed()),
         }
     }
 
-    /// Removes revisions, and not yet their chunks.
-    async fn forget(&self, name: &str, ids: &[Bson]) -> Result<()> {
+    /// Removes revisions that have that name still, and not yet their chunks; which are gone now.
+    async fn forget(&self, name: &str, entries: Vec<Entry>) -> Result<Vec<Bson>> {
+        let ids: Vec<Bson> = entries.into_iter().map(|entry| entry.id).collect();
         if ids.is_empty() {
-            return Ok(());
+            return Ok(ids);
         }
-        let old = doc! { "_id": { "$in": ids }, "filename": name };
-        let gone = self.files().delete_many(old).await;
-        gone.map(drop).map_err(|cause| self.error(&cause))
+        let old = doc! { "_id": { "$in": ids.as_slice() }, "filename": name };
+        let removed = self.files().delete_many(old).await;
+        let removed = removed.map_err(|cause| self.error(&cause))?;
+        match removed.deleted_count == ids.len() as u64 {
+            true => Ok(ids),
+            false => self.gone(ids).await,
+        }
+    }
+
+    /// Those of some revisions that have no name any more.
+    async fn gone(&self, mut ids: Vec<Bson>) -> Result<Vec<Bson>> {
+        let files = self.files();
+        let found = files.find(doc! { "_id": { "$in": ids.as_slice() } });
+        let found = found.projection(doc! { "_id": 1 }).await;
+        let mut found = found.map_err(|cause| self.error(&cause))?;
+        while found.advance().await.map_err(|cause| self.error(&cause))? {
+            let there = found.deserialize_current();
+            let there = there.map_err(|cause| self.error(&cause))?;
+            ids.retain(|id| there.get("_id") != Some(id));
+        }
+        Ok(ids)
     }
 
     /// Changes a revision, if nobody renamed or described it anew since; whether it did.
@@ -375,18 +417,21 @@ impl Driver for Files {
         let put = async {
             let name = name(key)?;
             self.prepare().await?;
-            // One that has lost already need not be sent.
-            if options.precondition != Precondition::None && body.len() > CHUNK {
-                let there = self.newest(name).await?;
-                let etag = there.as_ref().map(Entry::etag);
-                options.precondition.check(etag.as_ref())?;
+            for _ in 0..TRIES {
+                // One that has lost already need not be sent.
+                if options.precondition != Precondition::None && body.len() > CHUNK {
+                    let there = self.newest(name).await?;
+                    let etag = there.as_ref().map(Entry::etag);
+                    options.precondition.check(etag.as_ref())?;
+                }
+                let mut pending = Pending::new(self);
+                self.send(pending.id, &body).await?;
+                let entry = self.commit(name, &mut pending, body.len(), &options);
+                if let Some(entry) = entry.await? {
+                    return Ok(entry.info());
+                }
             }
-            let mut pending = Pending::new(self);
-            self.send(pending.id, &body).await?;
-            let entry = self
-                .commit(name, &mut pending, body.len(), &options)
-                .await?;
-            Ok(entry.info())
+            Err(busy())
         };
         put.await
             .map_err(|error: Error| error.during("put").on(key))

@@ -44,7 +44,12 @@ impl Drop for Pending {
             return;
         }
         let (files, id) = (self.files.clone(), self.id);
-        runtime.spawn(async move { files.discard(&[id.into()]).await });
+        runtime.spawn(async move {
+            // The client may have sent it twice, and another have renamed what came of the first.
+            if let Ok(gone) = files.gone(vec![id.into()]).await {
+                files.discard(&gone).await;
+            }
+        });
     }
 }
 
@@ -103,7 +108,8 @@ impl Files {
         inserted.map(drop).map_err(|cause| self.error(&cause))
     }
 
-    /// Removes the chunks of revisions that are gone. What stays is seen by nobody.
+    /// Removes the chunks of revisions that are gone, whatever name they had. What stays is seen by
+    /// nobody.
     pub(super) async fn discard(&self, ids: &[Bson]) {
         if ids.is_empty() {
             return;

@@ -5,7 +5,7 @@ use super::{Files, TRIES, behind, busy, follows, known, metadata, missing, name}
 use crate::driver::mongodb::link;
 use crate::driver::{CopyOptions, Error, ErrorKind, ObjectInfo, Precondition, Result};
 use crate::key::Key;
-use ::mongodb::bson::{Bson, doc};
+use ::mongodb::bson::doc;
 
 fn wrong(why: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, why)
@@ -37,8 +37,7 @@ impl Files {
             let etag = there.as_ref().map(Entry::etag);
             let checked = options.destination.check(etag.as_ref());
             checked.map_err(|error| error.on(to))?;
-            let older: Vec<Bson> = all.into_iter().map(|entry| entry.id).collect();
-            self.forget(old, &older).await?;
+            let older = self.forget(old, all).await?;
             self.discard(&older).await;
             let word = follows(new, there.as_ref());
             let mut fields = doc! {
@@ -58,8 +57,7 @@ impl Files {
             };
             let settled = self.settle(new, &moved.id, there.as_ref()).await?;
             if settled || (options.destination == Precondition::None && there.is_some()) {
-                let replaced: Vec<Bson> = there.into_iter().map(|there| there.id).collect();
-                self.discard(&replaced).await;
+                self.replace(there, settled).await;
                 return Ok(moved.info());
             }
             // Somebody else was faster at the new name.
