@@ -28,6 +28,8 @@ mod gridfs;
 mod guard;
 #[path = "mount/harness.rs"]
 mod harness;
+#[path = "mount/layout.rs"]
+mod layout;
 #[path = "mount/life.rs"]
 mod life;
 #[path = "mount/limits.rs"]
@@ -85,6 +87,7 @@ fn main() {
     trials.extend(access::trials());
     trials.extend(network::trials());
     trials.extend(redis::trials());
+    trials.extend(layout::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
     trials.extend(cuts::trials());

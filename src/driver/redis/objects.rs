@@ -52,8 +52,6 @@ struct Shared {
     root: String,
     /// The key that scripts are given.
     meta: Vec<u8>,
-    /// For a store that has no id yet.
-    id: String,
     echoes: Arc<Echoes>,
 }
 

@@ -99,7 +99,6 @@ impl Objects {
             link: Link::new(target),
             meta: format!("{root}meta").into_bytes(),
             root,
-            id: format!("{:08x}", clock::random() as u32),
             echoes: Arc::default(),
         }))
     }
@@ -119,8 +118,10 @@ impl Objects {
     }
 
     pub(super) async fn run(&self, script: &Lua, arguments: &[&[u8]]) -> Result<Value> {
-        let id = [self.0.id.as_bytes()];
-        let arguments = id.into_iter().chain(arguments.iter().copied());
+        let word = format!("{:016x}", clock::random());
+        let arguments = [word.as_bytes()]
+            .into_iter()
+            .chain(arguments.iter().copied());
         self.0.link.run(script, &[&self.0.meta], arguments).await
     }
 

@@ -1,13 +1,14 @@
 -- What the scripts of the objects layout share. KEYS[1] is ROOT .. "meta"; every other key begins
 -- with ROOT, so that one hash tag keeps all of them on one shard:
---   ROOT meta           hash: layout, format, id (of the store, random), version (a counter)
+--   ROOT meta           hash: layout, format, id (of the store, random; older mounts have it in their
+--                       etags), version (a counter)
 --   ROOT h:KEY          string: the head of an object. Its first line is ETAG TIME BODY RUNS: when in
 --                       microseconds, the name of the body, and which chunks it has. Behind it are the
 --                       other facts, packed: s (size), c (commits) and attributes
 --   ROOT i:DIRECTORY/   sorted set: the names in a directory; those of directories end with "/"
 --   ROOT c:BODY:NUMBER  string: a chunk of a body; bodies never change
 --   ROOT r              hash: how many heads share a body, where it is more than one
--- ARGV[1] is an id for a store that has none yet. A script tests all before it writes anything.
+-- ARGV[1] is a random word, another for each call. A script tests all before it writes anything.
 local meta = KEYS[1]
 local root = string.sub(meta, 1, -5)
 local shared = root .. 'r'
@@ -18,14 +19,13 @@ local function head(key) return root .. 'h:' .. key end
 local function names(directory) return root .. 'i:' .. directory end
 local function chunk(body, number) return root .. 'c:' .. body .. ':' .. number end
 
--- A new version: an etag that no version had before, also where the database was emptied since.
+-- A new version: an etag that no version had before, also where the database was emptied, or set
+-- back to what it was.
 local function version()
-  local id = redis.call('HGET', meta, 'id')
-  if not id then
-    id = ARGV[1]
-    redis.call('HSET', meta, 'layout', 'objects', 'format', '1', 'id', id)
+  if redis.call('HEXISTS', meta, 'id') == 0 then
+    redis.call('HSET', meta, 'layout', 'objects', 'format', '1', 'id', ARGV[1])
   end
-  return id .. '-' .. string.format('%.0f', redis.call('HINCRBY', meta, 'version', 1))
+  return string.format('%.0f', redis.call('HINCRBY', meta, 'version', 1)) .. '-' .. ARGV[1]
 end
 
 -- The time in microseconds.
