@@ -44,6 +44,10 @@ pub fn trials() -> Vec<Trial> {
             edits_of_different_fields_are_both_kept,
         ),
         python(
+            "mongodb::a_field_that_became_a_list_is_not_what_it_was",
+            a_field_that_became_a_list_is_not_what_it_was,
+        ),
+        python(
             "mongodb::what_is_no_document_is_refused_and_kept",
             what_is_no_document_is_refused_and_kept,
         ),
@@ -317,20 +321,21 @@ while data:
     data = data[os.write(fd, data):]
 say(attempt(os.close, fd))";
 
+/// Neither of two mounts hears of the other: each edits what it has read.
+const DEAF: [&str; 6] = [
+    "--metadata-ttl",
+    "1h",
+    "--consistency",
+    "ttl",
+    "--fault",
+    "watch:error=unavailable",
+];
+
 fn edits_of_different_fields_are_both_kept(place: &Place) {
     let database = Database::new();
     let old = doc! { "_id": "x", "a": 1, "b": 2, "c": { "d": 3, "e": 4 } };
     database.insert("c", vec![old]);
-    // Neither hears of the other: each edits what it has read.
-    let deaf = [
-        "--metadata-ttl",
-        "1h",
-        "--consistency",
-        "ttl",
-        "--fault",
-        "watch:error=unavailable",
-    ];
-    let mounts = ["m", "n"].map(|name| place.mount(name, &database.url("/c"), &deaf, false));
+    let mounts = ["m", "n"].map(|name| place.mount(name, &database.url("/c"), &DEAF, false));
     let text = read(&mounts[0], "x.json");
     assert_eq!(read(&mounts[1], "x.json"), text);
     let save = |at: usize, from: &str, to: &str| {
@@ -351,6 +356,75 @@ fn edits_of_different_fields_are_both_kept(place: &Place) {
     assert_eq!(database.find("c", "x").unwrap().get("a"), Some(&theirs));
     let status = mounts[1].status().to_string();
     assert!(status.contains("kept/unsent"), "{status}");
+}
+
+/// A server takes what is said of a field for said of the items of a list.
+fn a_field_that_became_a_list_is_not_what_it_was(place: &Place) {
+    let database = Database::new();
+    let list = |items: &[i32]| Bson::from(items.to_vec());
+    let rows: [(&str, Bson, Bson, &str); 7] = [
+        ("item", Bson::from(5), list(&[5, 6]), "7"),
+        ("null", Bson::Null, Bson::Array(vec![Bson::Null]), "7"),
+        (
+            "object",
+            doc! { "c": 1, "d": 1 }.into(),
+            Bson::Array(vec![doc! { "c": 1, "d": 1 }.into()]),
+            "{\"d\": 1}",
+        ),
+        (
+            "added",
+            doc! { "c": 1 }.into(),
+            Bson::Array(vec![]),
+            "{\"c\": 1, \"d\": 1}",
+        ),
+        (
+            "list",
+            list(&[1, 2]),
+            Bson::Array(vec![list(&[1, 2]), 3.into()]),
+            "[7]",
+        ),
+        (
+            "deep",
+            Bson::Array(vec![list(&[1, 2])]),
+            Bson::Array(vec![Bson::Array(vec![list(&[1, 2])])]),
+            "[7]",
+        ),
+        // Nor is one what it was in which another is to be made, and which is gone.
+        (
+            "gone",
+            doc! { "c": 1 }.into(),
+            Bson::from("no object"),
+            "{\"c\": 1, \"d\": 1}",
+        ),
+    ];
+    let before = rows.iter().flat_map(|(id, old, ..)| {
+        let same = format!("{id}2");
+        [
+            doc! { "_id": *id, "v": old },
+            doc! { "_id": same, "v": old },
+        ]
+    });
+    database.insert("c", before.collect());
+    let mount = place.mount("m", &database.url("/c"), &DEAF, false);
+    let save = |id: &str, mine: &str| {
+        let (name, text) = (format!("{id}.json"), format!("{{\"v\": {mine}}}"));
+        place.script(SAVING, &[&mount.path(&name), std::path::Path::new(&text)])
+    };
+    for (id, old, theirs, mine) in &rows {
+        read(&mount, &format!("{id}.json"));
+        database.set("c", id, doc! { "v": theirs });
+        assert_eq!(save(id, mine), "ESTALE", "{id}");
+        let now = database.find("c", *id);
+        assert_eq!(now, Some(doc! { "_id": *id, "v": theirs }), "{id}");
+        // And where nobody changes it, it is.
+        let same = format!("{id}2");
+        read(&mount, &format!("{same}.json"));
+        assert_eq!(save(&same, mine), "OK", "{same}");
+        assert_ne!(
+            database.find("c", same.as_str()).unwrap().get("v"),
+            Some(old)
+        );
+    }
 }
 
 fn what_is_no_document_is_refused_and_kept(place: &Place) {

@@ -222,7 +222,7 @@ impl Documents {
     /// Changes fields, if each of them is what it was; whether it did.
     async fn update(&self, place: &Place<'_>, id: &Bson, changes: &[Change]) -> Result<bool> {
         let mut filter = of(id);
-        let conditions = changes.iter().map(Change::condition);
+        let conditions = changes.iter().flat_map(Change::conditions);
         filter.insert("$and", conditions.collect::<Vec<_>>());
         let (mut set, mut unset) = (Document::new(), Document::new());
         for change in changes {
@@ -275,7 +275,10 @@ impl Documents {
         }
         let old = decoded(&raw)?;
         let mut filter = of(&id);
-        filter.extend(changes::unchanged(&old));
+        let conditions = changes::unchanged(&old);
+        if !conditions.is_empty() {
+            filter.insert("$and", conditions);
+        }
         // The fields as they were, and, where the server can tell, no others.
         let mut removed = None;
         if self.compares.load(Ordering::Relaxed) {

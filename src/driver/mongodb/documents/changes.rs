@@ -19,24 +19,45 @@ fn is_addressable(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('$') && !name.contains('.')
 }
 
-/// That a field is what it was.
-fn is(path: &str, value: Option<&Bson>) -> Document {
-    match value {
-        None => doc! { path: { "$exists": false } },
+/// That a field is what it was. What is asked of a field holds for a list also where it holds for
+/// one of its items, which is ruled out: by another condition, as servers differ in several of one
+/// field. Those of a list that has no lists in it name it once, for it may be large.
+fn is(path: &str, value: Option<&Bson>) -> Vec<Document> {
+    let Some(value) = value else {
+        return vec![doc! { path: { "$exists": false } }];
+    };
+    let equal = match value {
         // A missing field would be null too.
-        Some(Bson::Null) => doc! { path: { "$eq": Bson::Null, "$exists": true } },
-        Some(value) => doc! { path: { "$eq": value.clone() } },
-    }
+        Bson::Null => doc! { path: { "$eq": Bson::Null, "$exists": true } },
+        value => doc! { path: { "$eq": value.clone() } },
+    };
+    let list = doc! { "$type": "array" };
+    let other = match value {
+        Bson::Array(items) if items.iter().any(|item| matches!(item, Bson::Array(_))) => {
+            doc! { "$elemMatch": { "$eq": value.clone() } }
+        }
+        Bson::Array(_) => doc! { "$elemMatch": list },
+        _ => list,
+    };
+    vec![equal, doc! { path: { "$not": other } }]
 }
 
 impl Change {
-    pub(super) fn condition(&self) -> Document {
-        is(&self.path, self.had.as_ref())
+    /// Conditions that hold while the field is what it was, and those that it is in are objects.
+    pub(super) fn conditions(&self) -> Vec<Document> {
+        let parents = self.path.match_indices('.').map(|(at, _)| &self.path[..at]);
+        let objects = parents.flat_map(|path| {
+            [
+                doc! { path: { "$type": "object" } },
+                doc! { path: { "$not": { "$type": "array" } } },
+            ]
+        });
+        objects.chain(is(&self.path, self.had.as_ref())).collect()
     }
 }
 
 /// Conditions that hold while the fields of a document are what they are.
-pub(super) fn unchanged(document: &Document) -> Document {
+pub(super) fn unchanged(document: &Document) -> Vec<Document> {
     let fields = document
         .iter()
         .filter(|(name, _)| name.as_str() != "_id" && is_addressable(name));
@@ -132,12 +153,49 @@ mod tests {
 
     #[test]
     fn conditions_tell_null_from_nothing() {
-        assert_eq!(is("a", None), doc! { "a": { "$exists": false } });
-        assert_eq!(
-            is("a", Some(&Bson::Null)),
-            doc! { "a": { "$eq": Bson::Null, "$exists": true } }
-        );
+        assert_eq!(is("a", None), [doc! { "a": { "$exists": false } }]);
+        let null = doc! { "a": { "$eq": Bson::Null, "$exists": true } };
+        assert_eq!(is("a", Some(&Bson::Null)), [null, no_list("a")]);
         let kept = unchanged(&doc! { "_id": 1, "a": 1, "b.c": 2 });
-        assert_eq!(kept, doc! { "a": { "$eq": 1 } });
+        assert_eq!(kept, [doc! { "a": { "$eq": 1 } }, no_list("a")]);
+    }
+
+    fn no_list(path: &str) -> Document {
+        doc! { path: { "$not": { "$type": "array" } } }
+    }
+
+    #[test]
+    fn conditions_tell_a_list_from_its_items() {
+        let flat = Bson::from(vec![1, 2]);
+        assert_eq!(
+            is("a", Some(&flat)),
+            [
+                doc! { "a": { "$eq": &flat } },
+                doc! { "a": { "$not": { "$elemMatch": { "$type": "array" } } } },
+            ]
+        );
+        let deep = Bson::Array(vec![flat]);
+        assert_eq!(
+            is("a", Some(&deep)),
+            [
+                doc! { "a": { "$eq": &deep } },
+                doc! { "a": { "$not": { "$elemMatch": { "$eq": &deep } } } },
+            ]
+        );
+        // What a field is in has not become a list, or gone, either.
+        let changes = between(
+            &doc! { "b": { "c": { "d": 1 } } },
+            &doc! { "b": { "c": { "d": 1, "e": 2 } } },
+        );
+        assert_eq!(
+            changes.expect("can be told")[0].conditions(),
+            [
+                doc! { "b": { "$type": "object" } },
+                no_list("b"),
+                doc! { "b.c": { "$type": "object" } },
+                no_list("b.c"),
+                doc! { "b.c.e": { "$exists": false } },
+            ]
+        );
     }
 }
