@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,11 @@ pub fn trials() -> Vec<Trial> {
             python,
             "redis::a_killed_server_loses_nothing_acknowledged",
             a_killed_server_loses_nothing_acknowledged,
+        ),
+        trial(
+            python,
+            "redis::a_server_that_is_a_replica_for_a_while_is_waited_for",
+            a_server_that_is_a_replica_for_a_while_is_waited_for,
         ),
         usual("redis::a_listing_never_scans", a_listing_never_scans),
         usual(
@@ -378,6 +383,30 @@ say(attempt(os.close, fd))";
     kill(pid, Signal::CONT);
     eventually("everything is sent", || mount.number("dirty_files") == 0);
     assert_eq!(read(&server.mount("n", "/0?layout=objects"), "f"), "new");
+}
+
+fn a_server_that_is_a_replica_for_a_while_is_waited_for(place: &Place) {
+    let server = Server::start(place, &[]);
+    let mount = server.mount("m", "/0?layout=objects");
+    let script = "
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.write(fd, b'new')
+say('written')
+sys.stdin.read()
+say(attempt(os.close, fd))";
+    let mut command = place.python(script, &[&mount.path("f")]);
+    let mut saving = place.start(command.stdin(Stdio::piped()));
+    assert_eq!(saving.line(), "written");
+    server.ask(&["replicaof", "127.0.0.1", &free_port().to_string()]);
+    drop(saving.stdin());
+    // Some attempts are refused, and not all that there are.
+    std::thread::sleep(Duration::from_millis(300));
+    server.ask(&["replicaof", "no", "one"]);
+    assert_eq!(saving.line(), "OK");
+    assert_eq!(saving.end().code, Some(0));
+    assert_eq!(read(&server.mount("n", "/0?layout=objects"), "f"), "new");
+    let status = mount.status();
+    assert_eq!(status["fs"]["conflicts"].as_array().unwrap().len(), 0);
 }
 
 fn a_listing_never_scans(place: &Place) {

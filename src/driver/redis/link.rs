@@ -98,17 +98,16 @@ impl Link {
             Connection::Single(connection) => connection.req_packed_command(cmd).await,
             Connection::Cluster(connection) => connection.req_packed_command(cmd).await,
         };
+        let answer = answer.and_then(Value::extract_error);
         waiting.answered = true;
         // A server that became a replica is not the one that is meant any more.
         let broken = |cause: &RedisError| {
-            cause.is_io_error()
-                || cause.is_unrecoverable_error()
-                || cause.code() == Some("READONLY")
+            cause.is_io_error() || cause.is_unrecoverable_error() || code(cause) == "READONLY"
         };
         if answer.as_ref().is_err_and(broken) {
             self.forget(number);
         }
-        answer.and_then(Value::extract_error)
+        answer
     }
 
     /// Runs a script, which the server is sent once. The keys tell the shard.
@@ -256,19 +255,8 @@ impl Link {
     pub(super) fn error(&self, cause: RedisError) -> Error {
         use ::redis::ErrorKind as Kind;
         let at = &self.target;
-        let said = cause.detail().unwrap_or_default().to_owned();
-        let mut code = cause.code().unwrap_or_default().to_owned();
-        if code == "ERR" {
-            // What befell a script is told by its own words, or with the code within.
-            let known = ["OOM", "READONLY", "MISCONF", "NOPERM"];
-            let within = known
-                .into_iter()
-                .find(|code| said.contains(&format!("-{code} ")));
-            let barred = said.contains("The user executing the script can't");
-            let found = within.or(barred.then_some("NOPERM"));
-            code = found.unwrap_or("ERR").to_owned();
-        }
-        let (kind, why) = match (code.as_str(), cause.kind()) {
+        let said = cause.detail().unwrap_or_default();
+        let (kind, why) = match (code(&cause), cause.kind()) {
             ("WRONGPASS", _) | (_, Kind::AuthenticationFailed) => (
                 ErrorKind::Unauthenticated,
                 format!(
@@ -285,8 +273,9 @@ impl Link {
                 ErrorKind::Denied,
                 "the user may not do this; ACL SETUSER grants commands and keys".to_owned(),
             ),
+            // It may be the primary again, or another may be found.
             ("READONLY", _) => (
-                ErrorKind::ReadOnly,
+                ErrorKind::Unavailable,
                 format!(
                     "{at} is a read-only replica: name its primary, or let Sentinels find it (sentinel=NAME)"
                 ),
@@ -339,6 +328,21 @@ impl Link {
             _ => Error::new(kind, why).because(cause.to_string()),
         }
     }
+}
+
+/// The code of a refusal. What befell a script is told by its own words, or with the code within.
+fn code(cause: &RedisError) -> &str {
+    let code = cause.code().unwrap_or_default();
+    if code != "ERR" {
+        return code;
+    }
+    let said = cause.detail().unwrap_or_default();
+    let known = ["OOM", "READONLY", "MISCONF", "NOPERM"];
+    let within = known
+        .into_iter()
+        .find(|code| said.contains(&format!("-{code} ")));
+    let barred = said.contains("The user executing the script can't");
+    within.or(barred.then_some("NOPERM")).unwrap_or(code)
 }
 
 /// The layers above know how long a request may take.
