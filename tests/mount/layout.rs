@@ -5,16 +5,28 @@ use crate::mongodb::RUNTIME;
 use crate::redis::{ALLOWED, SERVER, Server};
 use bucketfs::driver::{
     self, Body, Driver, ErrorKind, GetOptions, GetOutcome, Location, ObjectInfo, OpenOptions,
-    Precondition, PutOptions, Result,
+    Precondition, PutOptions, Result, Source,
 };
 use bucketfs::key::Key;
 use bytes::Bytes;
 use libtest_mimic::Trial;
-use std::sync::Arc;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 pub fn trials() -> Vec<Trial> {
     let usual = |name: &str, test: fn(&Place)| trial(&[ALLOWED, SERVER], name, test);
-    vec![usual("layout::no_etag_comes_back", no_etag_comes_back)]
+    vec![
+        usual("layout::no_etag_comes_back", no_etag_comes_back),
+        usual(
+            "layout::a_refused_body_leaves_no_chunks",
+            a_refused_body_leaves_no_chunks,
+        ),
+        usual(
+            "layout::a_part_that_is_sent_again_leaves_no_chunks",
+            a_part_that_is_sent_again_leaves_no_chunks,
+        ),
+    ]
 }
 
 fn opened(url: &str) -> Arc<dyn Driver> {
@@ -43,6 +55,11 @@ fn text(driver: &Arc<dyn Driver>, key: &Key) -> Bytes {
         got.found().unwrap().collect().await.unwrap().1
     };
     RUNTIME.block_on(got)
+}
+
+fn chunks(server: &Server) -> usize {
+    let keys = server.ask(&["keys", "{bucketfs}:c:*"]);
+    keys.lines().filter(|line| !line.is_empty()).count()
 }
 
 fn no_etag_comes_back(place: &Place) {
@@ -76,4 +93,59 @@ fn no_etag_comes_back(place: &Place) {
         assert_eq!(text(&driver, &key), new);
         known.push(etag);
     }
+}
+
+/// A body whose first bytes are read while something else happens.
+struct Overtaken {
+    len: u64,
+    happens: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Source for Overtaken {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if let Some(happens) = self.happens.lock().unwrap().take() {
+            happens();
+        }
+        Ok(vec![1; (range.end - range.start) as usize].into())
+    }
+}
+
+fn a_refused_body_leaves_no_chunks(place: &Place) {
+    let server = Server::start(place, &[]);
+    let url = server.url("/0?layout=objects");
+    let (driver, other, key) = (opened(&url), opened(&url), Key::from("k"));
+    let etag = put(&driver, &key, "old", Precondition::None).unwrap().etag;
+    let body = Body::Source(Arc::new(Overtaken {
+        len: 4 << 20,
+        happens: Mutex::new(Some(Box::new(move || {
+            let won = vec![2; 2 << 20];
+            put(&other, &Key::from("k"), won, Precondition::None).unwrap();
+        }))),
+    }));
+    let lost = put(&driver, &key, body, Precondition::IfMatch(etag));
+    assert_eq!(lost.unwrap_err().kind(), ErrorKind::Changed);
+    assert_eq!(chunks(&server), 2);
+    assert_eq!(text(&driver, &key), vec![2; 2 << 20]);
+}
+
+fn a_part_that_is_sent_again_leaves_no_chunks(place: &Place) {
+    let server = Server::start(place, &[]);
+    let (driver, key) = (opened(&server.url("/0?layout=objects")), Key::from("k"));
+    let uploaded = async {
+        let upload = driver.upload(&key, PutOptions::default()).await.unwrap();
+        let part = |byte, len| Body::from(vec![byte; len]);
+        upload.part(1, part(1, 3 << 20)).await.unwrap();
+        upload.part(1, part(2, 2 << 20)).await.unwrap();
+        assert_eq!(chunks(&server), 2);
+        upload.complete(Precondition::IfAbsent).await.unwrap();
+        let late = upload.part(2, part(3, 1)).await;
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::NotFound);
+    };
+    RUNTIME.block_on(uploaded);
+    assert_eq!(chunks(&server), 2);
+    assert_eq!(text(&driver, &key), vec![2; 2 << 20]);
 }

@@ -150,6 +150,9 @@ impl Driver for Objects {
         }
         let runs = self.send(&name, 1, &body).await.map_err(named)?;
         let put = self.commit(key, &name, &runs, None, &options).await;
+        if put.as_ref().is_err_and(|error| !error.retryable()) {
+            self.give_up(&name, &runs).await;
+        }
         put.map_err(named)
     }
 

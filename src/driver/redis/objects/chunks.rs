@@ -269,6 +269,13 @@ impl Objects {
         }
         Ok(())
     }
+
+    /// The same for what is not missed if it stays: it expires.
+    pub(super) async fn give_up(&self, name: &str, runs: &Runs) {
+        if let Err(error) = self.discard(name, runs).await {
+            log::debug!("chunks of {name} stay until they expire: {error}");
+        }
+    }
 }
 
 #[cfg(test)]

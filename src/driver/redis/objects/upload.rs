@@ -66,10 +66,16 @@ impl RedisUpload {
         }
     }
 
-    fn insert(&self, number: u32, runs: Runs) -> Result<()> {
-        let mut parts = self.parts.lock();
-        parts.as_mut().ok_or_else(finished)?.insert(number, runs);
-        Ok(())
+    /// Makes chunks a part, in place of those that it had.
+    async fn insert(&self, number: u32, runs: Runs) -> Result<()> {
+        let (needless, done) = match &mut *self.parts.lock() {
+            Some(parts) => (parts.insert(number, runs), Ok(())),
+            None => (Some(runs), Err(finished())),
+        };
+        if let Some(runs) = needless {
+            self.objects.give_up(&self.name, &runs).await;
+        }
+        done
     }
 }
 
@@ -79,7 +85,8 @@ impl Upload for RedisUpload {
         let named = |error: Error| error.during("part").on(&self.key);
         let first = self.place(number, body.len()).map_err(named)?;
         let sent = self.objects.send(&self.name, first, &body).await;
-        sent.and_then(|runs| self.insert(number, runs))
+        self.insert(number, sent.map_err(named)?)
+            .await
             .map_err(named)
     }
 
@@ -101,7 +108,8 @@ impl Upload for RedisUpload {
             return Err(named(wrong(why)));
         }
         let made = self.objects.splice(&self.name, first, &source, range).await;
-        made.and_then(|runs| self.insert(number, runs))
+        self.insert(number, made.map_err(named)?)
+            .await
             .map_err(named)
     }
 
