@@ -174,7 +174,9 @@ fn every_id_has_a_name_and_listings_are_in_order(_: &Place) {
     ids.extend((-12..=112).map(Bson::Int32));
     ids.extend([i64::MIN, -(1 << 40), 1 << 40, i64::MAX].map(Bson::Int64));
     ids.extend([-1000, 1000, 5005, 99_999].map(|n| Bson::Double(f64::from(n))));
-    ids.extend([0.5, -1.5, 1e300].map(Bson::Double));
+    // Many fractions beside few whole numbers.
+    ids.extend((1..=9).map(|n| Bson::Double(f64::from(n) / 10.0)));
+    ids.extend([-1.5, 1e300].map(Bson::Double));
     ids.extend((0..12).map(|n| Bson::from(ObjectId::from_bytes([n * 21; 12]))));
     ids.extend((0..3).map(|n| Bson::from(DateTime::from_millis(n * 1_000_000_000))));
     ids.extend((0..3).map(|n| Bson::from(Uuid::from_bytes([n; 16]))));
@@ -185,11 +187,17 @@ fn every_id_has_a_name_and_listings_are_in_order(_: &Place) {
     ]);
     let documents = ids.iter().map(|id| doc! { "_id": id.clone(), "size": 1 });
     database.insert("c", documents.collect());
+    // The least and the greatest number need not be whole.
+    let [least, greatest] = ["0.5", "7.5"].map(|n| n.parse::<Decimal128>().unwrap());
+    let few = [least.into(), Bson::Int32(1), greatest.into()];
+    database.insert("d", few.map(|id| doc! { "_id": id }).to_vec());
     RUNTIME.block_on(async {
         let location = Location::parse(&database.url("")).unwrap();
         let opened = driver::open(&location, &OpenOptions::default())
             .await
             .unwrap();
+        let all = pages(&opened.driver, ListRequest::flat(&Key::from("d/"))).await;
+        assert!(all.contains(&Key::from("d/1.json")), "{all:?}");
         let all = pages(&opened.driver, ListRequest::flat(&Key::from("c/"))).await;
         let files = &all[1..];
         assert_eq!((all[0].to_str(), files.len()), (Some("c/"), ids.len()));

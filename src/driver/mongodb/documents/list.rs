@@ -119,11 +119,12 @@ impl Shelf for Listed<'_> {
         }
         // Whole numbers, between the least and the greatest.
         let mut ends = Vec::new();
-        for order in [1, -1] {
+        for (order, most) in [(1, i64::MIN), (-1, i64::MAX)] {
             let any = doc! { "$gte": i64::MIN, "$lte": i64::MAX };
             let found = self.find(any, order, 1).await?;
             let found: Vec<_> = self.source(found).try_collect().await?;
-            ends.extend(found.first().and_then(|(_, first)| number_of(first)));
+            let end = found.first();
+            ends.extend(end.map(|(_, end)| number_of(end).unwrap_or(most)));
         }
         let [first, last] = ends[..] else {
             return Ok(sources);
@@ -131,7 +132,8 @@ impl Shelf for Listed<'_> {
         for range in numbers(from, (first, last)) {
             let ids = doc! { "$gte": range.least, "$lte": range.greatest };
             let order = if range.is_descending { -1 } else { 1 };
-            sources.push(self.source(self.find(ids, order, limit).await?));
+            // Fractions between them have other names.
+            sources.push(self.source(self.find_by(ids, order, 0, batch).await?));
         }
         Ok(sources)
     }
