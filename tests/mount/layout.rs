@@ -1,8 +1,10 @@
 //! The objects layout of Redis, as its driver is called: what others do to its keys, and what it leaves there.
 
-use crate::harness::{Place, trial};
+use crate::cuts::Passage;
+use crate::harness::{Place, eventually, trial};
 use crate::mongodb::RUNTIME;
 use crate::redis::{ALLOWED, SERVER, Server};
+use crate::rethinkdb::Cut;
 use bucketfs::driver::{
     self, Body, Driver, ErrorKind, GetOptions, GetOutcome, Location, ObjectInfo, OpenOptions,
     Precondition, PutOptions, Result, Source,
@@ -25,6 +27,10 @@ pub fn trials() -> Vec<Trial> {
         usual(
             "layout::a_part_that_is_sent_again_leaves_no_chunks",
             a_part_that_is_sent_again_leaves_no_chunks,
+        ),
+        usual(
+            "layout::a_cluster_is_sent_nothing_twice",
+            a_cluster_is_sent_nothing_twice,
         ),
     ]
 }
@@ -148,4 +154,47 @@ fn a_part_that_is_sent_again_leaves_no_chunks(place: &Place) {
     RUNTIME.block_on(uploaded);
     assert_eq!(chunks(&server), 2);
     assert_eq!(text(&driver, &key), vec![2; 2 << 20]);
+}
+
+/// An exchange that is done twice is undone, and a delete that is done twice finds another version than
+/// it asks for.
+fn a_cluster_is_sent_nothing_twice(place: &Place) {
+    let server = Server::start(place, &["--cluster-enabled", "yes"]);
+    let passage = Passage::new(&format!("127.0.0.1:{}", server.port));
+    // The client goes where the node says that it is.
+    let port = passage.port.to_string();
+    server.ask(&["config", "set", "cluster-announce-ip", "127.0.0.1"]);
+    assert_eq!(
+        server.ask(&["config", "set", "cluster-announce-port", &port]),
+        "OK"
+    );
+    server.ask(&["cluster", "addslotsrange", "0", "16383"]);
+    eventually("the cluster is up", || {
+        server
+            .ask(&["cluster", "info"])
+            .contains("cluster_state:ok")
+    });
+    let url = format!("redis://127.0.0.1:{port}/0?layout=objects&cluster=yes");
+    let (driver, any) = (opened(&url), Precondition::None);
+    let [a, b, c] = ["a", "b", "c"].map(Key::from);
+    let etags = [&a, &b, &c].map(|key| {
+        let text = key.to_string().into_bytes();
+        put(&driver, key, text, any.clone()).unwrap().etag
+    });
+    // The server has the scripts from now on.
+    let swap = || RUNTIME.block_on(driver.exchange(&a, &b));
+    swap().unwrap();
+    RUNTIME.block_on(driver.delete(&c, any.clone())).unwrap();
+    let lost = passage.during(Cut::After, "EVALSHA", swap);
+    assert!(lost.unwrap_err().retryable());
+    assert_eq!(
+        (text(&driver, &a), text(&driver, &b)),
+        ("a".into(), "b".into())
+    );
+    let [etag, ..] = etags;
+    let removal = || RUNTIME.block_on(driver.delete(&a, Precondition::IfMatch(etag)));
+    let lost = passage.during(Cut::After, "EVALSHA", removal);
+    assert!(lost.unwrap_err().retryable());
+    let gone = RUNTIME.block_on(driver.head(&a));
+    assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -246,7 +246,8 @@ impl Link {
             .response_timeout(SILENCE)
             .overall_response_timeout(None)
             .tcp_settings(tcp())
-            .retries(3)
+            // What may have been done is sent again only by who knows what that means.
+            .retries(0)
             .build()?;
         client.get_async_connection().await
     }
@@ -288,9 +289,10 @@ impl Link {
                 ErrorKind::Unavailable,
                 format!("{at} takes no writes, for it cannot save to its disk; see its log"),
             ),
-            ("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY", _) => {
-                (ErrorKind::Unavailable, format!("{at} cannot answer yet"))
-            }
+            (
+                "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "MOVED" | "ASK",
+                _,
+            ) => (ErrorKind::Unavailable, format!("{at} cannot answer yet")),
             (_, Kind::RESP3NotSupported) => (
                 ErrorKind::Unsupported,
                 format!("{at} speaks an old protocol; Redis 6 or newer is needed"),
