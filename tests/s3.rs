@@ -3,6 +3,8 @@
 
 #[path = "s3/large.rs"]
 mod large;
+#[path = "s3/tags.rs"]
+mod tags;
 
 use bucketfs::driver::s3::{Account, Bucket, StaticCredentials};
 use bucketfs::driver::{
@@ -611,5 +613,6 @@ fn main() {
         trial("refusals", refusals),
     ];
     tests.extend(large::trials());
+    tests.extend(tags::trials());
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
 }

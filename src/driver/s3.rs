@@ -9,6 +9,7 @@
 
 mod account;
 mod bucket;
+mod class;
 mod copy;
 #[cfg(test)]
 #[path = "../../tests/fuzz/corpus.rs"]
@@ -20,6 +21,7 @@ mod refusal;
 mod sign;
 mod site;
 mod store;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -256,6 +256,9 @@ pub struct PutOptions {
     pub base: Option<super::Body>,
     /// Parts of the upload that is begun so will be copied; into others they need not be.
     pub copies_parts: bool,
+    /// The object that this is a copy of. What a store keeps with an object beside its attributes,
+    /// as S3 does tags, is taken from there, and else from the version that is replaced.
+    pub like: Option<Key>,
 }
 
 /// An object to remove among others.

@@ -399,6 +399,7 @@ impl Fs {
             Some(attributes) if empty => {
                 let options = PutOptions {
                     attributes,
+                    like: Some(entry.key.clone()),
                     ..PutOptions::default()
                 };
                 self.driver.put(to, Body::empty(), options).await
@@ -456,6 +457,7 @@ impl Fs {
         let (info, bytes) = outcome.found()?.collect().await?;
         let options = PutOptions {
             attributes: info.told_attributes(),
+            like: Some(from.clone()),
             ..Default::default()
         };
         self.driver.put(to, bytes.into(), options).await

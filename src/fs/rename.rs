@@ -343,6 +343,7 @@ impl Fs {
             precondition: destination,
             attributes,
             commits,
+            like: Some(from.clone()),
             ..PutOptions::default()
         };
         upload::put(&self.driver, to, body, options)

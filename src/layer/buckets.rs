@@ -61,6 +61,17 @@ fn place(key: &Key) -> Option<Place> {
     })
 }
 
+impl Place {
+    /// The options of a put there, in the bucket's own keys.
+    fn options(&self, options: PutOptions) -> PutOptions {
+        let like = options.like.as_ref().and_then(place);
+        PutOptions {
+            like: like.and_then(|like| (like.name == self.name).then_some(like.key)),
+            ..options
+        }
+    }
+}
+
 /// The key of a bucket's directory.
 fn marker(name: &str) -> Key {
     Key::from(format!("{name}/"))
@@ -343,7 +354,7 @@ impl Driver for Buckets {
             return self.make(key, &options.precondition).await;
         }
         let (place, driver) = self.holder("put", key).await?;
-        let put = driver.put(&place.key, body, options).await;
+        let put = driver.put(&place.key, body, place.options(options)).await;
         put.map_err(outside(&place.name))
     }
 
@@ -435,7 +446,7 @@ impl Driver for Buckets {
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
         let (place, driver) = self.holder("upload", key).await?;
-        let upload = driver.upload(&place.key, options).await;
+        let upload = driver.upload(&place.key, place.options(options)).await;
         let marker = marker(&place.name);
         let inward = move |from: &Key| match from.strip_prefix(&marker) {
             Some(from) => Ok(from),

@@ -43,6 +43,13 @@ impl Prefix {
         Ok(self.full(key))
     }
 
+    fn options(&self, options: PutOptions) -> PutOptions {
+        PutOptions {
+            like: options.like.as_ref().map(|key| self.full(key)),
+            ..options
+        }
+    }
+
     fn page(&self, page: Page) -> Result<Page> {
         let mut entries = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
@@ -110,7 +117,7 @@ impl Driver for Prefix {
 
     async fn put(&self, key: &Key, body: Body, options: PutOptions) -> Result<ObjectInfo> {
         let key = self.object("put", key, ErrorKind::InvalidKey)?;
-        let put = self.inner.put(&key, body, options).await;
+        let put = self.inner.put(&key, body, self.options(options)).await;
         put.map_err(strip(&self.prefix))
     }
 
@@ -177,7 +184,7 @@ impl Driver for Prefix {
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
         let key = self.object("upload", key, ErrorKind::InvalidKey)?;
-        let upload = self.inner.upload(&key, options).await;
+        let upload = self.inner.upload(&key, self.options(options)).await;
         let prefix = self.prefix.clone();
         Ok(Box::new(Renamed {
             upload: upload.map_err(strip(&self.prefix))?,

@@ -44,7 +44,9 @@ impl Bucket {
             .ask(&self.target, &call)
             .await
             .map_err(|failed| purpose.error(failed))?;
-        let mut page = xml::page(&body).map_err(|error| purpose.name(error))?;
+        let listed = xml::listed(&body).map_err(|error| purpose.name(error))?;
+        self.target.classes.listed(&listed);
+        let mut page = listed.page;
         if let Some(after) = &request.start_after {
             // The service compares keys, and so tells a folded entry again as long as keys follow
             // below it.

@@ -100,16 +100,19 @@ impl Bucket {
         let object = object.found()?;
         let info = object.info.clone();
         let size = info.size.unwrap_or(object.range.end);
+        let mut attributes = match &options.attributes {
+            Some(attributes) => attributes.clone(),
+            None => info.told_attributes(),
+        };
+        meta::keep(&mut attributes, &info);
         let put = PutOptions {
             precondition: match &options.destination {
                 // Parts, unlike a copy, take their time: who writes meanwhile must not lose.
                 Precondition::None if from == to => Precondition::IfMatch(info.etag.clone()),
                 given => given.clone(),
             },
-            attributes: match &options.attributes {
-                Some(attributes) => attributes.clone(),
-                None => info.told_attributes(),
-            },
+            attributes,
+            like: Some(from.clone()),
             commits: match options.commits.is_empty() {
                 true => info.commits,
                 false => options.commits.clone(),
@@ -263,6 +266,9 @@ impl Bucket {
         } else {
             self.impose(&mut call.headers);
         }
+        // Tags are copied unless something else is said of them, the class is not.
+        let kept = self.keep_class(&mut call.headers, from).await;
+        kept.map_err(|failed| source.error(failed))?;
         let directive = if replace { "REPLACE" } else { "COPY" };
         call.headers.insert(
             "x-amz-metadata-directive",
@@ -278,9 +284,13 @@ impl Bucket {
                     .insert("x-amz-copy-source-if-match", self.condition(etag)?);
             }
             self.add_precondition(&mut call.headers, &options.destination)?;
-            let (headers, body) = self.store.ask(&self.target, &call).await?;
+            let (headers, body) = self.make(&mut call).await?;
             match xml::copied(&body)? {
-                Ok((etag, modified)) => Ok((etag, modified, headers)),
+                Ok((etag, modified)) => {
+                    let class = call.headers.get(meta::STORAGE_CLASS);
+                    self.target.classes.told(to, class);
+                    Ok((etag, modified, headers))
+                }
                 Err(complaint) => Err(Failed::Refused(super::refusal::Refusal {
                     // The status was a success before the copy failed.
                     status: StatusCode::INTERNAL_SERVER_ERROR,

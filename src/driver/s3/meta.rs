@@ -42,9 +42,14 @@ const CARRIED: [HeaderName; 7] = [
     STORAGE_CLASS,
 ];
 
+/// How many tags an object has, where it has some and these credentials may read them.
+pub(super) const TAG_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
+/// The tags of a new object, as in the query of a URL.
+pub(super) const TAGS: HeaderName = HeaderName::from_static("x-amz-tagging");
+
 /// Storage classes whose objects cannot be read before they are restored. Who writes a file is
 /// likely to read it, so a rewrite leaves them.
-const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+pub(super) const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
 fn corrupt(why: &str) -> Error {
     Error::new(ErrorKind::Corrupt, why)
@@ -77,6 +82,11 @@ pub(super) fn info(headers: &HeaderMap, key: &Key, size: Option<u64>) -> Result<
                 .headers
                 .insert(name.as_str().to_owned(), value.to_owned());
         }
+    }
+    // What they are is asked for only where they would be lost.
+    if let Some(count) = text(TAG_COUNT).filter(|count| *count != "0") {
+        let name = TAG_COUNT.as_str().to_owned();
+        attributes.headers.insert(name, count.to_owned());
     }
     let mut commits = Vec::new();
     for (name, value) in headers {
@@ -189,6 +199,23 @@ pub(super) fn describe(
         ));
     }
     Ok(())
+}
+
+/// Whether an object of these attributes, or the one before it, has tags.
+pub(super) fn has_tags(attributes: &Attributes) -> bool {
+    attributes.headers.contains_key(TAG_COUNT.as_str())
+}
+
+/// Gives the attributes of a copy what a copy on the server keeps of its source whatever else it is
+/// given: its tags, and the class here.
+pub(super) fn keep(attributes: &mut Attributes, source: &ObjectInfo) {
+    let source = source.told_attributes().headers;
+    attributes.headers.remove(TAG_COUNT.as_str());
+    for (name, value) in source {
+        if TAG_COUNT == *name || STORAGE_CLASS == *name {
+            attributes.headers.entry(name).or_insert(value);
+        }
+    }
 }
 
 /// Whether an object can have these attributes, whatever commits it will have been through.

@@ -94,10 +94,10 @@ impl Bucket {
                 "the answer does not tell the object's size",
             )
         })?;
-        Ok(Some((
-            meta::info(&parts.headers, key, Some(size))?,
-            parts.headers,
-        )))
+        let info = meta::info(&parts.headers, key, Some(size))?;
+        let class = parts.headers.get(meta::STORAGE_CLASS);
+        self.target.classes.told(key, class);
+        Ok(Some((info, parts.headers)))
     }
 
     pub(super) async fn head_object(&self, key: &Key) -> Result<ObjectInfo> {
@@ -210,6 +210,8 @@ impl Bucket {
             (0..size, Some(size))
         };
         let info = meta::info(&parts.headers, key, size)?;
+        let class = parts.headers.get(meta::STORAGE_CLASS);
+        self.target.classes.told(key, class);
         if options
             .if_match
             .as_ref()
@@ -257,12 +259,18 @@ impl Bucket {
                 &options.attributes,
                 &options.commits,
             )?;
+            self.keep_tags(&mut call.headers, key, options).await?;
             if self.findings.checksum {
                 let checksum = meta::checksum(body).await?;
                 call.headers.insert(meta::CHECKSUM, meta::ascii(&checksum)?);
             }
             self.add_precondition(&mut call.headers, &options.precondition)?;
-            self.store.ask(&self.target, &call).await
+            let answer = self.make(&mut call).await;
+            if answer.is_ok() {
+                let class = call.headers.get(meta::STORAGE_CLASS);
+                self.target.classes.told(key, class);
+            }
+            answer
         };
         let (headers, _) = send.await.map_err(|failed| purpose.error(failed))?;
         Ok(ObjectInfo {

@@ -93,6 +93,7 @@ fn permission(operation: &str) -> Option<&'static str> {
         "abandon_uploads" => {
             "allow s3:ListBucketMultipartUploads and s3:AbortMultipartUpload there"
         }
+        "tags" => "allow s3:GetObjectTagging and s3:PutObjectTagging there",
         "buckets" => "allow s3:ListAllMyBuckets",
         "create_bucket" => "allow s3:CreateBucket",
         "delete_bucket" => "allow s3:DeleteBucket",
@@ -310,7 +311,9 @@ impl Refusal {
             "RequestTimeTooSkewed" => "correct this machine's clock",
             "AuthorizationHeaderMalformed" => "name the bucket's region",
             "NoSuchBucket" => "create the bucket, or correct its name or the endpoint",
-            "InvalidObjectState" => "the object is archived: restore it before it is read",
+            "InvalidObjectState" => {
+                "the object is archived: restore it before it is read, renamed or copied"
+            }
             "PermanentRedirect" | "TemporaryRedirect" => "name the bucket's region or its endpoint",
             "" if message.contains("HTTP request to an HTTPS")
                 || message.contains("HTTP request was sent to HTTPS") =>

@@ -21,6 +21,11 @@ pub(super) fn encode_key(key: &[u8]) -> impl fmt::Display + '_ {
     percent_encode(key, KEY)
 }
 
+/// A name or a value as it stands in a query.
+pub(super) fn encode_value(value: &str) -> impl fmt::Display + '_ {
+    percent_encode(value.as_bytes(), VALUE)
+}
+
 /// The service that a bucket is reached at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Site {

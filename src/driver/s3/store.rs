@@ -1,6 +1,7 @@
 //! A service and how requests to it are made: signed, sent, and sent again where the answer tells
 //! what was wrong with the region, the clock or the credentials.
 
+use super::class::Classes;
 use super::refusal::{Failed, Refusal};
 use super::sign::{self, Credentials};
 use super::site::Site;
@@ -60,6 +61,8 @@ pub(super) struct Target {
     site: RwLock<Arc<Site>>,
     /// What is known of its etags.
     pub etags: Arc<Etags>,
+    /// What is known of its objects' storage classes.
+    pub classes: Classes,
 }
 
 impl Target {
@@ -69,6 +72,7 @@ impl Target {
             bucket: bucket.map(Into::into),
             site: RwLock::new(Arc::new(site)),
             etags: Arc::default(),
+            classes: Classes::default(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The driver against servers that answer by a script: what no well-behaved server shows.
 
+mod kept;
+
 use super::probe::Findings;
 use super::store::Target;
 use super::{Account, Bucket, StaticCredentials, parse};

@@ -38,6 +38,8 @@ pub(super) struct S3Upload {
     key: Key,
     id: String,
     commits: Vec<CommitId>,
+    /// The class of the object, where it was named.
+    class: Option<HeaderValue>,
     /// Whether parts have checksums, which the service compares. Then none can be copied: MinIO
     /// refuses that.
     checksums: bool,
@@ -70,19 +72,22 @@ impl Bucket {
                 &options.attributes,
                 &options.commits,
             )?;
+            self.keep_tags(&mut call.headers, key, options).await?;
             if checksums {
                 let algorithm = HeaderValue::from_static("CRC32");
                 call.headers.insert("x-amz-checksum-algorithm", algorithm);
             }
-            let (_, body) = self.store.ask(&self.target, &call).await?;
-            Ok(xml::initiated(&body)?)
+            let (_, body) = self.make(&mut call).await?;
+            let class = call.headers.remove(meta::STORAGE_CLASS);
+            Ok((xml::initiated(&body)?, class))
         };
-        let id = send.await.map_err(|failed| purpose.error(failed))?;
+        let (id, class) = send.await.map_err(|failed| purpose.error(failed))?;
         Ok(S3Upload {
             bucket: self.clone(),
             key: key.clone(),
             id,
             commits: options.commits.clone(),
+            class,
             checksums,
             parts: Mutex::new(Some(BTreeMap::new())),
         })
@@ -229,6 +234,8 @@ impl S3Upload {
             failed => purpose.error(failed),
         })?;
         *self.parts.lock() = None;
+        let class = self.class.as_ref();
+        self.bucket.target.classes.told(&self.key, class);
         Ok(ObjectInfo {
             size: Some(size),
             etag,

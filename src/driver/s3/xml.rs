@@ -177,14 +177,24 @@ fn unescape(text: &str) -> Bytes {
         .into()
 }
 
-/// A page of ListObjectsV2: objects and common prefixes in one order, that of their bytes.
-pub(super) fn page(xml: &[u8]) -> Result<Page> {
+/// A page of a listing, and what the contract has no place for.
+#[derive(Debug)]
+pub(super) struct Listed {
+    /// Objects and common prefixes in one order, that of their bytes.
+    pub page: Page,
+    /// The storage classes of objects that are told to have one.
+    pub classes: Vec<(Key, String)>,
+}
+
+/// A page of ListObjectsV2.
+pub(super) fn listed(xml: &[u8]) -> Result<Listed> {
     // Whether names are escaped may be told behind them.
     let mut escaped = false;
     let mut truncated = None;
     let mut next = None;
     let mut common = false;
     let mut entries: Vec<(String, Option<ObjectInfo>)> = Vec::new();
+    let mut classes: Vec<(usize, String)> = Vec::new();
     let (mut key, mut tag, mut size, mut modified) = (None, None, None, None);
     read(xml, &["ListBucketResult"], |node| {
         match node {
@@ -216,6 +226,9 @@ pub(super) fn page(xml: &[u8]) -> Result<Page> {
                 b"ETag" => tag = etag(text),
                 b"Size" => size = text.trim().parse::<u64>().ok(),
                 b"LastModified" => modified = time(text.trim()),
+                b"StorageClass" if text.trim() != "STANDARD" => {
+                    classes.push((entries.len(), text.trim().to_owned()));
+                }
                 _ => {}
             },
             Node::Leaf(b"CommonPrefixes", b"Prefix", text) => {
@@ -259,6 +272,10 @@ pub(super) fn page(xml: &[u8]) -> Result<Page> {
             object,
         })
         .collect();
+    let classes = classes
+        .into_iter()
+        .map(|(at, class)| (entries[at].key.clone(), class))
+        .collect();
     // Objects and common prefixes come apart, and some servers order neither by bytes.
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     // A token without that word is believed: what follows must not be missed.
@@ -269,7 +286,27 @@ pub(super) fn page(xml: &[u8]) -> Result<Page> {
             "a page says that it is not the last and not what follows",
         ));
     }
-    Ok(Page { entries, next })
+    let page = Page { entries, next };
+    Ok(Listed { page, classes })
+}
+
+/// Names and values of an object's tags.
+pub(super) fn tags(xml: &[u8]) -> Result<Vec<(String, String)>> {
+    let mut tags = Vec::new();
+    let (mut name, mut value) = (None, None);
+    read(xml, &["Tagging"], |node| {
+        match node {
+            Node::Leaf(b"Tag", b"Key", text) => name = Some(std::mem::take(text)),
+            Node::Leaf(b"Tag", b"Value", text) => value = Some(std::mem::take(text)),
+            Node::End(b"Tag") => match name.take() {
+                Some(name) => tags.push((name, value.take().unwrap_or_default())),
+                None => return Err(corrupt("a tag has no name")),
+            },
+            Node::Leaf(..) | Node::End(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(tags)
 }
 
 /// What a refusal says about itself.
@@ -533,6 +570,11 @@ pub(super) fn delete<'a>(removals: impl Iterator<Item = &'a Removal>) -> String 
     }
     xml.push_str("</Delete>");
     xml
+}
+
+#[cfg(test)]
+fn page(xml: &[u8]) -> Result<Page> {
+    listed(xml).map(|listed| listed.page)
 }
 
 #[cfg(test)]
