@@ -111,6 +111,15 @@ impl Bucket {
                 };
                 results[*at] = Some(result);
             }
+            // One of them is still there, under a key that the server spells in another way.
+            if let Some((key, refusal)) = failed.into_iter().next() {
+                let purpose = Purpose::of("delete_many", None);
+                let code = refusal.complaint.code;
+                return Err(purpose.name(Error::new(
+                    ErrorKind::Corrupt,
+                    format!("the server says that it has not deleted {key:?} ({code}), which was not asked for"),
+                )));
+            }
         }
         Ok(results
             .into_iter()

@@ -1,5 +1,6 @@
 //! The driver against servers that answer by a script: what no well-behaved server shows.
 
+mod deletes;
 mod kept;
 
 use super::probe::Findings;
