@@ -102,6 +102,8 @@ struct Store {
     exchange: bool,
     means: Means,
     listings: Listings,
+    /// Whether nothing is changed, not even what a crash left behind.
+    read_only: bool,
 }
 
 impl Store {
@@ -143,6 +145,7 @@ impl Store {
                 fine_clock: true,
             },
             listings: Listings::default(),
+            read_only: options.read_only,
             root,
             tmp,
         };

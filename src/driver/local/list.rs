@@ -240,7 +240,9 @@ impl Store {
                 continue;
             }
             if on_disk.starts_with(TMP_PREFIX) {
-                sweep_name(fd, on_disk);
+                if !self.read_only {
+                    sweep_name(fd, on_disk);
+                }
                 continue;
             }
             if (dir.path.is_empty() && on_disk == HIDDEN && !self.has_hidden_keys())

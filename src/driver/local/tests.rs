@@ -203,6 +203,26 @@ async fn what_lives_for_a_moment_is_never_listed_and_is_swept() {
 }
 
 #[tokio::test]
+async fn a_driver_for_reading_sweeps_nothing() {
+    let Bench { dir, driver: user } = bench();
+    user.write("a/k", "1").await;
+    drop(user);
+    let left = [".bucketfs-tmp-left", "a/.bucketfs-tmp-left"];
+    for name in left {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let options = OpenOptions {
+        read_only: true,
+        ..OpenOptions::default()
+    };
+    let reader = Local(Arc::new(Store::open(dir.path(), &options).unwrap()));
+    assert_eq!(reader.all().await, ["a/", "a/k"].map(key));
+    for name in left {
+        assert!(dir.path().join(name).exists(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_read_is_never_mixed() {
     const SIZE: usize = 3 << 20;
     let Bench { dir, driver } = bench();
