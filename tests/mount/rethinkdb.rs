@@ -11,6 +11,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub fn trials() -> Vec<Trial> {
     let usual = |name: &str, test: fn(&Place)| trial(&[], name, test);
@@ -51,6 +52,10 @@ pub fn trials() -> Vec<Trial> {
         usual(
             "rethinkdb::cut_connections_lose_nothing",
             cut_connections_lose_nothing,
+        ),
+        usual(
+            "rethinkdb::a_connection_without_answers_is_left",
+            a_connection_without_answers_is_left,
         ),
         usual(
             "rethinkdb::databases_are_directories",
@@ -430,6 +435,30 @@ fn cut_connections_lose_nothing(place: &Place) {
     server.cut();
     let shown: Value = serde_json::from_str(&read(&mount, "n.json")).unwrap();
     assert_eq!(shown["count"], found["count"]);
+}
+
+/// A peer that vanished is waited for once: what comes then goes on another connection.
+fn a_connection_without_answers_is_left(_: &Place) {
+    const SUSPICIOUS: Duration = Duration::from_secs(5);
+    let server = Server::start();
+    server.make("d", "t", "id");
+    server.put("d", "t", json!({"id": "n"}));
+    runtime().block_on(async {
+        let driver = opened(&server.url("/d")).await;
+        let key = Key::from("t/n.json");
+        driver.head(&key).await.unwrap();
+        server.mute();
+        for wait in [
+            SUSPICIOUS / 10,
+            // A short wait says nothing of the connection.
+            SUSPICIOUS + Duration::from_millis(200),
+        ] {
+            let given_up = tokio::time::timeout(wait, driver.head(&key)).await;
+            given_up.expect_err("no answer");
+        }
+        let next = tokio::time::timeout(SUSPICIOUS, driver.head(&key)).await;
+        next.expect("another connection").unwrap();
+    });
 }
 
 fn databases_are_directories(place: &Place) {

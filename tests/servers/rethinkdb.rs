@@ -69,6 +69,9 @@ struct Shared {
     turn: Mutex<()>,
     /// Rows that were sent to clients.
     sent: AtomicUsize,
+    /// How many connections there have been, and how many of them, the first ones, get no answers.
+    met: AtomicUsize,
+    mute: AtomicUsize,
 }
 
 impl Server {
@@ -96,6 +99,8 @@ impl Server {
             open: Mutex::default(),
             turn: Mutex::default(),
             sent: AtomicUsize::new(0),
+            met: AtomicUsize::new(0),
+            mute: AtomicUsize::new(0),
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
@@ -106,9 +111,10 @@ impl Server {
                     .lock()
                     .unwrap()
                     .push(stream.try_clone().unwrap());
+                let number = shared.met.fetch_add(1, Ordering::Relaxed);
                 std::thread::spawn(move || {
                     // A client may go away at any time.
-                    let _ = serve(stream, &shared);
+                    let _ = serve(stream, &shared, number);
                 });
             }
         });
@@ -189,6 +195,12 @@ impl Server {
         }
     }
 
+    /// Answers nothing any more on the connections that there are, and keeps them open.
+    pub fn mute(&self) {
+        let met = self.shared.met.load(Ordering::Relaxed);
+        self.shared.mute.store(met, Ordering::Relaxed);
+    }
+
     /// How many rows went to clients since somebody asked last.
     pub fn rows_sent(&self) -> usize {
         self.shared.sent.swap(0, Ordering::Relaxed)
@@ -240,7 +252,7 @@ fn answer(to: &Writer, token: u64, kind: u8, rows: &[Value], code: Option<i64>) 
     to.lock().unwrap().write_all(&frame)
 }
 
-fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+fn serve(mut stream: TcpStream, shared: &Arc<Shared>, number: usize) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(user) = handshake::greet(&mut stream, &shared.users)? else {
         return Ok(());
@@ -254,6 +266,9 @@ fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
         let turn = shared.turn.lock().unwrap();
         let mut query = vec![0; u32::from_le_bytes(len) as usize];
         stream.read_exact(&mut query)?;
+        if number < shared.mute.load(Ordering::Relaxed) {
+            continue;
+        }
         let token = u64::from_le_bytes(token);
         let query: Value = match serde_json::from_slice(&query) {
             Ok(query) => query,

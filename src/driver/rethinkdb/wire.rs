@@ -1,6 +1,7 @@
 //! The wire protocol, version 1.0: a SCRAM-SHA-256 handshake in JSON, then frames of a token, a
 //! length and JSON. Any number of queries go over one connection at a time.
 
+use crate::clock::{self, Instant};
 use crate::task;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,7 +12,8 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,6 +28,10 @@ const FRAME: u32 = 256 << 20;
 const QUEUE: usize = 64;
 /// As often as a server may want a password to be hashed.
 const ROUNDS: u32 = 1_000_000;
+/// Bytes that a peer does not acknowledge for so long break the connection.
+const SILENCE: Duration = Duration::from_secs(20);
+/// A query given up after so long has waited for a connection that may be dead.
+const SUSPICIOUS: Duration = Duration::from_secs(5);
 const CONTINUE: &str = "[2]";
 const STOP: &str = "[3]";
 /// How an answer begins whose query has more.
@@ -58,12 +64,29 @@ pub(super) struct Wire {
     /// for moments only.
     waiting: Arc<Mutex<Option<Waiting>>>,
     token: AtomicU64,
+    /// Somebody has waited long and in vain. Who waits already may yet get an answer.
+    suspected: AtomicBool,
     tasks: [AbortHandle; 2],
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Watches over one query: when it is given up after a long wait, the next ones go elsewhere.
+struct Asking<'a> {
+    wire: &'a Wire,
+    since: Instant,
+    answered: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.answered && clock::now().saturating_duration_since(self.since) > SUSPICIOUS {
+            self.wire.suspected.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -84,6 +107,8 @@ impl Wire {
     pub(super) async fn dial(at: (&str, u16), user: &str, password: &str) -> Result<Wire, Refusal> {
         let mut stream = TcpStream::connect(at).await?;
         stream.set_nodelay(true)?;
+        let silence = SILENCE.as_millis() as u32;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, silence).map_err(io::Error::from)?;
         greet(&mut stream, user, password).await?;
         let (reading, writing) = stream.into_split();
         let (frames, queue) = mpsc::channel(QUEUE);
@@ -94,13 +119,14 @@ impl Wire {
             frames,
             waiting,
             token: AtomicU64::new(1),
+            suspected: AtomicBool::new(false),
             tasks: [read.abort_handle(), write.abort_handle()],
         })
     }
 
     /// Whether it can still be used.
     pub(super) fn is_open(&self) -> bool {
-        self.waiting.lock().is_some()
+        !self.suspected.load(Ordering::Relaxed) && self.waiting.lock().is_some()
     }
 
     pub(super) fn token(&self) -> u64 {
@@ -110,6 +136,11 @@ impl Wire {
     /// Sends a query and gives its answer. Where nobody waits for that any more, the server is told
     /// to forget the query.
     pub(super) async fn ask(&self, token: u64, query: &str) -> io::Result<Vec<u8>> {
+        let mut asking = Asking {
+            wire: self,
+            since: clock::now(),
+            answered: false,
+        };
         let place = self.frames.reserve().await.map_err(|_| broken())?;
         let (answer, told) = oneshot::channel();
         match &mut *self.waiting.lock() {
@@ -117,7 +148,9 @@ impl Wire {
             None => return Err(broken()),
         };
         place.send(frame(token, query));
-        told.await.map_err(|_| broken())
+        let told = told.await;
+        asking.answered = true;
+        told.map_err(|_| broken())
     }
 
     /// More of what a query gives.
