@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -35,6 +35,9 @@ const SMALL: u64 = 8 << 20;
 const LARGE: u64 = 256 << 20;
 /// Objects that are copied in the background at once.
 const FILLS: usize = 4;
+/// Bytes of small objects that wait to be copied, at most; each counts for [`LEAST`] or more.
+const WAITING: u64 = 32 << 20;
+const LEAST: u64 = 64 << 10;
 /// How many copies are looked at for those that make room.
 const PAGE: usize = 1000;
 
@@ -68,9 +71,32 @@ struct Shared {
     slow: Arc<dyn Driver>,
     mark: Mark,
     /// What is being copied in the background. A leaf lock, held for moments only.
-    filling: Mutex<BTreeSet<Key>>,
+    filling: Mutex<Filling>,
     /// Where copies were last removed for room.
     cleared: Mutex<Option<Key>>,
+}
+
+/// What is being copied in the background, with the bytes that are held for it.
+#[derive(Default)]
+struct Filling {
+    objects: BTreeMap<Key, u64>,
+    held: u64,
+}
+
+impl Filling {
+    /// Notes an object, unless it is being copied already.
+    fn begin(&mut self, key: &Key, held: u64) -> bool {
+        let begins = !self.objects.contains_key(key);
+        if begins {
+            self.objects.insert(key.clone(), held);
+            self.held += held;
+        }
+        begins
+    }
+
+    fn end(&mut self, key: &Key) {
+        self.held -= self.objects.remove(key).unwrap_or(0);
+    }
 }
 
 impl fmt::Debug for Tier {
@@ -100,7 +126,7 @@ impl Tier {
 
     /// Waits until nothing is copied in the background.
     pub async fn settled(&self) {
-        while !self.0.filling.lock().is_empty() {
+        while !self.0.filling.lock().objects.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
@@ -213,7 +239,7 @@ impl Shared {
         }
         {
             let mut filling = self.filling.lock();
-            if filling.len() >= FILLS || !filling.insert(key.clone()) {
+            if filling.objects.len() >= FILLS || !filling.begin(key, 0) {
                 return;
             }
         }
@@ -227,7 +253,7 @@ impl Shared {
             if matches!(copied.await, Err(error) if error.kind() == ErrorKind::NoSpace) {
                 shared.make_room(info.size.unwrap_or(0)).await;
             }
-            shared.filling.lock().remove(&key);
+            shared.filling.lock().end(&key);
         });
     }
 
@@ -241,12 +267,19 @@ impl Shared {
         }
         let range = object.range.clone();
         let (info, bytes) = object.collect().await.map_err(|error| error.on(key))?;
-        if self.filling.lock().insert(key.clone()) {
+        let held = LEAST.max(bytes.len() as u64);
+        let fills = {
+            let mut filling = self.filling.lock();
+            // A fast store that is slower than the readers is not waited for: what it cannot take
+            // is copied when it is read again.
+            filling.held + held <= WAITING && filling.begin(key, held)
+        };
+        if fills {
             let (shared, key, bytes) = (self.clone(), key.clone(), bytes.clone());
             let etag = info.etag.clone();
             task::spawn(async move {
                 shared.keep(&key, bytes.into(), &etag).await;
-                shared.filling.lock().remove(&key);
+                shared.filling.lock().end(&key);
             });
         }
         Ok(GetOutcome::Found(Box::new(Object {

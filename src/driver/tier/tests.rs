@@ -170,6 +170,29 @@ async fn a_full_fast_store_makes_room_for_what_is_used() {
     assert_eq!(world.read("0").await, format!("{:030}", 0));
 }
 
+/// A fast store that is slower than the readers holds no more than so many bytes in memory.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_fast_store_is_bounded() {
+    for (size, count, most) in [(SMALL, 12, 4), (1, 600, 512)] {
+        let world = world(Memory::new());
+        let name = |at: usize| format!("{size}/{at}");
+        for at in 0..count {
+            let body = Body::from(vec![0; size as usize]);
+            let key = Key::from(name(at));
+            let put = world.slow.put(&key, body, PutOptions::default());
+            put.await.unwrap();
+        }
+        world.faults.set("put:hang").unwrap();
+        for at in 0..count {
+            assert_eq!(world.read(&name(at)).await.len() as u64, size);
+        }
+        assert_eq!(world.tier.0.filling.lock().objects.len(), most);
+        world.faults.clear();
+        world.tier.settled().await;
+        assert_eq!(world.tier.0.filling.lock().held, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_large_object_is_copied_behind_who_reads_it() {
     let world = world(Memory::new());
