@@ -10,9 +10,9 @@ use crate::{clock, task};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Keys, and bytes of keys, beyond which all objects are to be compared instead.
@@ -77,6 +77,12 @@ fn lock(file: &File) -> bool {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
+/// Whether an open file is still the one of its name: its owner may have put another one there.
+fn is_at(file: &File, path: &Path) -> bool {
+    let told = |facts: io::Result<Metadata>| facts.map(|facts| (facts.dev(), facts.ino())).ok();
+    told(file.metadata()).is_some_and(|this| told(path.metadata()) == Some(this))
+}
+
 impl Written {
     fn create(dir: &Path) -> io::Result<Written> {
         let name = format!(
@@ -84,17 +90,33 @@ impl Written {
             std::process::id(),
             clock::random() as u32
         );
-        let path = dir.join(name);
-        let file = OpenOptions::new()
+        Written::begin(dir.join(name), "")
+    }
+
+    /// Puts a file of that name there, with these lines, or leaves what is there. It is locked and
+    /// on the disk before it has the name.
+    fn begin(path: PathBuf, lines: &str) -> io::Result<Written> {
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new()
             .append(true)
             .create_new(true)
             .mode(0o600)
-            .open(&path)?;
+            .open(&new)?;
         lock(&file);
+        let written = file.write_all(lines.as_bytes());
+        let synced = written.and_then(|()| file.sync_all());
+        if let Err(error) = synced.and_then(|()| std::fs::rename(&new, &path)) {
+            let _ = std::fs::remove_file(&new);
+            return Err(error);
+        }
+        let dir = path.parent().unwrap_or(Path::new("."));
+        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+            log::error!("what replicas lack may be forgotten by a power cut: {error}");
+        }
         Ok(Written {
             file,
             path,
-            lines: 0,
+            lines: lines.lines().count() as u64,
             broken: false,
         })
     }
@@ -181,7 +203,7 @@ impl Journal {
             let path = entry.path();
             let is_journal = path.extension().is_some_and(|e| e == "journal");
             let opened = is_journal.then(|| File::open(&path).ok()).flatten();
-            if let Some(mut file) = opened.filter(lock) {
+            if let Some(mut file) = opened.filter(|file| lock(file) && is_at(file, &path)) {
                 let mut text = String::new();
                 file.read_to_string(&mut text).map_err(named)?;
                 Self::adopt(&mut state, &text, all);
@@ -316,20 +338,22 @@ impl Journal {
         self.0.lock().everything
     }
 
-    /// A replica has been compared whole.
+    /// Replicas have been compared whole. When no other one is to be, the file is put anew, without
+    /// the star; until then what was synced stays.
     pub fn compared(&self, replicas: Replicas) {
         let mut state = self.0.lock();
+        let before = state.everything;
         state.everything &= !replicas;
-        if state.everything == 0
-            && let Some(written) = &mut state.file
-            && written.file.set_len(0).is_ok()
-        {
-            // Without the star; the keys are written again.
-            written.lines = 0;
-            let keys: Vec<Key> = state.keys.keys().cloned().collect();
-            for key in keys {
-                state.line(&format!("+{}\n", hexadecimal(&key)));
-            }
+        if before == 0 || state.everything != 0 {
+            return;
+        }
+        let State { keys, file, .. } = &mut *state;
+        let Some(written) = file else { return };
+        let lines = keys.keys().map(|key| format!("+{}\n", hexadecimal(key)));
+        match Written::begin(written.path.clone(), &lines.collect::<String>()) {
+            Ok(anew) => *written = anew,
+            // The next process compares all once more.
+            Err(error) => log::debug!("{} stays as it is: {error}", written.path.display()),
         }
     }
 }
@@ -398,6 +422,41 @@ mod tests {
         journal.begin([&key]);
         journal.withdraw(&key);
         assert!(!journal.may_lack(&key, 1));
+    }
+
+    #[test]
+    fn the_file_is_put_anew_only_when_a_comparison_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), 3).unwrap();
+        let path = journal.0.lock().file.as_ref().unwrap().path.clone();
+        let facts = || std::fs::metadata(&path).unwrap();
+        let text = || std::fs::read_to_string(&path).unwrap();
+        let begun = journal.begin([&Key::from("a"), &Key::from("b")]);
+        journal.end(begun, &"a".into(), 0);
+        let before = (facts().modified().unwrap(), facts().ino(), text());
+        journal.compared(0);
+        journal.compared(1);
+        let after = (facts().modified().unwrap(), facts().ino(), text());
+        assert_eq!(before, after);
+        journal.0.lock().everything = 3;
+        journal.0.lock().line("*\n");
+        journal.compared(1);
+        assert!(text().contains('*') && facts().ino() == before.1);
+        journal.compared(2);
+        assert_eq!(text(), "+62\n");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // It is written on, and nobody else's.
+        journal.begin([&Key::from("c")]);
+        assert_eq!(text(), "+62\n+63\n");
+        assert!(
+            Journal::open(dir.path(), 3)
+                .unwrap()
+                .lacking(None, 9)
+                .is_empty()
+        );
+        drop(std::mem::take(&mut *journal.0.lock()));
+        let next = Journal::open(dir.path(), 3).unwrap();
+        assert_eq!(next.lacking(None, 9).len(), 2);
     }
 
     #[test]
