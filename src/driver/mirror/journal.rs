@@ -33,7 +33,7 @@ struct State {
     bytes: usize,
     /// Replicas that are to be compared whole.
     everything: Replicas,
-    /// Counts the writes that began.
+    /// Counts the writes that began and ended.
     begun: u64,
     file: Option<Written>,
     /// Files of processes that have ended, whose keys are here and in the own file.
@@ -259,6 +259,8 @@ impl Journal {
     /// A write has ended: these replicas lack what it made of the key, and all others have it.
     pub fn end(&self, begun: Begun, key: &Key, lacking: Replicas) {
         let mut state = self.0.lock();
+        state.begun += 1;
+        let fresh = state.begun;
         let Some(entry) = state.keys.get_mut(key) else {
             return;
         };
@@ -267,6 +269,10 @@ impl Journal {
         match entry.holders == 0 && entry.last == begun.0 {
             true => entry.lacking = lacking,
             false => entry.lacking |= lacking,
+        }
+        // Nor does who is under way know of this failure.
+        if entry.holders > 0 && lacking != 0 {
+            entry.last = fresh;
         }
         if entry.holders == 0 && entry.lacking == 0 {
             state.forget(key);
@@ -422,6 +428,19 @@ mod tests {
         journal.begin([&key]);
         journal.withdraw(&key);
         assert!(!journal.may_lack(&key, 1));
+    }
+
+    #[test]
+    fn what_one_write_failed_to_do_no_other_one_under_way_clears() {
+        let journal = Journal::in_memory();
+        let key = Key::from("k");
+        let (first, second) = (journal.begin([&key]), journal.begin([&key]));
+        journal.end(first, &key, 1);
+        journal.end(second, &key, 0);
+        assert_eq!(journal.count(1), (1, false));
+        let repair = journal.begin([&key]);
+        journal.end(repair, &key, 0);
+        assert_eq!(journal.count(1), (0, false));
     }
 
     #[test]
