@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// How long a store that others stand in for may be silent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a store may be silent that nobody can stand in for.
+const SILENCE: Duration = Duration::from_secs(30);
 /// The pauses in which a store that does not answer is not asked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
@@ -162,6 +164,12 @@ pub(super) async fn open(
 /// A store of copies, with a time limit for each request, as those who wait need not.
 pub(super) fn limited(driver: Arc<dyn Driver>) -> Arc<dyn Driver> {
     Layered::over(driver, Arc::new(Deadline::new(PATIENCE)))
+}
+
+/// A store that copies are made of, with a time limit for each request: what copies in the
+/// background is below no other one.
+pub(super) fn patient(driver: Arc<dyn Driver>) -> Arc<dyn Driver> {
+    Layered::over(driver, Arc::new(Deadline::new(SILENCE)))
 }
 
 /// Whether an error says that the store does not answer, and not what it answers.

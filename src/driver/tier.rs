@@ -69,6 +69,8 @@ pub struct Tier(Arc<Shared>);
 struct Shared {
     fast: Copies,
     slow: Arc<dyn Driver>,
+    /// The slow store for who copies from it in the background, with a time limit.
+    origin: Arc<dyn Driver>,
     mark: Mark,
     /// What is being copied in the background. A leaf lock, held for moments only.
     filling: Mutex<Filling>,
@@ -117,6 +119,7 @@ impl Tier {
     fn over(fast: Copies, slow: Arc<dyn Driver>, depth: u32) -> Tier {
         Tier(Arc::new(Shared {
             fast,
+            origin: parts::patient(slow.clone()),
             slow,
             mark: Mark::new(depth),
             filling: Mutex::default(),
@@ -246,9 +249,9 @@ impl Shared {
         let (shared, key, info) = (self.clone(), key.clone(), info.clone());
         task::spawn(async move {
             let options = shared.marked(&info.etag);
-            let (slow, key_) = (&shared.slow, &key);
+            let (origin, key_) = (&shared.origin, &key);
             let copied = shared.fast.ask("put", async |fast| {
-                transfer(&**slow, key_, &info, &*fast, options).await
+                transfer(&**origin, key_, &info, &*fast, options).await
             });
             if matches!(copied.await, Err(error) if error.kind() == ErrorKind::NoSpace) {
                 shared.make_room(info.size.unwrap_or(0)).await;

@@ -2,6 +2,7 @@ use super::*;
 use crate::driver::memory::Memory;
 use crate::layer::{FaultPlan, Layered, Stats};
 use bytes::Bytes;
+use std::time::Duration;
 
 struct World {
     fast: Memory,
@@ -67,6 +68,27 @@ async fn what_was_written_or_read_before_moves_no_bytes_of_the_slow_store() {
     let part = world.tier.get(&key, range).await.unwrap().found().unwrap();
     assert_eq!(part.collect().await.unwrap().1, "he");
     assert_eq!(world.gets(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_store_that_falls_silent_keeps_no_place_of_a_copy() {
+    let (fast, slow) = (Memory::new(), Memory::new());
+    let faults = Arc::new(FaultPlan::none());
+    let layered = Layered::over(Arc::new(slow.clone()), faults.clone());
+    let tier = Tier::new(Arc::new(fast), layered).unwrap();
+    let key = Key::from("k");
+    let put = slow.put(&key, "bytes".into(), PutOptions::default());
+    put.await.unwrap();
+    let range = GetOptions {
+        range: Some(1..3),
+        ..GetOptions::default()
+    };
+    // The copy is begun by the read, and asks for the bytes itself.
+    faults.set("get:hang@2+").unwrap();
+    tier.get(&key, range).await.unwrap().found().unwrap();
+    let settled = tokio::time::timeout(Duration::from_secs(600), tier.settled());
+    settled.await.unwrap();
+    assert_eq!(faults.injected(), 1);
 }
 
 #[tokio::test]
