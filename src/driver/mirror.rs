@@ -10,6 +10,7 @@ mod carry;
 mod journal;
 mod reads;
 mod repair;
+mod roles;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -32,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
+use tokio::sync::OnceCell;
 
 /// The URL scheme.
 pub const SCHEME: &str = "mirror";
@@ -83,6 +85,8 @@ pub struct Mirror(Arc<Shared>);
 struct Shared {
     name: String,
     primary: Arc<dyn Driver>,
+    /// The primary for whoever copies from it: with a time limit, as nobody else may set one.
+    origin: Arc<dyn Driver>,
     /// Whether the primary answers reads.
     health: Health,
     replicas: Vec<Copies>,
@@ -93,6 +97,10 @@ struct Shared {
     repairing: AtomicBool,
     /// Replicas that are not seen yet to have had everything once. A leaf lock.
     unseen: Mutex<Unseen>,
+    /// The primary is noted as nobody's replica.
+    claimed: OnceCell<()>,
+    /// Its id.
+    called: OnceCell<String>,
     /// Whether such a one is filled in the background.
     fills: bool,
 }
@@ -104,6 +112,8 @@ struct Unseen {
     unasked: Replicas,
     /// They never had.
     empty: Replicas,
+    /// Others, too, that may be written to: no note there says that they are another mirror's.
+    joined: Replicas,
 }
 
 impl fmt::Debug for Mirror {
@@ -177,6 +187,7 @@ impl Mirror {
         let shared = Arc::new(Shared {
             name,
             claims: claims(primary.capabilities(), &replicas),
+            origin: parts::patient(primary.clone()),
             primary,
             health: Health::default(),
             replicas,
@@ -186,7 +197,10 @@ impl Mirror {
             unseen: Mutex::new(Unseen {
                 unasked: all,
                 empty: 0,
+                joined: 0,
             }),
+            claimed: OnceCell::new(),
+            called: OnceCell::new(),
             fills,
         });
         shared.wake();

@@ -138,7 +138,7 @@ impl Drop for Intent<'_> {
 }
 
 /// Whether an error of a write leaves open what it did.
-fn is_open(error: &Error) -> bool {
+pub(super) fn is_open(error: &Error) -> bool {
     is_unavailable(error) || error.kind() == ErrorKind::Corrupt || error.retryable()
 }
 
@@ -184,6 +184,7 @@ impl Shared {
         write: BoxFuture<'_, Result<T>>,
         steps: impl FnOnce(&T) -> Vec<Step> + Send,
     ) -> Result<T> {
+        self.claim().await?;
         let mut intent = Intent {
             mirror: self,
             begun: self.journal.begin(keys.iter().copied()),
@@ -239,7 +240,7 @@ impl Shared {
         if !to_look {
             return lacking;
         }
-        let same = match self.primary.head(&step.key).await {
+        let same = match self.origin.head(&step.key).await {
             Ok(info) => step.etag.as_ref() == Some(&info.etag),
             Err(error) if error.kind() == ErrorKind::NotFound => matches!(step.how, How::Removed),
             Err(_) => return self.all(),
@@ -257,6 +258,7 @@ impl Shared {
     /// Carries a step over to one replica. Gives whether the primary is still to be looked at.
     async fn carry_to(&self, at: usize, step: &Step) -> Result<bool> {
         let (replica, key) = (&self.replicas[at], &step.key);
+        self.join(at).await?;
         match (&step.how, &step.etag) {
             (How::Written(body, options), Some(etag)) => {
                 let source = Source::of(etag, &options.attributes);
@@ -412,9 +414,10 @@ impl Shared {
     /// What is larger than `most` is left for later.
     pub async fn bring(&self, at: usize, key: &Key, most: Option<u64>) -> Result<bool> {
         let replica = &self.replicas[at];
+        self.join(at).await?;
         let mut changed = false;
         for _ in 0..PATIENCE {
-            let info = match self.primary.head(key).await {
+            let info = match self.origin.head(key).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 info => Some(info?),
             };
@@ -485,18 +488,18 @@ impl Shared {
             ..PutOptions::default()
         };
         if is_special(&options.attributes) {
-            let body = async || self.bytes(&*self.primary, key, info).await;
+            let body = async || self.bytes(&*self.origin, key, info).await;
             self.put_copy(driver, key, &source, &options, body).await?;
             return Ok(true);
         }
         let mut marked = options;
         self.mark.set(&mut marked.attributes, &source);
-        let sent = transfer(&*self.primary, key, info, driver, marked.clone()).await;
+        let sent = transfer(&*self.origin, key, info, driver, marked.clone()).await;
         match sent {
             Err(error) if error.kind() == ErrorKind::Denied => {
                 marked.attributes.uid = None;
                 marked.attributes.gid = None;
-                transfer(&*self.primary, key, info, driver, marked).await?;
+                transfer(&*self.origin, key, info, driver, marked).await?;
             }
             sent => drop(sent?),
         }
@@ -516,7 +519,7 @@ impl Shared {
             return Ok(false);
         }
         let source = self
-            .bytes(&*self.primary, key, info)
+            .bytes(&*self.origin, key, info)
             .await?
             .collect()
             .await?;

@@ -267,12 +267,6 @@ impl Shared {
         self.tests_writes() && self.is_complete(at) && !lacks
     }
 
-    /// Whether a replica is known to have had everything once.
-    fn is_complete(&self, at: usize) -> bool {
-        let unseen = self.unseen.lock();
-        (unseen.unasked | unseen.empty) & bit(at) == 0
-    }
-
     /// A copy's facts as those of its source; none where it does not say which that is.
     fn source(&self, mut copy: ObjectInfo) -> Option<ObjectInfo> {
         let source = self.mark.take(&mut copy)?;

@@ -1,12 +1,12 @@
 //! Brings replicas up to date: in the background what is known to lack, and on demand everything.
 
 use super::reads::bit;
+use super::roles::is_role;
 use super::{Mirror, Shared};
 use crate::clock;
 use crate::driver::parts::{PartStatus, Repaired, Replicated, Source};
 use crate::driver::{
-    AttributeSupport, Body, Driver, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo,
-    PutOptions, Result,
+    AttributeSupport, Driver, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Result,
 };
 use crate::key::Key;
 use crate::task;
@@ -39,47 +39,6 @@ impl Shared {
             unseen.unasked != 0 || (self.fills && unseen.empty != 0)
         };
         unseen || self.journal.everything() != 0 || !self.journal.lacking(None, 1).is_empty()
-    }
-
-    /// What a replica has that had everything once. Our own, so it shows nowhere.
-    fn filled(&self) -> Key {
-        Key::from(format!(".bucketfs/{}", self.mark.name()))
-    }
-
-    /// Looks which replicas had everything once. A replica that is new in a mirror has nothing.
-    async fn look(&self) -> bool {
-        let mut known = false;
-        for at in 0..self.replicas.len() {
-            if self.unseen.lock().unasked & bit(at) == 0 {
-                continue;
-            }
-            let filled = self.filled();
-            let head = self.replicas[at].ask("head", async |driver| driver.head(&filled).await);
-            let empty = match head.await {
-                Ok(_) => 0,
-                Err(error) if error.kind() == ErrorKind::NotFound => bit(at),
-                Err(_) => continue,
-            };
-            let mut unseen = self.unseen.lock();
-            unseen.unasked &= !bit(at);
-            unseen.empty |= empty;
-            known = true;
-        }
-        known
-    }
-
-    /// Notes, there, that a replica has everything.
-    async fn note_filled(&self, at: usize) -> Result<()> {
-        let filled = self.filled();
-        let put = self.replicas[at].ask("put", async |driver| {
-            let note = Body::from("this store was brought up to date as a replica\n");
-            driver.put(&filled, note, PutOptions::default()).await
-        });
-        put.await?;
-        let mut unseen = self.unseen.lock();
-        unseen.unasked &= !bit(at);
-        unseen.empty &= !bit(at);
-        Ok(())
     }
 
     /// Repairs what the journal names. Gives whether anything came of it.
@@ -137,15 +96,11 @@ impl Shared {
         say: &mut (dyn FnMut(String) + Send),
     ) -> Result<Repaired> {
         let name = &self.replicas[at].name;
-        let source = Walk::over(self.primary.clone());
         let driver = self.replicas[at]
             .ask("open", async |driver| Ok(driver))
             .await?;
-        let copies = Walk::over(driver.clone());
-        let (mut source, mut copies) = (source, copies);
-        copies.pass(&self.filled()).await?;
-        if source.peek().await?.is_none()
-            && let Some(entry) = copies.peek().await?
+        if Walk::over(self.origin.clone()).first().await?.is_none()
+            && let Some(key) = Walk::over(driver.clone()).first().await?
         {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
@@ -155,8 +110,11 @@ impl Shared {
                 ),
             )
             .during("repair")
-            .on(&entry.key));
+            .on(&key));
         }
+        self.join(at).await?;
+        let mut source = Walk::over(self.origin.clone());
+        let mut copies = Walk::over(driver.clone());
         let (mut repaired, mut said) = (Repaired::default(), clock::now());
         loop {
             // What differs, a batch at a time.
@@ -170,7 +128,7 @@ impl Shared {
                 };
                 let theirs = source.take(&key);
                 let ours = copies.take(&key);
-                if key == self.filled() {
+                if is_role(&key) {
                     continue;
                 }
                 repaired.compared += 1;
@@ -204,7 +162,7 @@ impl Shared {
             }
         }
         if repaired.failed == 0 {
-            self.note_filled(at).await?;
+            self.note_complete(at).await?;
         }
         Ok(repaired)
     }
@@ -227,7 +185,7 @@ impl Shared {
             let marked = self.mark.take(&mut copy);
             match (&theirs, &marked) {
                 (None, None) => return Ok(Mended::Foreign),
-                (Some(theirs), Some(marked)) if told(&*self.primary) => {
+                (Some(theirs), Some(marked)) if told(&*self.origin) => {
                     let mut attributes = theirs.told_attributes();
                     self.mark.strip(&mut attributes);
                     if Source::of(&theirs.etag, &attributes) == *marked {
@@ -290,12 +248,15 @@ impl Walk {
         Ok(self.page.front())
     }
 
-    /// Passes an object over, if it is the next one.
-    async fn pass(&mut self, key: &Key) -> Result<()> {
-        if self.peek().await?.is_some() {
-            self.take(key);
+    /// The first key that is none of our own.
+    async fn first(mut self) -> Result<Option<Key>> {
+        while let Some(entry) = self.peek().await? {
+            if !entry.key.as_bytes().starts_with(b".bucketfs/") {
+                return Ok(Some(entry.key.clone()));
+            }
+            self.page.pop_front();
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The next object, if it has this key.

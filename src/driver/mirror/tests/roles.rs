@@ -1,0 +1,106 @@
+//! Stores that change their part, and what holds of replicas after failures.
+
+use super::*;
+
+impl World {
+    /// A mirror of some of the stores, in this order.
+    fn mirror_of(&self, order: &[usize]) -> Mirror {
+        let layered = self.layered();
+        let stores = order.iter().map(|at| layered[*at].clone()).collect();
+        Mirror::new(stores, None).unwrap()
+    }
+
+    /// What is listed while the first store is away.
+    async fn listed_without(&self, first: usize, mirror: &Mirror) -> Result<Vec<Key>> {
+        self.faults[first].set("*:error=unreachable").unwrap();
+        let page = mirror.list(ListRequest::flat(&Key::empty())).await;
+        self.faults[first].clear();
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        page.map(|page| page.entries.into_iter().map(|entry| entry.key).collect())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_first_is_no_complete_replica_afterwards() {
+    let world = World::of(2);
+    for (order, name) in [
+        ([0, 1], "k1"),
+        ([1, 0], "k2"),
+        ([0, 1], "k3"),
+        ([1, 0], "k4"),
+    ] {
+        let mirror = world.mirror_of(&order);
+        settled(&mirror).await;
+        put(&mirror, name, "x").await.unwrap();
+        drop(mirror);
+    }
+    let mirror = world.mirror_of(&[0, 1]);
+    settled(&mirror).await;
+    let listed = world.listed_without(0, &mirror).await.unwrap();
+    assert_eq!(listed, ["k1", "k2", "k3", "k4"].map(Key::from));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_complete_for_one_primary_only() {
+    let world = World::of(3);
+    let (ab, cb) = ([0, 1], [2, 1]);
+    let mirror = world.mirror_of(&ab);
+    put(&mirror, "a", "x").await.unwrap();
+    settled(&mirror).await;
+    drop(mirror);
+    put(&world.stores[2], "c", "y").await.unwrap();
+    // Before it is filled it answers for nothing.
+    let mirror = world.mirror_of(&cb);
+    world.faults[1].set("put:error=denied").unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(mirror.replicated()[0].status()[1].everything);
+    assert!(world.listed_without(2, &mirror).await.is_err());
+    world.faults[1].clear();
+    settled(&mirror).await;
+    assert_eq!(all(&world.stores[1]).await, all(&world.stores[2]).await);
+    drop(mirror);
+    // And what was written to it once as another one's is not this one's.
+    let mirror = world.mirror_of(&ab);
+    assert!(world.listed_without(0, &mirror).await.is_err());
+    settled(&mirror).await;
+    assert_eq!(
+        world.listed_without(0, &mirror).await.unwrap(),
+        ["a".into()]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_to_another_ones_replica_makes_it_incomplete_at_once() {
+    let world = World::of(3);
+    let mirror = world.mirror_of(&[0, 1]);
+    put(&mirror, "k", "old").await.unwrap();
+    settled(&mirror).await;
+    drop(mirror);
+    // Nothing is done in the background within that time.
+    let other = world.mirror_of(&[2, 1]);
+    put(&other, "k", "of another one").await.unwrap();
+    drop(other);
+    let mirror = world.mirror_of(&[0, 1]);
+    settled(&mirror).await;
+    assert_eq!(all(&world.stores[1]).await, all(&world.stores[0]).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_falls_silent_holds_up_no_repair_for_ever() {
+    for fault in ["list:hang", "head:hang", "get:hang"] {
+        let world = World::of(2);
+        put(&world.stores[0], "k", "x").await.unwrap();
+        let mirror = world.mirror();
+        world.faults[0].set(fault).unwrap();
+        let replicated = mirror.replicated();
+        let mut said = Vec::new();
+        let mut say = |line| said.push(line);
+        let repaired =
+            tokio::time::timeout(Duration::from_secs(600), replicated[0].repair(&mut say));
+        let repaired = repaired.await.expect(fault);
+        assert!(repaired.is_err() || repaired.unwrap().failed > 0, "{fault}");
+        world.faults[0].clear();
+        settled(&mirror).await;
+        world.assert_alike().await;
+    }
+}
