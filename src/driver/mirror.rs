@@ -281,8 +281,8 @@ impl Driver for Mirror {
         if_match: Option<ETag>,
     ) -> Result<ObjectInfo> {
         let before = if_match.clone();
-        let set = self.0.primary.set_attributes(key, change.clone(), if_match);
-        let step = |info: &ObjectInfo| vec![Step::changed(key, change, before, info)];
+        let set = self.0.primary.set_attributes(key, change, if_match);
+        let step = |info: &ObjectInfo| vec![Step::changed(key, before, info)];
         self.0.carried("set_attributes", &[key], set, step).await
     }
 

@@ -45,8 +45,8 @@ enum How {
         options: Box<PutOptions>,
         told: bool,
     },
-    /// Attributes changed, of this version of the bytes.
-    Changed(Box<AttributeChange>, ETag, Box<Attributes>),
+    /// Attributes are these now, of this version of the bytes.
+    Changed(ETag, Box<Attributes>),
     /// What it has is to be found out.
     Same,
 }
@@ -89,16 +89,9 @@ impl Step {
         }
     }
 
-    pub fn changed(
-        key: &Key,
-        change: AttributeChange,
-        before: Option<ETag>,
-        info: &ObjectInfo,
-    ) -> Step {
+    pub fn changed(key: &Key, before: Option<ETag>, info: &ObjectInfo) -> Step {
         let how = match (before, &info.attributes) {
-            (Some(before), Some(now)) => {
-                How::Changed(Box::new(change), before, Box::new((**now).clone()))
-            }
+            (Some(before), Some(now)) => How::Changed(before, Box::new((**now).clone())),
             _ => How::Same,
         };
         Step {
@@ -294,11 +287,11 @@ impl Shared {
                     Err(error) => Err(error),
                 }
             }
-            (How::Changed(change, before, now), Some(etag)) => {
+            (How::Changed(before, now), Some(etag)) => {
                 let set = replica.ask("set_attributes", async |driver| {
-                    let source = Source::of(etag, now);
-                    self.change_there(&*driver, key, change, before, &source)
-                        .await
+                    let mut now = (**now).clone();
+                    self.mark.strip(&mut now);
+                    self.change_there(&*driver, key, before, etag, &now).await
                 });
                 match set.await {
                     Ok(true) => Ok(true),
@@ -352,14 +345,15 @@ impl Shared {
         }
     }
 
-    /// Changes attributes on the replica, where it has the bytes. Whether it has.
+    /// Changes attributes on the replica to those of a version, where it has its bytes, of the
+    /// version before, and a change can do that. Whether it has.
     async fn change_there(
         &self,
         driver: &dyn Driver,
         key: &Key,
-        change: &AttributeChange,
         before: &ETag,
-        source: &Source,
+        etag: &ETag,
+        now: &Attributes,
     ) -> Result<bool> {
         if !driver.capabilities().set_attributes {
             return Ok(false);
@@ -368,13 +362,17 @@ impl Shared {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             copy => copy?,
         };
-        let marked = self.mark.take(&mut copy);
-        if marked.is_none_or(|marked| marked.etag != *before) {
+        let Some(marked) = self.mark.take(&mut copy) else {
+            return Ok(false);
+        };
+        let Some(mut change) = difference(&copy.told_attributes(), now, &marked) else {
+            return Ok(false);
+        };
+        if marked.etag != *before {
             return Ok(false);
         }
-        let mut change = change.clone();
-        let name = self.mark.name().to_owned();
-        change.user.insert(name, Some(Mark::value(source)));
+        let (name, source) = (self.mark.name().to_owned(), Source::of(etag, now));
+        change.user.insert(name, Some(Mark::value(&source)));
         match driver.set_attributes(key, change, Some(copy.etag)).await {
             Ok(_) => Ok(true),
             Err(error) if is_unavailable(&error) => Err(error),
@@ -465,15 +463,13 @@ impl Shared {
             if marked.is_none() && self.is_same_special(driver, key, info, &copy).await? {
                 return Ok(false);
             }
-            if marked.is_some_and(|marked| marked.etag == source.etag) {
-                let change = difference(&copy.told_attributes(), &attributes);
-                let etag = &source.etag;
-                if self
-                    .change_there(driver, key, &change, etag, &source)
+            let etag = &source.etag;
+            if marked.is_some_and(|marked| marked.etag == *etag)
+                && self
+                    .change_there(driver, key, etag, etag, &attributes)
                     .await?
-                {
-                    return Ok(true);
-                }
+            {
+                return Ok(true);
             }
         }
         if let (Some(size), Some(most)) = (info.size, most)
@@ -543,14 +539,27 @@ fn is_special(attributes: &Attributes) -> bool {
     attributes.require_plain("put").is_err()
 }
 
-/// What makes the one attributes the others, as far as a change can.
-fn difference(from: &Attributes, to: &Attributes) -> AttributeChange {
+/// What makes a copy's attributes the others, if a change can. What the copy's source never had,
+/// a store may tell of itself.
+pub(super) fn difference(
+    copy: &Attributes,
+    to: &Attributes,
+    marked: &Source,
+) -> Option<AttributeChange> {
+    let mut from = copy.clone();
+    from.mode = from.mode.filter(|_| to.mode.is_some());
+    from.uid = from.uid.filter(|_| to.uid.is_some());
+    from.gid = from.gid.filter(|_| to.gid.is_some());
+    from.mtime = from.mtime.filter(|_| to.mtime.is_some());
+    if from != *copy && Mark::digest(&from) != marked.attributes {
+        return None;
+    }
     let gone = from.user.keys().filter(|name| !to.user.contains_key(*name));
     let mut user: std::collections::BTreeMap<_, _> =
         gone.map(|name| (name.clone(), None)).collect();
     let come = to.user.iter();
     user.extend(come.map(|(name, value)| (name.clone(), Some(value.clone()))));
-    AttributeChange {
+    let change = AttributeChange {
         mode: to.mode,
         uid: to.uid,
         gid: to.gid,
@@ -558,5 +567,7 @@ fn difference(from: &Attributes, to: &Attributes) -> AttributeChange {
         atime: to.atime,
         content_type: to.content_type.clone(),
         user,
-    }
+    };
+    change.apply(&mut from);
+    (Mark::digest(&from) == Mark::digest(to)).then_some(change)
 }

@@ -1,6 +1,7 @@
 //! Stores that change their part, and what holds of replicas after failures.
 
 use super::*;
+use crate::driver::parts::Source;
 
 impl World {
     /// A mirror of some of the stores, in this order.
@@ -83,6 +84,61 @@ async fn a_write_to_another_ones_replica_makes_it_incomplete_at_once() {
     let mirror = world.mirror_of(&[0, 1]);
     settled(&mirror).await;
     assert_eq!(all(&world.stores[1]).await, all(&world.stores[0]).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_attributes_makes_no_copy_equal_that_an_earlier_one_did_not_reach() {
+    let world = World::of(2);
+    let mirror = world.mirror();
+    settled(&mirror).await;
+    let etag = put(&mirror, "k", "x").await.unwrap().etag;
+    let key = Key::from("k");
+    world.faults[1]
+        .set("set_attributes:error=unreachable")
+        .unwrap();
+    let change = AttributeChange {
+        mode: Some(0o100_600),
+        ..AttributeChange::default()
+    };
+    let set = mirror.set_attributes(&key, change, Some(etag.clone()));
+    set.await.unwrap();
+    world.faults[1].clear();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let change = AttributeChange {
+        user: [("x".to_owned(), Some("y".into()))].into(),
+        ..AttributeChange::default()
+    };
+    let set = mirror.set_attributes(&key, change, Some(etag));
+    set.await.unwrap();
+    settled(&mirror).await;
+    world.assert_alike().await;
+}
+
+#[test]
+fn a_change_makes_a_copy_what_it_should_be_or_is_none() {
+    let source = |attributes: &Attributes| Source::of(&ETag::new("e"), attributes);
+    let bare = Attributes {
+        mode: Some(0o100_640),
+        ..Attributes::default()
+    };
+    let told = Attributes {
+        uid: Some(7),
+        mtime: Some(SystemTime::UNIX_EPOCH),
+        ..bare.clone()
+    };
+    let to = Attributes {
+        mode: Some(0o100_600),
+        ..Attributes::default()
+    };
+    // A store may tell an owner that the source never had, but none that it has no more.
+    let difference = |copy, marked| carry::difference(copy, &to, &source(marked));
+    assert_eq!(difference(&told, &bare).unwrap().mode, to.mode);
+    assert_eq!(difference(&told, &told), None);
+    let typed = Attributes {
+        content_type: Some("text/plain".into()),
+        ..bare.clone()
+    };
+    assert_eq!(difference(&typed, &typed), None);
 }
 
 #[tokio::test(start_paused = true)]
