@@ -535,7 +535,7 @@ impl Shared {
 }
 
 /// Whether these are the attributes of a link or a special file.
-fn is_special(attributes: &Attributes) -> bool {
+pub(super) fn is_special(attributes: &Attributes) -> bool {
     attributes.require_plain("put").is_err()
 }
 

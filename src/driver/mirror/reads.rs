@@ -11,6 +11,7 @@
 //!   what is based on it, and a warning and `bucketfs status` say so.
 
 use super::Shared;
+use super::carry::is_special;
 use super::journal::Replicas;
 use crate::driver::parts::{PATIENCE, is_unavailable};
 use crate::driver::{
@@ -222,43 +223,64 @@ impl Shared {
     }
 
     async fn list_replica(&self, at: usize, request: ListRequest) -> Result<Page> {
-        let ask = self.replicas[at].ask("list", async |driver| {
+        let replica = &self.replicas[at];
+        let ask = replica.ask("list", async |driver| {
             let listed = driver.capabilities().attributes == AttributeSupport::Listed;
             let page = driver.list(request).await?;
             let entries = futures::stream::iter(page.entries);
             let entries = entries.map(|entry| self.listed(&driver, entry, listed));
-            let entries: Vec<Result<Option<ListEntry>>> = entries.buffered(WIDTH).collect().await;
-            let entries: Result<Vec<Option<ListEntry>>> = entries.into_iter().collect();
-            Ok(Page {
-                entries: entries?.into_iter().flatten().collect(),
-                next: page.next.map(|token| format!("{}{token}", at + 1)),
-            })
+            let entries: Vec<Result<Listed>> = entries.buffered(WIDTH).collect().await;
+            let entries: Result<Vec<Listed>> = entries.into_iter().collect();
+            Ok((entries?, page.next))
         });
-        ask.await
+        let (entries, next) = ask.await?;
+        let mut page = Page {
+            entries: Vec::with_capacity(entries.len()),
+            next: next.map(|token| format!("{}{token}", at + 1)),
+        };
+        for entry in entries {
+            match entry {
+                Listed::Copy(entry) => page.entries.push(entry),
+                Listed::Foreign => {}
+                Listed::Unknown(key) => {
+                    let why = format!(
+                        "{} keeps no marks of links and special files, and cannot say what this one is a copy of",
+                        replica.name
+                    );
+                    let error = Error::new(ErrorKind::Unavailable, why);
+                    return Err(error.during("list").on(&key));
+                }
+            }
+        }
+        Ok(page)
     }
 
-    /// An entry of a replica as one of the primary; none of what has no mark.
+    /// An entry of a replica as one of the primary.
     async fn listed(
         &self,
         driver: &Arc<dyn Driver>,
         entry: ListEntry,
         told: bool,
-    ) -> Result<Option<ListEntry>> {
+    ) -> Result<Listed> {
         let Some(copy) = entry.object else {
-            return Ok(Some(entry));
+            return Ok(Listed::Copy(entry));
         };
         let copy = match told {
             true => copy,
             false => match driver.head(&entry.key).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Listed::Foreign),
                 copy => copy?,
             },
         };
-        let object = self.source(copy);
-        Ok(object.map(|info| ListEntry {
-            key: entry.key,
-            object: Some(info),
-        }))
+        let special = is_special(&copy.told_attributes());
+        Ok(match self.source(copy) {
+            Some(info) => Listed::Copy(ListEntry {
+                key: entry.key,
+                object: Some(info),
+            }),
+            None if special => Listed::Unknown(entry.key),
+            None => Listed::Foreign,
+        })
     }
 
     /// Whether a replica's copy may be told as what there is.
@@ -282,6 +304,15 @@ impl Shared {
         self.mark.take(&mut info);
         info
     }
+}
+
+/// What a replica's entry is.
+enum Listed {
+    Copy(ListEntry),
+    /// It has no mark.
+    Foreign,
+    /// It can have none, and may be a copy.
+    Unknown(Key),
 }
 
 /// A replica by its place.

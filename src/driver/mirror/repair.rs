@@ -1,5 +1,6 @@
 //! Brings replicas up to date: in the background what is known to lack, and on demand everything.
 
+use super::carry::is_special;
 use super::reads::bit;
 use super::roles::is_role;
 use super::{Mirror, Shared};
@@ -147,6 +148,13 @@ impl Shared {
                     Ok(Mended::Same) => {}
                     Ok(Mended::Changed) => repaired.mended += 1,
                     Ok(Mended::Foreign) => repaired.foreign += 1,
+                    Ok(Mended::Unknown(key)) => {
+                        repaired.foreign += 1;
+                        say(format!(
+                            "{name}: {key:?} is not in {}; a link or special file has no mark there, so remove it yourself if it is a copy",
+                            self.name
+                        ));
+                    }
                     Err(error) => {
                         repaired.failed += 1;
                         say(format!("{name}: {error}"));
@@ -184,6 +192,9 @@ impl Shared {
             };
             let marked = self.mark.take(&mut copy);
             match (&theirs, &marked) {
+                (None, None) if is_special(&copy.told_attributes()) => {
+                    return Ok(Mended::Unknown(key.clone()));
+                }
                 (None, None) => return Ok(Mended::Foreign),
                 (Some(theirs), Some(marked)) if told(&*self.origin) => {
                     let mut attributes = theirs.told_attributes();
@@ -214,7 +225,10 @@ impl Shared {
 enum Mended {
     Same,
     Changed,
+    /// No mirror has put it there.
     Foreign,
+    /// Nobody can say whether one has.
+    Unknown(Key),
 }
 
 /// All objects of a store in the order of their keys.

@@ -160,3 +160,52 @@ async fn a_primary_that_falls_silent_holds_up_no_repair_for_ever() {
         world.assert_alike().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn links_that_can_have_no_mark_are_not_missing_while_the_primary_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().display());
+    let location = Location::parse(&url).unwrap();
+    let local = crate::driver::open(&location, &OpenOptions::default()).await;
+    let local = local.unwrap().driver;
+    let world = World::of(1);
+    let stores = vec![world.layered().remove(0), local.clone()];
+    let mirror = Mirror::new(stores, None).unwrap();
+    settled(&mirror).await;
+    let link = PutOptions {
+        attributes: Attributes {
+            mode: Some(libc::S_IFLNK | 0o777),
+            ..Attributes::default()
+        },
+        ..PutOptions::default()
+    };
+    let key = Key::from("d/link");
+    mirror.put(&key, "target".into(), link).await.unwrap();
+    put(&mirror, "e/file", "x").await.unwrap();
+    assert!(mirror.is_settled());
+    world.faults[0].set("*:error=unreachable").unwrap();
+    let listed = mirror.list(ListRequest::flat(&Key::empty())).await;
+    assert_eq!(listed.unwrap_err().kind(), ErrorKind::Unreachable);
+    // Nothing else is held up by that.
+    let listed = mirror.list(ListRequest::flat(&Key::from("e/"))).await;
+    assert!(
+        listed
+            .unwrap()
+            .entries
+            .iter()
+            .any(|entry| entry.key == "e/file".into())
+    );
+    assert_eq!(text(&mirror, "e/file").await.unwrap(), "x");
+    world.faults[0].clear();
+    // Nobody can say whose one is that the primary does not have.
+    let gone = world.stores[0].delete(&key, Precondition::None);
+    gone.await.unwrap();
+    let mut said = Vec::new();
+    let repaired = mirror.replicated()[0]
+        .repair(&mut |line| said.push(line))
+        .await;
+    let repaired = repaired.unwrap();
+    assert_eq!((repaired.mended, repaired.failed), (0, 0));
+    assert!(said.iter().any(|line| line.contains("d/link")), "{said:?}");
+    assert!(local.head(&key).await.is_ok());
+}
