@@ -358,15 +358,16 @@ impl Driver for Index {
         let size = info.size.or_else(|| Some(source.as_ref()?.size));
         match (attributes, size) {
             (Some(attributes), Some(size)) => self.shared.wrote(to, &info, size, &attributes),
-            _ => self.shared.forget(to),
+            _ => self.shared.known.lock().copied(from, to),
         }
         Ok(info)
     }
 
     async fn rename(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<ObjectInfo> {
         let info = self.inner.rename(from, to, options).await?;
-        self.shared.forget(from);
-        self.shared.forget(to);
+        let mut known = self.shared.known.lock();
+        known.copied(from, to);
+        known.forget(from);
         Ok(info)
     }
 

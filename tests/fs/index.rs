@@ -448,6 +448,38 @@ async fn what_others_change_of_a_known_directory_is_seen_within_a_minute_more() 
     }
 }
 
+/// A copy on the server has what the store has, and not what is known here of the version before.
+#[tokio::test(start_paused = true)]
+async fn what_others_changed_is_not_undone_in_the_eyes_of_who_moves_the_directory() {
+    clock::simulate(1);
+    let world = World::s3();
+    let one = world.mount();
+    one.mkdir("d").await.unwrap();
+    one.setattr("d", mode(0o750)).await.unwrap();
+    save(&one, "d/a", 0o640).await;
+    one.mkdir("d/sub").await.unwrap();
+    one.setattr("d/sub", mode(0o750)).await.unwrap();
+    one.fs.drain(DAY).await;
+    settle().await;
+    for (key, mode) in [("d/", 0o40_700), ("d/a", 0o100_600), ("d/sub/", 0o40_700)] {
+        let change = AttributeChange {
+            mode: Some(mode),
+            ..AttributeChange::default()
+        };
+        let key = Key::from(key);
+        let set = world.raw().set_attributes(&key, change, None);
+        set.await.unwrap();
+    }
+    settle().await;
+    one.rename("d", "e").await.unwrap();
+    later().await;
+    assert_eq!(modes(&one, "e/").await, [0o600, 0o700]);
+    assert_eq!(modes(&one, "").await, [0o700]);
+    settle().await;
+    end(one).await;
+    assert_eq!(modes(&world.mount(), "e/").await, [0o600, 0o700]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_large_directory_has_several_index_objects() {
     clock::simulate(1);

@@ -263,6 +263,14 @@ impl Known {
             .then(|| record.clone())
     }
 
+    /// Notes that an object is a copy of another one whose attributes are not known.
+    pub fn copied(&mut self, from: &Key, to: &Key) {
+        self.forget(to);
+        if self.peek(&place(from).0).is_some_and(|from| from.expected) {
+            self.change(&place(to).0, |to| to.expected = true);
+        }
+    }
+
     /// Fills in what is known of a listed entry. Whether it should have been known and is not.
     pub fn fill(&mut self, entry: &mut ListEntry) -> bool {
         let Some(info) = &mut entry.object else {
@@ -282,6 +290,14 @@ impl Known {
             return directory.expected;
         };
         if !record.is_of(info) || !record.certain {
+            // Somebody has changed it since, be it only its attributes: an etag may stay the same.
+            if record.modified < clock::seconds(info.modified) {
+                directory.records.remove(&name);
+                self.records -= 1;
+                if name.is_empty() {
+                    directory.marker = None;
+                }
+            }
             return directory.expected;
         }
         record.modified = clock::seconds(info.modified);
