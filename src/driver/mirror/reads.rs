@@ -13,6 +13,7 @@
 use super::Shared;
 use super::carry::is_special;
 use super::journal::Replicas;
+use super::roles::is_untold;
 use crate::driver::parts::{PATIENCE, is_unavailable};
 use crate::driver::{
     AttributeSupport, Driver, Error, ErrorKind, GetOptions, GetOutcome, ListEntry, ListRequest,
@@ -155,7 +156,8 @@ impl Shared {
         Err(error)
     }
 
-    /// A page. Its token says whose it is, and a listing goes on where it began.
+    /// A page, without what only says which part the store has. Its token says whose it is, and a
+    /// listing goes on where it began.
     pub(super) async fn list(&self, mut request: ListRequest) -> Result<Page> {
         let begun = match request.token.take() {
             None => None,
@@ -180,6 +182,7 @@ impl Shared {
             Err(error) => return Err(error),
             Ok(mut page) => {
                 page.next = page.next.map(|token| format!("0{token}"));
+                page.entries.retain(|entry| !is_untold(&entry.key));
                 for entry in &mut page.entries {
                     entry.object = entry.object.take().map(|info| self.own(info));
                 }
@@ -240,8 +243,8 @@ impl Shared {
         };
         for entry in entries {
             match entry {
-                Listed::Copy(entry) => page.entries.push(entry),
-                Listed::Foreign => {}
+                Listed::Copy(entry) if !is_untold(&entry.key) => page.entries.push(entry),
+                Listed::Copy(_) | Listed::Foreign => {}
                 Listed::Unknown(key) => {
                     let why = format!(
                         "{} keeps no marks of links and special files, and cannot say what this one is a copy of",

@@ -23,6 +23,12 @@ pub(super) fn is_role(key: &Key) -> bool {
     name.is_some_and(is_copy_mark)
 }
 
+/// Whether a listing leaves a key out: ids and notes, and the directory that there may be for their
+/// sake alone. Nobody else puts anything of that name.
+pub(super) fn is_untold(key: &Key) -> bool {
+    is_role(key) || key.as_bytes() == b".bucketfs/"
+}
+
 /// What a replica has that had everything of a primary.
 fn note_of(primary: &str) -> String {
     format!("this store was brought up to date as a replica of {primary}\n")

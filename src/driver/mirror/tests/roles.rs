@@ -39,6 +39,10 @@ async fn a_store_that_was_first_is_no_complete_replica_afterwards() {
     settled(&mirror).await;
     let listed = world.listed_without(0, &mirror).await.unwrap();
     assert_eq!(listed, ["k1", "k2", "k3", "k4"].map(Key::from));
+    // What says which part a store has is nothing that the mirror has.
+    let page = mirror.list(ListRequest::flat(&Key::empty())).await.unwrap();
+    let told: Vec<Key> = page.entries.into_iter().map(|entry| entry.key).collect();
+    assert_eq!(told, listed);
 }
 
 #[tokio::test(start_paused = true)]
