@@ -284,7 +284,7 @@ async fn others_lines_that_were_merged_are_not_cut_off_by_who_has_not_seen_them(
         handle: Some(older),
         ..SetAttr::default()
     };
-    assert_eq!(mount.setattr("log", cut.clone()).await, Err(libc::ESTALE));
+    assert_eq!(mount.setattr("log", cut).await, Err(libc::ESTALE));
     assert_eq!(
         mount.read(older, 0, 100).await.unwrap(),
         "1\ntheirs\nours\n"
