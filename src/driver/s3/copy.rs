@@ -43,7 +43,7 @@ impl Bucket {
     fn can_join(&self) -> bool {
         let found = &self.findings;
         found.upload
-            && found.part_copy
+            && found.part_copy == Strength::Atomic
             && found.complete == Strength::Atomic
             && found.put == Strength::Atomic
     }

@@ -41,8 +41,9 @@ pub(super) struct Findings {
     /// Strength of the condition under which parts become an object; below atomic it is this
     /// driver's own look before.
     pub complete: Strength,
-    /// Whether parts can be copied from objects of a known version.
-    pub part_copy: bool,
+    /// Whether parts can be copied from objects, and the strength of the condition on their version;
+    /// below atomic this driver looks at it before and behind.
+    pub part_copy: Strength,
     /// Whether it looks at the checksum of a put.
     pub checksum: bool,
     /// Whether it looks at the checksum of a part.
@@ -74,7 +75,7 @@ impl Findings {
         delete_many_condition: Strength::None,
         upload: false,
         complete: Strength::None,
-        part_copy: false,
+        part_copy: Strength::None,
         checksum: false,
         part_checksum: false,
         bare_etags: false,

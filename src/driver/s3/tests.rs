@@ -2,6 +2,7 @@
 
 mod deletes;
 mod kept;
+mod parts;
 
 use super::probe::Findings;
 use super::store::Target;

@@ -5,18 +5,20 @@ use super::site::{self, Query};
 use super::store::{Call, Outgoing};
 use super::{Bucket, MAX_OBJECT, meta, object, xml};
 use crate::driver::{
-    Body, CommitId, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, Strength,
-    Upload, UploadLimits,
+    Body, CommitId, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, SETTLING,
+    Strength, Upload, UploadLimits,
 };
 use crate::key::Key;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::OnceCell;
 
 /// The least size of every part but the last.
 const MIN_PART: u64 = 5 << 20;
@@ -43,9 +45,24 @@ pub(super) struct S3Upload {
     /// Whether parts have checksums, which the service compares. Then none can be copied: MinIO
     /// refuses that.
     checksums: bool,
+    /// When it was begun, by the server's clock.
+    begun: SystemTime,
+    /// Where parts were copied from, if the server does not look at versions there. A leaf lock.
+    sources: Mutex<HashMap<Key, Arc<OnceCell<Seen>>>>,
     /// `None` once completed or aborted. A leaf lock, held for moments only.
     parts: Mutex<Option<BTreeMap<u32, Part>>>,
 }
+
+/// A version that parts are copied from. Whoever writes the object after it was seen so, be it the
+/// same bytes, changes one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    etag: ETag,
+    modified: SystemTime,
+}
+
+/// Longer than this nobody waits for a time of the server's to be past: its clocks disagree.
+const SKEW: Duration = Duration::from_secs(10);
 
 /// The limits that the service is known for, with what was found out about it.
 pub(super) fn limits(condition: Strength, part_copy: bool) -> UploadLimits {
@@ -77,11 +94,11 @@ impl Bucket {
                 let algorithm = HeaderValue::from_static("CRC32");
                 call.headers.insert("x-amz-checksum-algorithm", algorithm);
             }
-            let (_, body) = self.make(&mut call).await?;
+            let (headers, body) = self.make(&mut call).await?;
             let class = call.headers.remove(meta::STORAGE_CLASS);
-            Ok((xml::initiated(&body)?, class))
+            Ok((xml::initiated(&body)?, class, meta::written(&headers)))
         };
-        let (id, class) = send.await.map_err(|failed| purpose.error(failed))?;
+        let (id, class, begun) = send.await.map_err(|failed| purpose.error(failed))?;
         Ok(S3Upload {
             bucket: self.clone(),
             key: key.clone(),
@@ -89,6 +106,8 @@ impl Bucket {
             commits: options.commits.clone(),
             class,
             checksums,
+            begun,
+            sources: Mutex::default(),
             parts: Mutex::new(Some(BTreeMap::new())),
         })
     }
@@ -145,6 +164,13 @@ impl Bucket {
     }
 }
 
+fn replaced() -> Error {
+    Error::new(
+        ErrorKind::Changed,
+        "somebody else has written what parts are copied from",
+    )
+}
+
 fn finished() -> Error {
     Error::new(
         ErrorKind::NotFound,
@@ -184,6 +210,53 @@ impl S3Upload {
             Err(error) => return Err(error),
         };
         precondition.check(there.as_ref())
+    }
+
+    /// Looks at an object before parts are copied from it, when every change has been made that
+    /// can have the time of its last one.
+    async fn see(&self, from: &Key) -> Result<Seen> {
+        let seen = self.look(from).await?;
+        let settled = seen.modified + SETTLING;
+        let Ok(wait) = settled.duration_since(self.begun) else {
+            return Ok(seen);
+        };
+        if wait > SKEW {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the server says that it was written later than now",
+            ));
+        }
+        tokio::time::sleep(wait).await;
+        match self.look(from).await? {
+            again if again == seen => Ok(seen),
+            _ => Err(replaced()),
+        }
+    }
+
+    async fn look(&self, from: &Key) -> Result<Seen> {
+        let info = self.bucket.head_object(from).await?;
+        Ok(Seen {
+            etag: info.etag,
+            modified: info.modified,
+        })
+    }
+
+    /// Looks whether what parts were copied from is still what it was before: then it was all the
+    /// time.
+    async fn look_again(&self) -> Result<()> {
+        let sources: Vec<_> = {
+            let sources = self.sources.lock();
+            let seen = sources.iter();
+            seen.filter_map(|(from, seen)| Some((from.clone(), seen.get()?.clone())))
+                .collect()
+        };
+        let looks = sources.iter().map(|(from, seen)| async move {
+            match self.look(from).await? == *seen {
+                true => Ok(()),
+                false => Err(replaced().on(from)),
+            }
+        });
+        futures::future::try_join_all(looks).await.map(drop)
     }
 
     /// Completes the upload under a condition, whatever is known of the server's conditions.
@@ -347,7 +420,8 @@ impl Upload for S3Upload {
     ) -> Result<()> {
         let purpose = Purpose::of("copy_part", Some(from));
         self.bucket.check_key(from, &purpose)?;
-        if !self.bucket.findings.part_copy || self.checksums {
+        let held = self.bucket.findings.part_copy;
+        if held == Strength::None || self.checksums {
             return Err(Error::unsupported("copy_part").on(from));
         }
         if range.is_empty() {
@@ -355,6 +429,13 @@ impl Upload for S3Upload {
                 ErrorKind::InvalidArgument,
                 "a part cannot be copied from an empty range",
             )));
+        }
+        if held != Strength::Atomic {
+            let seen = self.sources.lock().entry(from.clone()).or_default().clone();
+            let seen = seen.get_or_try_init(|| self.see(from)).await;
+            if seen.map_err(|error| purpose.name(error))?.etag != if_match {
+                return Err(purpose.name(replaced()));
+            }
         }
         let size = range.end - range.start;
         self.copy_part_raw(number, from, Some(range), &if_match, size)
@@ -366,6 +447,9 @@ impl Upload for S3Upload {
         let strength = self.bucket.findings.complete;
         precondition
             .require(strength, "complete")
+            .map_err(|error| purpose.name(error))?;
+        self.look_again()
+            .await
             .map_err(|error| purpose.name(error))?;
         if strength == Strength::Atomic || precondition == Precondition::None {
             return self.complete_raw(&precondition).await;

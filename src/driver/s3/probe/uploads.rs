@@ -14,8 +14,8 @@ pub(super) struct Uploads {
     pub offered: bool,
     /// How strong the condition is under which they become an object.
     pub condition: Strength,
-    /// It copies parts from objects and honours their versions.
-    pub part_copy: bool,
+    /// It copies parts from objects: atomic where it honours their versions.
+    pub part_copy: Strength,
     /// It looks at the checksums of parts.
     pub checksum: bool,
 }
@@ -137,12 +137,18 @@ impl Probe<'_> {
                 copied.copy_part_raw(1, self.c, None, &stale, 1),
             );
             let (late, missed) = (late?, missed?);
-            let refused =
-                matches!(settled(copy)?, Err(error) if error.kind() == ErrorKind::Changed);
-            if refused {
-                let copy = copied.copy_part_raw(1, self.c, None, &etag, 1).await;
-                found.part_copy = settled(copy)?.is_ok();
-            }
+            found.part_copy = match settled(copy)? {
+                Err(error) if error.kind() == ErrorKind::Changed => {
+                    let copy = copied.copy_part_raw(1, self.c, None, &etag, 1).await;
+                    match settled(copy)? {
+                        Ok(()) => Strength::Atomic,
+                        Err(_) => Strength::None,
+                    }
+                }
+                // It copies whatever is there.
+                Ok(()) => Strength::Checked,
+                Err(_) => Strength::None,
+            };
             if honoured(&late) && honoured(&missed) {
                 let matching = Precondition::IfMatch(etag);
                 if self.race_uploads([three, four], &matching).await?.is_some() {

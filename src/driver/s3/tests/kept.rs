@@ -135,7 +135,7 @@ async fn a_copy_through_other_requests_has_tags_and_class() {
         let requests = script.len();
         let (mut bucket, server) = serve(script).await;
         bucket.findings.copy = None;
-        bucket.findings.part_copy = true;
+        bucket.findings.part_copy = Strength::Atomic;
         let options = CopyOptions {
             source: Some(ETag::new("e")),
             destination: Precondition::IfAbsent,
@@ -161,7 +161,7 @@ async fn a_copy_with_new_attributes_has_tags_and_class() {
     ];
     let (mut bucket, server) = serve(script).await;
     bucket.findings.copy = None;
-    bucket.findings.part_copy = true;
+    bucket.findings.part_copy = Strength::Atomic;
     let options = CopyOptions {
         attributes: Some(Default::default()),
         commits: vec![crate::driver::CommitId(1)],
