@@ -144,6 +144,11 @@ impl BlockCache {
             .is_some_and(|disk| disk.contains(version, index))
     }
 
+    /// Whether the disk takes blocks more slowly than they come.
+    pub fn is_behind(&self) -> bool {
+        self.disk.as_ref().is_some_and(DiskCache::is_behind)
+    }
+
     /// A block from memory, or from disk into memory.
     pub async fn load(&self, version: &Arc<Version>, index: u64) -> Option<Bytes> {
         if let Some(bytes) = self.get(version, index) {

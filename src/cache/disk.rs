@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use crc_fast::CrcAlgorithm;
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
@@ -50,6 +51,8 @@ struct Index {
     complete: bool,
     used: u64,
     files: LruCache<Name, u64>,
+    /// What waits to be written, which is as good as there.
+    waiting: HashMap<Name, Bytes>,
 }
 
 /// A hash of namespace, key, etag and index: the name of a block's file.
@@ -63,7 +66,10 @@ struct Job {
 }
 
 /// Blocks that may wait to be written; what comes while so many wait is not kept.
-const QUEUE: usize = 64;
+const QUEUE: usize = 320;
+/// While so many wait, nothing should be fetched for the disk's sake: what is on its way already
+/// still finds room.
+const BEHIND: usize = 64;
 /// The first bytes of a file.
 const MAGIC: &[u8; 8] = b"bucketf1";
 /// Magic, checksum, and the length of the head behind them.
@@ -90,6 +96,7 @@ impl DiskCache {
                 complete: false,
                 used: 0,
                 files: LruCache::unbounded(),
+                waiting: HashMap::new(),
             }),
             disabled: AtomicBool::new(false),
         });
@@ -110,11 +117,20 @@ impl DiskCache {
     pub fn contains(&self, version: &Version, index: u64) -> bool {
         let name = self.shared.name(version, index);
         let index = self.shared.index.lock();
-        !index.complete || index.files.contains(&name)
+        !index.complete || index.holds(name)
+    }
+
+    /// Whether blocks come faster than the disk takes them.
+    pub fn is_behind(&self) -> bool {
+        self.shared.index.lock().waiting.len() >= BEHIND
     }
 
     /// Reads a block. What is damaged or another's is removed.
     pub async fn load(&self, version: &Arc<Version>, index: u64) -> Option<Bytes> {
+        let name = self.shared.name(version, index);
+        if let Some(bytes) = self.shared.index.lock().waiting.get(&name) {
+            return Some(bytes.clone());
+        }
         let (shared, version) = (self.shared.clone(), version.clone());
         task::blocking(move || shared.load(&version, index))
             .await
@@ -127,9 +143,12 @@ impl DiskCache {
             return;
         }
         let name = self.shared.name(version, index);
-        if self.shared.index.lock().files.contains(&name) {
+        let mut known = self.shared.index.lock();
+        if known.holds(name) {
             return;
         }
+        known.waiting.insert(name, bytes.clone());
+        drop(known);
         let job = Job {
             name,
             version: version.clone(),
@@ -137,7 +156,9 @@ impl DiskCache {
             bytes: bytes.clone(),
         };
         // A full queue is no loss: the block is fetched again when it is needed again.
-        let _ = self.queue.try_send(job);
+        if self.queue.try_send(job).is_err() {
+            self.shared.index.lock().waiting.remove(&name);
+        }
     }
 }
 
@@ -225,10 +246,12 @@ impl Shared {
     fn work(&self, jobs: &Receiver<Job>) {
         self.scan();
         while let Ok(job) = jobs.recv() {
-            if self.disabled.load(Ordering::Relaxed) {
-                continue;
-            }
-            if let Err(error) = self.write(&job) {
+            let written = match self.disabled.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => self.write(&job),
+            };
+            self.index.lock().waiting.remove(&job.name);
+            if let Err(error) = written {
                 self.disabled.store(true, Ordering::Relaxed);
                 log::warn!(
                     "the disk cache in {} takes no more blocks until the next mount: {error}; \
@@ -321,6 +344,10 @@ impl Shared {
 }
 
 impl Index {
+    fn holds(&self, name: Name) -> bool {
+        self.files.contains(&name) || self.waiting.contains_key(&name)
+    }
+
     fn remove(&mut self, name: Name) {
         if let Some(cost) = self.files.pop(&name) {
             self.used -= cost;

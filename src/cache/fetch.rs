@@ -357,6 +357,7 @@ impl Fetcher {
             sweeps = beside.sweeps;
             let own = |(flight, disk): &&mut (Flight, bool)| flight.end() == demand.end && !*disk;
             if beside.ride > 0
+                && !self.cache.is_behind()
                 && let Some((flight, _)) = flights.last_mut().filter(own)
             {
                 let end = version.blocks().min(demand.end + beside.ride);
@@ -384,6 +385,9 @@ impl Fetcher {
     /// Sends up to so many requests for what is missing of a version, on from where the last one
     /// for this handle ended.
     fn sweep(self: &Arc<Self>, version: &Arc<Version>, pattern: &Pattern, requests: usize) {
+        if self.cache.is_behind() {
+            return pattern.scatter(|scatter| scatter.give_back(requests));
+        }
         for _ in 0..requests {
             let mut in_flight = self.in_flight.lock();
             let (mut next, running) = pattern.scatter(|s| (s.cursor, s.running.clone()));

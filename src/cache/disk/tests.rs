@@ -55,6 +55,26 @@ async fn store(disk: &DiskCache, version: &Arc<Version>, index: u64) {
     .await;
 }
 
+#[tokio::test]
+async fn what_waits_to_be_written_is_there_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = open(options(dir.path())).await;
+    let versions: Vec<_> = (0..20).map(|i| version(&format!("{i}"))).collect();
+    for version in &versions {
+        for index in 0..10 {
+            disk.store(version, index, &block(version, index));
+            assert!(disk.contains(version, index));
+        }
+    }
+    for version in &versions {
+        let loaded = disk.load(version, 3).await;
+        assert_eq!(loaded, Some(block(version, 3)));
+    }
+    until(|| disk.shared.index.lock().waiting.is_empty()).await;
+    assert!(!disk.is_behind());
+    assert_eq!(disk.shared.index.lock().files.len(), 200);
+}
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let blocks = dir.join("blocks");
     entries(&blocks)

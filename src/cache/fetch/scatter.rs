@@ -104,6 +104,11 @@ impl Scatter {
         self.lease.is_some()
     }
 
+    /// Takes back requests in the background that were not sent.
+    pub fn give_back(&mut self, requests: usize) {
+        self.earned = self.earned.saturating_add(requests as u32);
+    }
+
     /// Takes note of blocks that are being brought.
     pub fn brought(&mut self, version: &Version, blocks: impl IntoIterator<Item = u64>) {
         if self.is_of(version) {
