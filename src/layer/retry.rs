@@ -176,17 +176,17 @@ fn collided(error: &Error) -> bool {
     )
 }
 
-/// Decides about a write that collided with what may be its own earlier attempt: the version that
-/// is there is ours if its newest commit id is. A failure to find out is reported in place of the
-/// collision, since it leaves open what happened.
+/// Decides about a write that failed after an earlier attempt: where it collided with what may be
+/// that one, the version that is there is ours if its newest commit id is. A failure to find out is
+/// reported in place of the collision, since it leaves open what happened.
 async fn recognise(
     inner: &dyn Driver,
     key: &Key,
     commits: &[CommitId],
-    collision: Error,
+    failure: Error,
 ) -> Result<ObjectInfo> {
-    let collision = collision.after_lost_reply();
-    let Some(own) = commits.first() else {
+    let collision = failure.after_lost_reply();
+    let Some(own) = commits.first().filter(|_| collided(&collision)) else {
         return Err(collision);
     };
     if !inner.capabilities().commit_ids {
@@ -213,7 +213,7 @@ impl Retry {
             Err(error) if !error.retryable() => error,
             decided => return decided,
         };
-        let Some(source) = &options.source else {
+        let Some(source) = options.source.as_ref().filter(|_| collided(&collision)) else {
             return Err(collision);
         };
         match self.inner.head(from).await {
@@ -267,10 +267,7 @@ impl Driver for Retry {
             async move {
                 let commits = options.commits.clone();
                 match self.inner.put(key, body, options).await {
-                    Err(error) if again && collided(&error) => {
-                        recognise(&*self.inner, key, &commits, error).await
-                    }
-                    Err(error) if again => Err(error.after_lost_reply()),
+                    Err(error) if again => recognise(&*self.inner, key, &commits, error).await,
                     decided => decided,
                 }
             }
@@ -306,10 +303,7 @@ impl Driver for Retry {
         let options = &options;
         self.retry(|again| async move {
             match self.inner.copy(from, to, options.clone()).await {
-                Err(error) if again && collided(&error) => {
-                    recognise(&*self.inner, to, &options.commits, error).await
-                }
-                Err(error) if again => Err(error.after_lost_reply()),
+                Err(error) if again => recognise(&*self.inner, to, &options.commits, error).await,
                 decided => decided,
             }
         })
@@ -320,10 +314,7 @@ impl Driver for Retry {
         let options = &options;
         self.retry(|again| async move {
             match self.inner.rename(from, to, options.clone()).await {
-                Err(error) if again && collided(&error) => {
-                    self.recognise_rename(from, to, options, error).await
-                }
-                Err(error) if again => Err(error.after_lost_reply()),
+                Err(error) if again => self.recognise_rename(from, to, options, error).await,
                 decided => decided,
             }
         })

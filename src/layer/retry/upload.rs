@@ -1,6 +1,6 @@
 //! Parts that are sent again.
 
-use super::{Shared, collided, recognise, retry};
+use super::{Shared, recognise, retry};
 use crate::driver::{
     Body, CommitId, Driver, ETag, ErrorKind, ObjectInfo, Precondition, Result, Upload,
 };
@@ -47,10 +47,9 @@ impl Upload for RetryUpload {
         let precondition = &precondition;
         let send = |again| async move {
             match self.inner.complete(precondition.clone()).await {
-                Err(error) if again && collided(&error) => {
+                Err(error) if again => {
                     recognise(&*self.driver, &self.key, &self.commits, error).await
                 }
-                Err(error) if again => Err(error.after_lost_reply()),
                 decided => decided,
             }
         };
