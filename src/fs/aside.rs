@@ -9,7 +9,7 @@ use super::{ConflictRecord, Fs};
 use crate::clock;
 use crate::driver::{Error, ErrorKind, ObjectInfo};
 use crate::name;
-use crate::writeback::conflict;
+use crate::writeback::conflict::{self, Kept};
 use crate::writeback::upload;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +114,8 @@ impl Fs {
             }
         }
         let refusal = refused.map_or_else(String::new, |error| format!(" ({error})"));
-        match self.keep_body(&path, why, &loser.body, KEEPING).await {
+        let content = Kept::from(&loser.body);
+        match self.keep_outside(&path, why, content, KEEPING).await {
             Ok(kept) => {
                 self.unname(inode, &parent, &name, loser.generation);
                 let kept = kept.display().to_string();

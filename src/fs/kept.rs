@@ -5,7 +5,7 @@ use super::Fs;
 use super::inode::Inode;
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
-use crate::driver::{Body, Piece, Stored};
+use crate::driver::{Body, Stored};
 use crate::writeback::conflict::{self, Absent, Kept};
 use crate::writeback::stage::Holder;
 use std::io;
@@ -20,7 +20,7 @@ const PIECE: u64 = 8 << 20;
 fn present(inode: &Inode) -> io::Result<Kept> {
     let mut state = inode.state();
     let Some(stage) = &mut state.file.stage else {
-        return Ok(Body::empty().into());
+        return Ok(Kept::from(&Body::empty()));
     };
     let mut kept = Kept {
         len: stage.size(),
@@ -38,28 +38,6 @@ fn present(inode: &Inode) -> io::Result<Kept> {
         }
     }
     Ok(kept)
-}
-
-/// The same of a body.
-fn parted(body: &Body) -> Kept {
-    let Some(pieces) = body.pieces() else {
-        return body.clone().into();
-    };
-    let mut kept = Kept {
-        len: body.len(),
-        pieces: Vec::new(),
-        absent: Vec::new(),
-    };
-    let mut at = 0;
-    for piece in pieces {
-        let len = piece.len();
-        match piece {
-            Piece::Here(body) => kept.pieces.push((at, body.clone())),
-            Piece::Stored(stored) => kept.absent.push((at, stored.clone())),
-        }
-        at += len;
-    }
-    kept
 }
 
 impl Fs {
@@ -93,18 +71,9 @@ impl Fs {
         }
     }
 
-    /// Saves a body in the state directory.
-    pub(super) async fn keep_body(
-        &self,
-        path: &str,
-        reason: &str,
-        body: &Body,
-        timeout: Duration,
-    ) -> io::Result<PathBuf> {
-        self.keep_outside(path, reason, parted(body), timeout).await
-    }
-
-    async fn keep_outside(
+    /// Saves content in the state directory, with what only the store has of it as far as that can be
+    /// fetched in time.
+    pub(super) async fn keep_outside(
         &self,
         path: &str,
         reason: &str,
@@ -127,7 +96,10 @@ impl Fs {
         if tokio::time::timeout(timeout, fetching).await.is_err() {
             log::warn!("{path:?}: not all of it could be fetched in time");
         }
-        for Absent { start, end, key } in &note.absent {
+        for Absent {
+            start, end, key, ..
+        } in &note.absent
+        {
             log::error!("{path:?}: bytes {start}..{end} of what is kept are only in {key}");
         }
         note.write().await?;

@@ -3,7 +3,7 @@
 
 use crate::clock;
 pub use crate::conflict::name;
-use crate::driver::{Body, Stored};
+use crate::driver::{Body, Piece, Stored};
 use crate::task;
 use bytes::Bytes;
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub struct Absent {
     pub end: u64,
     /// The object.
     pub key: String,
+    /// Where they begin in it.
+    pub from: u64,
 }
 
 /// Content to keep: a length, and pieces at their offsets.
@@ -48,13 +50,27 @@ pub struct Kept {
     pub absent: Vec<(u64, Stored)>,
 }
 
-impl From<Body> for Kept {
-    fn from(body: Body) -> Self {
-        Kept {
+impl From<&Body> for Kept {
+    fn from(body: &Body) -> Self {
+        let mut kept = Kept {
             len: body.len(),
-            pieces: vec![(0, body)],
+            pieces: Vec::new(),
             absent: Vec::new(),
+        };
+        let Some(pieces) = body.pieces() else {
+            kept.pieces.push((0, body.clone()));
+            return kept;
+        };
+        let mut at = 0;
+        for piece in pieces {
+            let len = piece.len();
+            match piece {
+                Piece::Here(body) => kept.pieces.push((at, body.clone())),
+                Piece::Stored(stored) => kept.absent.push((at, stored.clone())),
+            }
+            at += len;
         }
+        kept
     }
 }
 
@@ -71,8 +87,9 @@ pub async fn keep(dir: &Path, path: &str, reason: &str, content: &Kept) -> io::R
     let random = clock::random() as u32;
     let absent = content.absent.iter().map(|(start, stored)| Absent {
         start: *start,
-        end: start + (stored.range.end - stored.range.start),
-        key: format!("{:?}", stored.key),
+        end: start + stored.len(),
+        key: stored.key.to_string(),
+        from: stored.range.start,
     });
     let note = Note {
         path: path.into(),
