@@ -66,9 +66,9 @@ struct Job {
 }
 
 /// Blocks that may wait to be written; what comes while so many wait is not kept.
-const QUEUE: usize = 320;
-/// While so many wait, nothing should be fetched for the disk's sake: what is on its way already
-/// still finds room.
+const QUEUE: usize = 384;
+/// While so many wait, nothing should be fetched for the disk's sake: what one handle has on its way
+/// then still finds room.
 const BEHIND: usize = 64;
 /// The first bytes of a file.
 const MAGIC: &[u8; 8] = b"bucketf1";

@@ -122,7 +122,12 @@ impl Fetcher {
         self.let_go(version, pattern);
         match self.note(version, &range, pattern) {
             Step::Jump => {
-                let beside = pattern.jump(&range, version, false, &self.budget);
+                let beside = pattern.jump(
+                    &range,
+                    version,
+                    (false, !self.cache.is_behind()),
+                    &self.budget,
+                );
                 self.sweep(version, pattern, beside.sweeps);
             }
             Step::On(None) => {}
@@ -353,11 +358,15 @@ impl Fetcher {
         if let Some(pattern) = jump {
             let range = demand.start * BLOCK..demand.end * BLOCK;
             let waits = flights.iter().any(|(_, from_disk)| !from_disk);
-            let beside = pattern.jump(&range, version, waits, &self.budget);
+            let beside = pattern.jump(
+                &range,
+                version,
+                (waits, !self.cache.is_behind()),
+                &self.budget,
+            );
             sweeps = beside.sweeps;
             let own = |(flight, disk): &&mut (Flight, bool)| flight.end() == demand.end && !*disk;
             if beside.ride > 0
-                && !self.cache.is_behind()
                 && let Some((flight, _)) = flights.last_mut().filter(own)
             {
                 let end = version.blocks().min(demand.end + beside.ride);
@@ -385,9 +394,6 @@ impl Fetcher {
     /// Sends up to so many requests for what is missing of a version, on from where the last one
     /// for this handle ended.
     fn sweep(self: &Arc<Self>, version: &Arc<Version>, pattern: &Pattern, requests: usize) {
-        if self.cache.is_behind() {
-            return pattern.scatter(|scatter| scatter.give_back(requests));
-        }
         for _ in 0..requests {
             let mut in_flight = self.in_flight.lock();
             let (mut next, running) = pattern.scatter(|s| (s.cursor, s.running.clone()));

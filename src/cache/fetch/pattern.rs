@@ -99,11 +99,13 @@ impl Pattern {
         &self,
         range: &Range<u64>,
         version: &Version,
-        waits: bool,
+        (waits, stays): (bool, bool),
         budget: &Arc<Budget>,
     ) -> Beside {
         let mut state = self.state.lock();
-        let beside = state.scatter.jump(version, touched(range), waits, budget);
+        let beside = state
+            .scatter
+            .jump(version, touched(range), (waits, stays), budget);
         self.list(&mut state, budget);
         beside
     }

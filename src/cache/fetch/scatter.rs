@@ -59,12 +59,13 @@ impl Scatter {
         }
     }
 
-    /// Takes note of a read elsewhere. `waits`: it sends a request of its own.
+    /// Takes note of a read elsewhere. `waits`: it sends a request of its own; `stays`: what is
+    /// brought beside it would find room.
     pub fn jump(
         &mut self,
         version: &Version,
         blocks: Range<u64>,
-        waits: bool,
+        (waits, stays): (bool, bool),
         budget: &Arc<Budget>,
     ) -> Beside {
         if !self.is_of(version) {
@@ -81,7 +82,7 @@ impl Scatter {
             self.earned = self.earned.saturating_add(1);
             self.wider = (self.wider + RIDE).min(SWEEP - RIDE);
         }
-        if self.misses <= PATIENCE || !self.fits(version.size, budget) {
+        if self.misses <= PATIENCE || !stays || !self.fits(version.size, budget) {
             return Beside::default();
         }
         let mut sweeps = 0;
@@ -102,11 +103,6 @@ impl Scatter {
         }
         self.lease = budget.lease(Purpose::Whole, size);
         self.lease.is_some()
-    }
-
-    /// Takes back requests in the background that were not sent.
-    pub fn give_back(&mut self, requests: usize) {
-        self.earned = self.earned.saturating_add(requests as u32);
     }
 
     /// Takes note of blocks that are being brought.
