@@ -6,13 +6,6 @@ use bucketfs::driver::{Attributes, Driver, PutOptions};
 use bucketfs::fs::{Kind, SetAttr, SetTime, StatAttrs};
 use std::time::{Duration, SystemTime};
 
-fn mode(mode: u32) -> SetAttr {
-    SetAttr {
-        mode: Some(mode),
-        ..SetAttr::default()
-    }
-}
-
 fn modified(time: SystemTime) -> SetAttr {
     SetAttr {
         mtime: Some(SetTime::At(time)),

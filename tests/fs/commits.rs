@@ -7,10 +7,6 @@ use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 
-async fn half_a_second() {
-    tokio::time::sleep(Duration::from_millis(500)).await;
-}
-
 /// A text of which every line tells where it is.
 fn lines(len: usize, mark: char) -> String {
     let line = |at: usize| format!("{mark}{:014}\n", at * 16);
@@ -143,11 +139,7 @@ async fn what_is_changed_during_the_last_commit_is_committed_as_well() {
     mount.fault.set("put:delay=1s").unwrap();
     let change = async {
         half_a_second().await;
-        let mode = SetAttr {
-            mode: Some(0o600),
-            ..SetAttr::default()
-        };
-        mount.setattr("f", mode).await.unwrap();
+        mount.setattr("f", mode(0o600)).await.unwrap();
     };
     let (closed, ()) = tokio::join!(mount.close(handle), change);
     closed.unwrap();
@@ -232,11 +224,7 @@ async fn an_own_commit_whose_answer_was_lost_is_gone_on_from() {
                 expected.replace_range((20 << 20)..(20 << 20) + 6, "second");
             }
             _ => {
-                let mode = SetAttr {
-                    mode: Some(0o600),
-                    ..SetAttr::default()
-                };
-                mount.setattr("big", mode).await.unwrap();
+                mount.setattr("big", mode(0o600)).await.unwrap();
             }
         }
         mount.flush(handle).await.unwrap();

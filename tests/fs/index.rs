@@ -1,7 +1,7 @@
 //! Attributes that listings of the store do not tell: by the index in the bucket, or asked for.
 
 use crate::store::Plain;
-use crate::world::{CALLER, CREATE, Mount, READ, World, later};
+use crate::world::{CALLER, CREATE, Mount, READ, World, later, mode};
 use bucketfs::clock;
 use bucketfs::driver::{AttributeChange, AttributeSupport, Driver, ListRequest};
 use bucketfs::fs::{Kind, SetAttr, StatAttrs};
@@ -9,13 +9,6 @@ use bucketfs::key::Key;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(60);
-
-fn mode(mode: u32) -> SetAttr {
-    SetAttr {
-        mode: Some(mode),
-        ..SetAttr::default()
-    }
-}
 
 /// A file with a mode that is not the default one.
 async fn save(mount: &Mount, path: &str, bits: u32) {

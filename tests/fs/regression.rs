@@ -4,10 +4,6 @@ use crate::world::*;
 use bucketfs::fs::{Kind, ROOT, SetAttr};
 use std::time::Duration;
 
-async fn half_a_second() {
-    tokio::time::sleep(Duration::from_millis(500)).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_open_that_meets_our_own_rename_does_not_take_it_for_somebody_elses() {
     for world in [World::memory(), World::s3()] {

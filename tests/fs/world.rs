@@ -526,6 +526,18 @@ impl Mount {
     }
 }
 
+pub async fn half_a_second() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// A change of the mode.
+pub fn mode(mode: u32) -> SetAttr {
+    SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    }
+}
+
 /// Lets everything that is known grow older than the TTL.
 pub async fn later() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
