@@ -14,6 +14,7 @@
 
 mod attributes;
 mod body;
+mod capabilities;
 mod collections;
 mod databases;
 mod error;
@@ -23,10 +24,12 @@ mod location;
 mod metadata;
 mod parts;
 mod servers;
+mod silence;
 mod types;
 mod web;
 
 pub use body::{Body, Object, Piece, Source, Stored};
+pub use capabilities::*;
 pub use error::{Error, ErrorKind, Result};
 pub use filter::{Filter, Term, compact, position};
 pub use location::{Encryption, Location, OpenOptions, Opened, Registered};

@@ -430,12 +430,7 @@ impl Driver for Bucket {
             copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
             delete_many_condition: self.findings.delete_many_condition,
-            upload: self.findings.upload.then(|| {
-                upload::limits(
-                    self.findings.complete,
-                    self.findings.part_copy != Strength::None,
-                )
-            }),
+            upload: upload::claimed(&self.findings),
             buckets: true,
             create_bucket: writable,
             utf8_keys: true,

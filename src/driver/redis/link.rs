@@ -1,7 +1,7 @@
 //! The connection to a server, made anew where it broke, and what its errors mean.
 
 use super::target::{Mode, Target};
-use crate::clock::{self, Instant};
+use crate::driver::silence::{SILENCE, Waiting};
 use crate::driver::{Error, ErrorKind, Result};
 use ::redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::ClusterClientBuilder;
@@ -18,10 +18,6 @@ use std::time::Duration;
 
 /// How long a connection may take to be made.
 const DIALING: Duration = Duration::from_secs(10);
-/// Bytes that a peer does not acknowledge for so long break the connection.
-const SILENCE: Duration = Duration::from_secs(20);
-/// A request given up after so long has waited for a connection that may be dead.
-const SUSPICIOUS: Duration = Duration::from_secs(5);
 
 /// A script, and the name under which the server keeps it.
 pub(super) struct Lua {
@@ -52,22 +48,6 @@ pub(super) struct Link {
     current: Mutex<(u64, Option<Connection>)>,
 }
 
-/// Watches over one request: when it is given up after a long wait, the connection goes.
-struct Waiting<'a> {
-    link: &'a Link,
-    number: u64,
-    since: Instant,
-    answered: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.answered && clock::now().saturating_duration_since(self.since) > SUSPICIOUS {
-            self.link.forget(self.number);
-        }
-    }
-}
-
 impl Link {
     pub(super) fn new(target: Target) -> Self {
         Link {
@@ -88,18 +68,13 @@ impl Link {
 
     async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
         let (number, mut connection) = self.connection().await?;
-        let mut waiting = Waiting {
-            link: self,
-            number,
-            since: clock::now(),
-            answered: false,
-        };
+        let waiting = Waiting::begin(|| self.forget(number));
         let answer = match &mut connection {
             Connection::Single(connection) => connection.req_packed_command(cmd).await,
             Connection::Cluster(connection) => connection.req_packed_command(cmd).await,
         };
         let answer = answer.and_then(Value::extract_error);
-        waiting.answered = true;
+        waiting.end();
         // A server that became a replica is not the one that is meant any more.
         let broken = |cause: &RedisError| {
             cause.is_io_error() || cause.is_unrecoverable_error() || code(cause) == "READONLY"

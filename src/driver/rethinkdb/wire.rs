@@ -1,7 +1,7 @@
 //! The wire protocol, version 1.0: a SCRAM-SHA-256 handshake in JSON, then frames of a token, a
 //! length and JSON. Any number of queries go over one connection at a time.
 
-use crate::clock::{self, Instant};
+use crate::driver::silence::{SILENCE, Waiting as Waits};
 use crate::task;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,10 +27,6 @@ const FRAME: u32 = 256 << 20;
 const QUEUE: usize = 64;
 /// As often as a server may want a password to be hashed.
 const ROUNDS: u32 = 1_000_000;
-/// Bytes that a peer does not acknowledge for so long break the connection.
-const SILENCE: Duration = Duration::from_secs(20);
-/// A query given up after so long has waited for a connection that may be dead.
-const SUSPICIOUS: Duration = Duration::from_secs(5);
 const CONTINUE: &str = "[2]";
 const STOP: &str = "[3]";
 /// How an answer begins whose query has more.
@@ -72,21 +67,6 @@ pub(super) struct Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// Watches over one query: when it is given up after a long wait, the next ones go elsewhere.
-struct Asking<'a> {
-    wire: &'a Wire,
-    since: Instant,
-    answered: bool,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if !self.answered && clock::now().saturating_duration_since(self.since) > SUSPICIOUS {
-            self.wire.suspected.store(true, Ordering::Relaxed);
-        }
     }
 }
 
@@ -136,11 +116,7 @@ impl Wire {
     /// Sends a query and gives its answer. Where nobody waits for that any more, the server is told
     /// to forget the query.
     pub(super) async fn ask(&self, token: u64, query: &str) -> io::Result<Vec<u8>> {
-        let mut asking = Asking {
-            wire: self,
-            since: clock::now(),
-            answered: false,
-        };
+        let waits = Waits::begin(|| self.suspected.store(true, Ordering::Relaxed));
         let place = self.frames.reserve().await.map_err(|_| broken())?;
         let (answer, told) = oneshot::channel();
         match &mut *self.waiting.lock() {
@@ -149,7 +125,7 @@ impl Wire {
         };
         place.send(frame(token, query));
         let told = told.await;
-        asking.answered = true;
+        waits.end();
         told.map_err(|_| broken())
     }
 

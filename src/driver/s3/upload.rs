@@ -1,5 +1,6 @@
 //! Objects that are sent in parts.
 
+use super::probe::Findings;
 use super::refusal::{Failed, Purpose, Refusal};
 use super::site::{self, Query};
 use super::store::{Call, Outgoing};
@@ -73,6 +74,12 @@ pub(super) fn limits(condition: Strength, part_copy: bool) -> UploadLimits {
         part_copy,
         condition,
     }
+}
+
+/// The limits where the server takes uploads.
+pub(super) fn claimed(found: &Findings) -> Option<UploadLimits> {
+    let copies = found.part_copy != Strength::None;
+    found.upload.then(|| limits(found.complete, copies))
 }
 
 impl Bucket {
