@@ -378,6 +378,12 @@ async fn many_handles_share_one_budget() {
     assert!(sent <= 12 * size * 5 / 4, "{sent} bytes for {}", 12 * size);
 }
 
+async fn all_on_disk(fetcher: &Fetcher, version: &Version) {
+    while fetcher.usage().disk < version.size {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn blocks_on_disk_are_not_fetched_and_damaged_ones_are() {
     let dir = tempfile::tempdir().unwrap();
@@ -400,12 +406,12 @@ async fn blocks_on_disk_are_not_fetched_and_damaged_ones_are() {
     let pattern = Pattern::default();
     assert!(fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap() == bytes);
     let first = store.count();
-    while fetcher.usage().disk < version.size {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    all_on_disk(&fetcher, &version).await;
     drop(fetcher);
 
     let fetcher = open();
+    // What is read before it knows its files waits to be written, and would hide the damage.
+    all_on_disk(&fetcher, &version).await;
     let pattern = Pattern::default();
     for start in (0..version.size).step_by(50_000) {
         let range = start..start + 50_000;

@@ -76,12 +76,14 @@ async fn a_file_that_fits_and_is_read_all_over_is_brought_by_few_requests() {
             // Everything is here, so another handle asks for nothing.
             let again = scattered(&store, &fetcher, &version, 0..blocks).await;
             assert_eq!(again.gets, 0);
+            // A few blocks lie on the way of requests for others.
+            assert!(cost.bytes <= blocks * BLOCK * 5 / 4, "{}", cost.bytes);
         } else {
-            // How many goes by the disk, which the next reads do not wait for.
+            // How many goes by the disk: while it is behind, reads bring their own blocks only,
+            // and those lie on the way when the background goes over the file, once.
             assert!(cost.gets < blocks, "{} gets", cost.gets);
+            assert!(cost.bytes <= 2 * blocks * BLOCK, "{}", cost.bytes);
         }
-        // A few blocks lie on the way of requests for others.
-        assert!(cost.bytes <= blocks * BLOCK * 5 / 4, "{}", cost.bytes);
     }
 }
 
