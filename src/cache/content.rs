@@ -131,13 +131,24 @@ impl BlockCache {
         self.shard(&version.key, index).lock().get(version, index)
     }
 
-    /// Whether a block is in memory, or may be on disk. It is not a use of the block.
+    /// A block that is in memory, or that the kernel has in memory of what is on disk.
+    pub fn peek(&self, version: &Version, index: u64) -> Option<Bytes> {
+        if let Some(bytes) = self.get(version, index) {
+            return Some(bytes);
+        }
+        let bytes = self.disk.as_ref()?.peek(version, index)?;
+        let mut shard = self.shard(&version.key, index).lock();
+        shard.insert(version, index, bytes.clone());
+        Some(bytes)
+    }
+
+    /// Whether a block is in memory, or on disk. It is not a use of the block.
     pub fn holds(&self, version: &Version, index: u64) -> bool {
         let shard = self.shard(&version.key, index);
         shard.lock().holds(version, index) || self.on_disk(version, index)
     }
 
-    /// Whether a block may be on disk; a look at it is worth while only then.
+    /// Whether a block is on disk.
     pub fn on_disk(&self, version: &Version, index: u64) -> bool {
         self.disk
             .as_ref()

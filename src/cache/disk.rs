@@ -1,30 +1,32 @@
-//! Cached blocks on disk: one file for each, checked when it is read, and only ever a help: no
-//! failure here is an error of a read.
+//! Cached blocks on disk: one file for each store, checked when it is read, and only ever a help:
+//! no failure here is an error of a read.
+
+mod file;
+mod order;
 
 use super::content::Version;
 use crate::task;
-use bytes::{Buf, BufMut, Bytes};
-use crc_fast::CrcAlgorithm;
+use bytes::Bytes;
+use file::{CacheFile, Head};
 use lru::LruCache;
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{DirBuilder, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::SystemTime;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 /// Where the disk cache is, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {
     /// The directory; blocks lie in `blocks` below it. It may serve several mounts.
     pub dir: PathBuf,
-    /// Room for blocks, in bytes. Each mount that uses the directory keeps its own count of what
-    /// it has seen.
+    /// Room for blocks, in bytes: for this mount's, and those of stores that are not mounted now.
     pub size: u64,
     /// What tells this store's keys and etags from another's, such as the URL without secrets.
     pub namespace: String,
@@ -33,35 +35,62 @@ pub struct DiskOptions {
 /// Blocks on disk, behind an index in memory.
 pub struct DiskCache {
     shared: Arc<Shared>,
-    queue: SyncSender<Job>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    blocks: PathBuf,
+    file: CacheFile,
+    path: PathBuf,
     namespace: String,
     size: u64,
     /// Nothing else is locked while it is held.
     index: Mutex<Index>,
+    /// Wakes writers: there is something to write, or all is over.
+    wake: Condvar,
     /// Nothing is written any more: the disk is full or broken.
     disabled: AtomicBool,
 }
 
+#[derive(Default)]
 struct Index {
-    /// Whether the files that an earlier run left are all in it.
+    /// Whether what an earlier run left is all in it.
     complete: bool,
+    closed: bool,
+    /// What all of it takes on disk.
     used: u64,
-    files: LruCache<Name, u64>,
+    entries: Entries,
+    /// Slots that take no room.
+    free: Vec<u32>,
+    /// How many slots the file has.
+    slots: u32,
+    /// Files of stores that are not mounted, the one that was used last first.
+    idle: Vec<Idle>,
     /// What waits to be written, which is as good as there.
     waiting: HashMap<Name, Bytes>,
+    queue: VecDeque<Job>,
 }
 
-/// A hash of namespace, key, etag and index: the name of a block's file.
+struct Entries(LruCache<Name, Place>);
+
+struct Idle {
+    used: SystemTime,
+    path: PathBuf,
+    size: u64,
+}
+
+/// A hash of namespace, key, etag and index: what a block is found by.
 type Name = u128;
 
+/// Where a block lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u32,
+    /// What it takes on disk.
+    cost: u64,
+}
+
 struct Job {
-    name: Name,
-    version: Arc<Version>,
-    index: u64,
+    head: Head,
     bytes: Bytes,
 }
 
@@ -70,42 +99,48 @@ const QUEUE: usize = 384;
 /// While so many wait, nothing should be fetched for the disk's sake: what one handle has on its way
 /// then still finds room.
 const BEHIND: usize = 64;
-/// The first bytes of a file.
-const MAGIC: &[u8; 8] = b"bucketf1";
-/// Magic, checksum, and the length of the head behind them.
-const FIXED: usize = 8 + 4 + 4;
-/// Longest file that can be one of ours.
-const LONGEST: u64 = (1 << 20) + super::content::BLOCK;
+/// How many blocks are written at a time.
+const WRITERS: usize = 2;
+/// So many mounts of one store keep blocks in one directory at a time.
+const MOUNTS: usize = 16;
 
 impl DiskCache {
-    /// Opens the directory and makes it private; what is in it is found in the background.
+    /// Opens the directory and makes it private; what a crash left in it is found in the
+    /// background.
     pub fn open(options: DiskOptions) -> io::Result<Self> {
         let blocks = options.dir.join("blocks");
-        private(&blocks).map_err(|error| {
+        let opened = private(&blocks).and_then(|()| free_file(&blocks, &options.namespace));
+        let (path, file) = opened.map_err(|error| {
             let place = blocks.display();
             io::Error::new(
                 error.kind(),
                 format!("cannot keep the cache in {place}: {error}; choose another --cache-dir"),
             )
         })?;
+        let mut index = Index::default();
+        index.slots = file.slots()?;
+        index.idle = idle(&blocks, &path);
+        index.used = index.idle.iter().map(|idle| idle.size).sum();
+        if let Some(entries) = order::take(&path.with_extension("order")) {
+            index.fill(entries);
+        }
         let shared = Arc::new(Shared {
-            blocks,
+            file,
+            path,
             namespace: options.namespace,
             size: options.size,
-            index: Mutex::new(Index {
-                complete: false,
-                used: 0,
-                files: LruCache::unbounded(),
-                waiting: HashMap::new(),
-            }),
+            index: Mutex::new(index),
+            wake: Condvar::new(),
             disabled: AtomicBool::new(false),
         });
-        let (queue, jobs) = sync_channel(QUEUE);
-        let worker = shared.clone();
-        std::thread::Builder::new()
-            .name("disk-cache".into())
-            .spawn(move || worker.work(&jobs))?;
-        Ok(DiskCache { shared, queue })
+        let writer = |number| {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name(format!("disk-cache-{number}"))
+                .spawn(move || shared.work(number == 0))
+        };
+        let writers = (0..WRITERS).map(writer).collect::<io::Result<_>>()?;
+        Ok(DiskCache { shared, writers })
     }
 
     /// Bytes on disk, as far as they are known.
@@ -113,27 +148,32 @@ impl DiskCache {
         self.shared.index.lock().used
     }
 
-    /// Whether a block may be there.
+    /// Whether a block is there.
     pub fn contains(&self, version: &Version, index: u64) -> bool {
         let name = self.shared.name(version, index);
-        let index = self.shared.index.lock();
-        !index.complete || index.holds(name)
+        self.shared.index.lock().holds(name)
     }
 
     /// Whether blocks come faster than the disk takes them.
     pub fn is_behind(&self) -> bool {
-        self.shared.index.lock().waiting.len() >= BEHIND
+        self.shared.index.lock().queue.len() >= BEHIND
+    }
+
+    /// Reads a block, if that asks no disk: what waits to be written, or the kernel has in memory.
+    pub fn peek(&self, version: &Version, index: u64) -> Option<Bytes> {
+        self.shared.load(version, index, true).ok()?
     }
 
     /// Reads a block. What is damaged or another's is removed.
     pub async fn load(&self, version: &Arc<Version>, index: u64) -> Option<Bytes> {
-        let name = self.shared.name(version, index);
-        if let Some(bytes) = self.shared.index.lock().waiting.get(&name) {
-            return Some(bytes.clone());
+        match self.shared.load(version, index, true) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.ok()?,
         }
         let (shared, version) = (self.shared.clone(), version.clone());
-        task::blocking(move || shared.load(&version, index))
+        task::blocking(move || shared.load(&version, index, false))
             .await
+            .ok()?
             .ok()?
     }
 
@@ -144,21 +184,31 @@ impl DiskCache {
         }
         let name = self.shared.name(version, index);
         let mut known = self.shared.index.lock();
-        if known.holds(name) {
+        // A full queue is no loss: the block is fetched again when it is needed again.
+        if known.holds(name) || known.queue.len() >= QUEUE {
             return;
         }
-        known.waiting.insert(name, bytes.clone());
-        drop(known);
-        let job = Job {
-            name,
-            version: version.clone(),
-            index,
-            bytes: bytes.clone(),
+        let Some(head) = Head::of(name, &self.shared.namespace, version, index) else {
+            return;
         };
-        // A full queue is no loss: the block is fetched again when it is needed again.
-        if self.queue.try_send(job).is_err() {
-            self.shared.index.lock().waiting.remove(&name);
+        known.waiting.insert(name, bytes.clone());
+        known.queue.push_back(Job {
+            head,
+            bytes: bytes.clone(),
+        });
+        drop(known);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Drop for DiskCache {
+    fn drop(&mut self) {
+        self.shared.index.lock().closed = true;
+        self.shared.wake.notify_all();
+        for writer in self.writers.drain(..) {
+            let _ = writer.join();
         }
+        self.shared.save();
     }
 }
 
@@ -172,187 +222,281 @@ impl Shared {
         half(0) << 64 | half(1)
     }
 
-    fn path(&self, name: Name) -> PathBuf {
-        self.blocks
-            .join(format!("{:02x}", name >> 120))
-            .join(format!("{name:032x}"))
-    }
-
-    /// What a file says of itself before the bytes.
-    fn head(&self, version: &Version, index: u64) -> Vec<u8> {
-        let mut head = Vec::new();
-        for part in [
-            self.namespace.as_bytes(),
-            version.key.as_bytes(),
-            version.etag.as_str().as_bytes(),
-        ] {
-            head.put_u32_le(part.len() as u32);
-            head.put_slice(part);
-        }
-        head.put_u64_le(index);
-        let range = version.block(index);
-        head.put_u64_le(range.end - range.start);
-        head
-    }
-
-    fn load(&self, version: &Version, index: u64) -> Option<Bytes> {
+    fn load(&self, version: &Version, index: u64, now: bool) -> io::Result<Option<Bytes>> {
         let name = self.name(version, index);
-        let path = self.path(name);
-        let (file, content) = match read(&path) {
-            Ok(found) => found,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    log::debug!("cannot read {}: {error}", path.display());
-                    let _ = std::fs::remove_file(&path);
-                }
-                self.index.lock().remove(name);
-                return None;
+        let place = {
+            let mut known = self.index.lock();
+            if let Some(bytes) = known.waiting.get(&name) {
+                return Ok(Some(bytes.clone()));
             }
+            known.entries.0.get(&name).copied()
         };
-        match self.check(version, index, content) {
-            Some(bytes) => {
-                self.index.lock().files.promote(&name);
-                // The time of use is all that the next run knows of the order.
-                let _ = file.set_modified(crate::clock::wall());
-                Some(bytes)
-            }
-            None => {
-                log::debug!("{} is damaged and is removed", path.display());
-                let _ = std::fs::remove_file(&path);
-                self.index.lock().remove(name);
-                None
+        let (Some(place), Some(head)) = (place, Head::of(name, &self.namespace, version, index))
+        else {
+            return Ok(None);
+        };
+        match self.file.read(place.slot, &head, now) {
+            Ok(Some(bytes)) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            unusable => {
+                let mut known = self.index.lock();
+                // Unless the slot was given to another block while it was read.
+                if known.entries.0.peek(&name) == Some(&place) {
+                    let path = self.path.display();
+                    log::debug!("slot {} of {path} is not used: {unusable:?}", place.slot);
+                    known.entries.0.pop(&name);
+                    self.give_back(known, place);
+                }
+                Ok(None)
             }
         }
     }
 
-    /// The bytes of a file's content, if it is whole and of the right block.
-    fn check(&self, version: &Version, index: u64, mut content: Bytes) -> Option<Bytes> {
-        if content.len() < FIXED || content.split_to(MAGIC.len()) != MAGIC[..] {
-            return None;
+    /// Lets go of a block that is no longer among the entries.
+    fn give_back(&self, mut index: MutexGuard<'_, Index>, place: Place) {
+        index.used -= place.cost;
+        drop(index);
+        // Only then may the slot be given to somebody else.
+        match self.file.punch(place.slot, 0) {
+            Ok(()) => self.index.lock().free.push(place.slot),
+            Err(error) => self.disable(&error),
         }
-        let checksum = content.get_u32_le();
-        if crc_fast::crc32_iso_hdlc(&content) != checksum {
-            return None;
-        }
-        let length = content.get_u32_le() as usize;
-        let head = self.head(version, index);
-        if head.len() != length || content.len() < length || content.split_to(length) != head {
-            return None;
-        }
-        let range = version.block(index);
-        (content.len() as u64 == range.end - range.start).then_some(content)
     }
 
-    fn work(&self, jobs: &Receiver<Job>) {
-        self.scan();
-        while let Ok(job) = jobs.recv() {
-            let written = match self.disabled.load(Ordering::Relaxed) {
-                true => Ok(()),
-                false => self.write(&job),
+    fn disable(&self, error: &io::Error) {
+        if !self.disabled.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "the disk cache in {} takes no more blocks until the next mount: {error}; \
+                 make room there, or choose a smaller --max-cache-size",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Writes what comes; `first`: finds what is there before.
+    fn work(&self, first: bool) {
+        if first {
+            self.scan();
+            self.wake.notify_all();
+        }
+        loop {
+            let mut index = self.index.lock();
+            let job = loop {
+                if index.closed {
+                    return;
+                }
+                match index.complete.then(|| index.queue.pop_front()).flatten() {
+                    Some(job) => break job,
+                    None => self.wake.wait(&mut index),
+                }
             };
-            self.index.lock().waiting.remove(&job.name);
+            let wanted = !index.entries.0.contains(&job.head.name());
+            drop(index);
+            let written = match wanted && !self.disabled.load(Ordering::Relaxed) {
+                true => self.write(&job),
+                false => Ok(()),
+            };
+            self.index.lock().waiting.remove(&job.head.name());
             if let Err(error) = written {
-                self.disabled.store(true, Ordering::Relaxed);
-                log::warn!(
-                    "the disk cache in {} takes no more blocks until the next mount: {error}; \
-                     make room there, or choose a smaller --max-cache-size",
-                    self.blocks.display()
-                );
+                self.disable(&error);
             }
         }
     }
 
     fn write(&self, job: &Job) -> io::Result<()> {
-        if self.index.lock().files.contains(&job.name) {
-            return Ok(());
+        if self.file.is_removed()? {
+            // Whoever removed it wanted its room.
+            self.forget();
+            self.file.clear()?;
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it was removed"));
         }
-        let head = self.head(&job.version, job.index);
-        let mut start = Vec::with_capacity(FIXED + head.len());
-        start.put_slice(MAGIC);
-        start.put_u32_le(0);
-        start.put_u32_le(head.len() as u32);
-        start.put_slice(&head);
-        let mut checksum = crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc);
-        checksum.update(&start[FIXED - 4..]);
-        checksum.update(&job.bytes);
-        start[8..12].copy_from_slice(&(checksum.finalize() as u32).to_le_bytes());
-
-        let cost = cost((start.len() + job.bytes.len()) as u64);
-        if cost > self.size {
+        let cost = job.head.cost();
+        let Some(slot) = self.room(cost)? else {
             return Ok(());
-        }
-        self.evict(cost);
-        let path = self.path(job.name);
-        let new = path.with_extension(format!("{:08x}", crate::clock::random() as u32));
-        let written = write(&new, &start, &job.bytes).and_then(|()| std::fs::rename(&new, &path));
-        if let Err(error) = written {
-            let _ = std::fs::remove_file(&new);
+        };
+        let place = Place { slot, cost };
+        if let Err(error) = self.file.write(slot, &job.head, &job.bytes) {
+            self.give_back(self.index.lock(), place);
             return Err(error);
         }
-        let mut index = self.index.lock();
-        index.used += cost;
-        if let Some(old) = index.files.put(job.name, cost) {
-            index.used -= old;
-        }
+        self.index.lock().entries.0.put(job.head.name(), place);
         Ok(())
     }
 
-    /// Removes the least recently used files until there is room for `more`.
-    fn evict(&self, more: u64) {
+    /// A slot for a block that takes `cost`, which is among what is used then: that of the least
+    /// recently used block, once there is no room for more. None: there is too little for it.
+    fn room(&self, cost: u64) -> io::Result<Option<u32>> {
+        if cost > self.size {
+            return Ok(None);
+        }
         loop {
             let mut index = self.index.lock();
-            if index.used + more <= self.size {
-                return;
+            if index.used + cost <= self.size {
+                let slot = match index.free.pop() {
+                    Some(slot) => slot,
+                    None => {
+                        index.slots += 1;
+                        index.slots - 1
+                    }
+                };
+                index.used += cost;
+                return Ok(Some(slot));
             }
-            let Some((name, cost)) = index.files.pop_lru() else {
-                return;
+            if let Some(idle) = index.idle.pop() {
+                drop(index);
+                let removed = idle.remove();
+                self.index.lock().used -= if removed { idle.size } else { 0 };
+                continue;
+            }
+            let Some((_, place)) = index.entries.0.pop_lru() else {
+                return Ok(None);
             };
-            index.used -= cost;
+            if place.cost < cost {
+                self.give_back(index, place);
+                continue;
+            }
+            index.used -= place.cost - cost;
             drop(index);
-            let _ = std::fs::remove_file(self.path(name));
+            if place.cost > cost {
+                self.file.punch(place.slot, cost)?;
+            }
+            return Ok(Some(place.slot));
         }
     }
 
-    /// Finds what is there, oldest use first, and removes what is no block.
+    /// Finds what is there, if no order tells it, and makes it fit.
     fn scan(&self) {
-        let mut found: Vec<(SystemTime, Name, u64)> = Vec::new();
-        for directory in entries(&self.blocks) {
-            for path in entries(&directory) {
-                match (name_of(&path), std::fs::symlink_metadata(&path)) {
-                    (Some(name), Ok(facts)) if facts.is_file() && self.path(name) == path => {
-                        let used = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                        found.push((used, name, cost(facts.len())));
-                    }
-                    // Another mount may be writing it just now, unless it is old.
-                    (None, Ok(facts)) if facts.is_file() && is_old(&facts) => {
-                        let _ = std::fs::remove_file(&path);
-                    }
-                    _ => {}
+        let mut index = self.index.lock();
+        if !index.complete {
+            let slots = index.slots;
+            drop(index);
+            let mut found = Vec::new();
+            for slot in 0..slots {
+                if self.index.lock().closed {
+                    return;
                 }
+                found.extend(self.file.look(slot));
+            }
+            found.sort_unstable_by_key(|found| found.written);
+            index = self.index.lock();
+            index.fill(found.into_iter().map(|found| (found.name, found.place)));
+        }
+        while index.used > self.size
+            && index.idle.is_empty()
+            && let Some((_, place)) = index.entries.0.pop_lru()
+        {
+            self.give_back(index, place);
+            index = self.index.lock();
+        }
+    }
+
+    fn forget(&self) {
+        let mut index = self.index.lock();
+        index.entries = Entries::default();
+        index.free.clear();
+        index.used = index.idle.iter().map(|idle| idle.size).sum();
+    }
+
+    /// Leaves word of what is there to the next mount.
+    fn save(&self) {
+        let index = self.index.lock();
+        if index.complete && !self.file.is_removed().unwrap_or(true) {
+            let entries = index
+                .entries
+                .0
+                .iter()
+                .rev()
+                .map(|(name, place)| (*name, *place));
+            let path = self.path.with_extension("order");
+            if let Err(error) = order::save(&path, entries) {
+                log::debug!("cannot write {}: {error}", path.display());
+                let _ = std::fs::remove_file(path);
             }
         }
-        found.sort_unstable();
-        let mut index = self.index.lock();
-        for (_, name, cost) in found {
-            index.used += cost;
-            index.files.put(name, cost);
-        }
-        index.complete = true;
-        drop(index);
-        self.evict(0);
+    }
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Entries(LruCache::unbounded())
     }
 }
 
 impl Index {
     fn holds(&self, name: Name) -> bool {
-        self.files.contains(&name) || self.waiting.contains_key(&name)
+        self.entries.0.contains(&name) || self.waiting.contains_key(&name)
     }
 
-    fn remove(&mut self, name: Name) {
-        if let Some(cost) = self.files.pop(&name) {
-            self.used -= cost;
+    /// Takes over what an earlier run left, least recently used first.
+    fn fill(&mut self, entries: impl IntoIterator<Item = (Name, Place)>) {
+        let mut taken = HashSet::new();
+        for (name, place) in entries {
+            if place.slot >= self.slots || !taken.insert(place.slot) {
+                continue;
+            }
+            self.used += place.cost;
+            if let Some(old) = self.entries.0.put(name, place) {
+                self.used -= old.cost;
+                taken.remove(&old.slot);
+            }
+        }
+        self.free = (0..self.slots)
+            .rev()
+            .filter(|slot| !taken.contains(slot))
+            .collect();
+        self.complete = true;
+    }
+}
+
+impl Idle {
+    /// Removes the file, unless somebody has it by now.
+    fn remove(&self) -> bool {
+        let Ok(Some(_locked)) = CacheFile::open(&self.path) else {
+            return false;
+        };
+        let _ = std::fs::remove_file(self.path.with_extension("order"));
+        std::fs::remove_file(&self.path).is_ok()
+    }
+}
+
+/// The first file of this namespace that no other mount has.
+fn free_file(blocks: &Path, namespace: &str) -> io::Result<(PathBuf, CacheFile)> {
+    let mut hasher = DefaultHasher::new();
+    namespace.hash(&mut hasher);
+    let hash = hasher.finish();
+    for number in 0..MOUNTS {
+        let path = blocks.join(format!("{hash:016x}-{number}.blocks"));
+        // One that starts just now looks at the files of others, for a moment.
+        for _ in 0..3 {
+            if let Some(file) = CacheFile::open(&path)? {
+                return Ok((path, file));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        format!("{MOUNTS} mounts of this store keep theirs there already"),
+    ))
+}
+
+/// The files beside `own` that no mount has, the one that was used last first.
+fn idle(blocks: &Path, own: &Path) -> Vec<Idle> {
+    let mut idle = Vec::new();
+    for path in entries(blocks) {
+        if path == own || path.extension().is_none_or(|kind| kind != "blocks") {
+            continue;
+        }
+        if let Ok(Some(file)) = CacheFile::open(&path)
+            && let Ok(size) = file.allocated()
+            && let Ok(facts) = std::fs::symlink_metadata(&path)
+        {
+            let used = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            idle.push(Idle { used, path, size });
+        }
+    }
+    idle.sort_unstable_by_key(|idle| std::cmp::Reverse(idle.used));
+    idle
 }
 
 /// Makes a directory that only this user can enter. One that belongs to somebody else is refused.
@@ -368,64 +512,12 @@ fn private(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-/// What a file of this length takes on disk.
-fn cost(length: u64) -> u64 {
-    length.next_multiple_of(4096)
-}
-
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-}
-
-fn name_of(path: &Path) -> Option<Name> {
-    Name::from_str_radix(path.file_name()?.to_str()?, 16).ok()
-}
-
-fn is_old(facts: &std::fs::Metadata) -> bool {
-    let age = facts
-        .modified()
-        .ok()
-        .and_then(|time| crate::clock::wall().duration_since(time).ok());
-    age.is_some_and(|age| age.as_secs() > 60)
-}
-
-fn read(path: &Path) -> io::Result<(File, Bytes)> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    let mut content = Vec::new();
-    (&mut file).take(LONGEST).read_to_end(&mut content)?;
-    Ok((file, content.into()))
-}
-
-fn write(path: &Path, start: &[u8], bytes: &[u8]) -> io::Result<()> {
-    let open = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-    };
-    let mut file = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = path.parent().unwrap_or(path);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-            open()?
-        }
-        result => result?,
-    };
-    file.write_all(start)?;
-    file.write_all(bytes)?;
-    // By the clock of later uses: the kernel's own is coarser, and would not tell two writes apart.
-    file.set_modified(crate::clock::wall())
 }
 
 #[cfg(test)]

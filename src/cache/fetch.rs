@@ -109,7 +109,8 @@ impl Fetcher {
         }))
     }
 
-    /// The bytes of `range`, cut at the end, if all of them are in memory. It does not wait; it
+    /// The bytes of `range`, cut at the end, if all of them are in memory, be it the kernel's. It
+    /// does not wait; it
     /// may start to fetch ahead.
     pub fn cached(
         self: &Arc<Self>,
@@ -276,7 +277,7 @@ impl Fetcher {
 
     fn peek(&self, version: &Version, range: &Range<u64>) -> Option<Bytes> {
         let blocks: Option<Vec<Bytes>> = (range.start / BLOCK..range.end.div_ceil(BLOCK))
-            .map(|index| self.cache.get(version, index))
+            .map(|index| self.cache.peek(version, index))
             .collect();
         Some(join(blocks?, range.clone()))
     }
