@@ -379,7 +379,11 @@ impl Fetcher {
                     in_flight.insert(id, flight.add());
                 }
                 let rides = demand.end..flight.end();
-                pattern.scatter(|scatter| scatter.brought(version, rides));
+                let running = pattern.scatter(|scatter| {
+                    scatter.brought(version, rides);
+                    scatter.running.clone()
+                });
+                flight.hold(running);
             }
         }
         drop(in_flight);
@@ -429,10 +433,8 @@ impl Fetcher {
             if flight.len() == 0 {
                 return;
             }
-            self.runtime.spawn(async move {
-                flight.run(false).await;
-                drop(running);
-            });
+            flight.hold(running);
+            self.runtime.spawn(flight.run(false));
         }
     }
 

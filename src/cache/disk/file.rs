@@ -7,12 +7,14 @@ use super::{Name, Place};
 use crate::cache::content::{BLOCK, Version};
 use bytes::{Buf, BufMut, Bytes};
 use crc_fast::CrcAlgorithm;
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Where a slot's block begins: on a page of its own.
 const HEAD: usize = 4096;
@@ -104,7 +106,38 @@ fn cost(length: usize) -> u64 {
 
 /// A file of slots that nobody else writes.
 #[derive(Debug)]
-pub(super) struct CacheFile(File);
+pub(super) struct CacheFile {
+    file: File,
+    spare: Arc<Spare>,
+}
+
+/// Buffers of blocks that were read and are dropped by now: to fill one again costs half of what
+/// it costs to make one.
+type Spare = Mutex<Vec<Vec<u8>>>;
+
+/// So many are kept.
+const SPARES: usize = 16;
+
+/// A block's bytes, in a buffer that is used again.
+struct Buffer {
+    bytes: Vec<u8>,
+    spare: Arc<Spare>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = self.spare.lock();
+        if self.bytes.len() as u64 == BLOCK && spare.len() < SPARES {
+            spare.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
 
 impl CacheFile {
     /// Opens the file, or makes it. None: somebody else has it.
@@ -124,31 +157,32 @@ impl CacheFile {
             }
             // Another mount may have removed it before it was locked.
             if file.metadata()?.nlink() > 0 {
-                return Ok(Some(CacheFile(file)));
+                let spare = Arc::default();
+                return Ok(Some(CacheFile { file, spare }));
             }
         }
     }
 
     /// What it takes on disk.
     pub fn allocated(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.blocks() * 512)
+        Ok(self.file.metadata()?.blocks() * 512)
     }
 
     /// Whether somebody removed it, so that what is written would never be found.
     pub fn is_removed(&self) -> io::Result<bool> {
-        Ok(self.0.metadata()?.nlink() == 0)
+        Ok(self.file.metadata()?.nlink() == 0)
     }
 
     /// How many slots it has, used or not.
     pub fn slots(&self) -> io::Result<u32> {
-        let slots = self.0.metadata()?.len().div_ceil(STRIDE);
+        let slots = self.file.metadata()?.len().div_ceil(STRIDE);
         u32::try_from(slots).map_err(|_| io::Error::other("it is too large for a cache of blocks"))
     }
 
     /// What lies in a slot, by the first bytes of its head.
     pub fn look(&self, slot: u32) -> Option<Found> {
         let mut fixed = [0; FIXED];
-        self.0
+        self.file
             .read_exact_at(&mut fixed, u64::from(slot) * STRIDE)
             .ok()?;
         if fixed[..8] != MAGIC[..] {
@@ -170,14 +204,17 @@ impl CacheFile {
     /// error of the kind [`io::ErrorKind::WouldBlock`] where the disk would have to be asked.
     pub fn read(&self, slot: u32, head: &Head, now: bool) -> io::Result<Option<Bytes>> {
         let mut start = [0; HEAD];
-        let mut block = vec![0; head.length];
-        let mut buffers = [IoSliceMut::new(&mut start), IoSliceMut::new(&mut block)];
+        let mut block = self.buffer(head.length);
+        let mut buffers = [
+            IoSliceMut::new(&mut start),
+            IoSliceMut::new(&mut block.bytes),
+        ];
         let flags = match now {
             true => ReadWriteFlags::NOWAIT,
             false => ReadWriteFlags::empty(),
         };
         let read = loop {
-            match preadv2(&self.0, &mut buffers, u64::from(slot) * STRIDE, flags) {
+            match preadv2(&self.file, &mut buffers, u64::from(slot) * STRIDE, flags) {
                 Err(Errno::INTR) => {}
                 // Not every filesystem can tell.
                 Err(Errno::OPNOTSUPP) if now => return Err(io::ErrorKind::WouldBlock.into()),
@@ -191,8 +228,19 @@ impl CacheFile {
                 false => Ok(None),
             };
         }
-        let right = head.describes(&start, &block);
-        Ok(right.then(|| block.into()))
+        let right = head.describes(&start, &block.bytes);
+        Ok(right.then(|| Bytes::from_owner(block)))
+    }
+
+    fn buffer(&self, length: usize) -> Buffer {
+        let spare = match length as u64 == BLOCK {
+            true => self.spare.lock().pop(),
+            false => None,
+        };
+        Buffer {
+            bytes: spare.unwrap_or_else(|| vec![0; length]),
+            spare: self.spare.clone(),
+        }
     }
 
     /// Puts a block into a slot, over whatever lies there.
@@ -205,7 +253,7 @@ impl CacheFile {
                 IoSlice::new(&start[first.min(start.len())..]),
                 IoSlice::new(&block[first.saturating_sub(start.len())..]),
             ];
-            match pwritev(&self.0, &buffers, place + first as u64) {
+            match pwritev(&self.file, &buffers, place + first as u64) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => first += written,
                 Err(Errno::INTR) => {}
@@ -219,11 +267,11 @@ impl CacheFile {
     pub fn punch(&self, slot: u32, but: u64) -> io::Result<()> {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let place = u64::from(slot) * STRIDE + but;
-        Ok(fallocate(&self.0, hole, place, STRIDE - but)?)
+        Ok(fallocate(&self.file, hole, place, STRIDE - but)?)
     }
 
     /// Gives all room back.
     pub fn clear(&self) -> io::Result<()> {
-        self.0.set_len(0)
+        self.file.set_len(0)
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Flight {
     cells: VecDeque<Option<watch::Sender<Outcome>>>,
     /// The bytes of the next block that are here.
     partial: BytesMut,
+    /// Kept until it ends.
+    held: Option<Arc<()>>,
 }
 
 impl Flight {
@@ -45,7 +47,13 @@ impl Flight {
             next: first,
             cells: VecDeque::new(),
             partial: BytesMut::new(),
+            held: None,
         }
+    }
+
+    /// Keeps this until it ends, so that whoever has it too can tell.
+    pub fn hold(&mut self, running: Arc<()>) {
+        self.held = Some(running);
     }
 
     /// Adds the next block, wanted.

@@ -1,7 +1,7 @@
 //! Reading here and there.
 
 use super::*;
-use crate::cache::fetch::scatter::{PATIENCE, SWEEP};
+use crate::cache::fetch::scatter::{PARALLEL, PATIENCE, SWEEP};
 
 /// What a handle that reads one block in each of `order` has cost.
 struct Cost {
@@ -105,19 +105,52 @@ async fn a_file_that_does_not_fit_is_not_swallowed() {
 }
 
 #[tokio::test]
-async fn what_is_never_come_upon_is_a_small_multiple_of_what_was_read() {
-    let blocks = 2048;
+async fn what_is_never_come_upon_is_bounded() {
+    let blocks = 8192;
     let store = Arc::new(Store::new());
     let fetcher = fetcher(&store, 2 * blocks * BLOCK);
     let version = store.put("k", "e", numbered(blocks));
     // From the end to the start, ever before what the last request brought.
-    let order = (0..blocks).rev().step_by(RIDE as usize + 1);
+    let order = (0..blocks).rev().step_by(SWEEP as usize + 1);
     let cost = scattered(&store, &fetcher, &version, order).await;
     assert_eq!(cost.gets, cost.reads);
-    let patient = u64::from(PATIENCE);
-    let ridden = cost.reads - patient;
+    let ridden = cost.reads - u64::from(PATIENCE);
     assert!(cost.bytes > ridden * RIDE * BLOCK);
-    assert!(cost.bytes <= (cost.reads + ridden * RIDE) * BLOCK);
+    assert!(cost.bytes <= (cost.reads + ridden * SWEEP) * BLOCK);
+}
+
+#[tokio::test]
+async fn reads_over_a_slow_line_wait_for_few_others() {
+    let blocks = 8192;
+    let store = Arc::new(Store::new());
+    let fetcher = fetcher(&store, 2 * blocks * BLOCK);
+    let version = store.put("k", "e", numbered(blocks));
+    let pattern = Pattern::default();
+    store.gate.forget_permits(usize::MAX);
+    let mut at = 0;
+    let mut next = async || {
+        at += 2 * SWEEP * BLOCK;
+        let reading = read(&fetcher, &version, at..at + 4096, &pattern);
+        tokio::pin!(reading);
+        let before = store.count();
+        // So much comes in as the read needs, and no more.
+        while futures::poll!(&mut reading).is_pending() {
+            tokio::task::yield_now().await;
+            store.gate.add_permits(1);
+        }
+        let get = store.gets.lock()[before].clone();
+        (get.end - get.start) / BLOCK
+    };
+    for _ in 0..PATIENCE {
+        assert_eq!(next().await, 1);
+    }
+    for _ in 0..PARALLEL {
+        assert!(next().await > RIDE);
+    }
+    assert_eq!(next().await, 1);
+    store.gate.add_permits(1 << 20);
+    settle(&fetcher).await;
+    assert!(next().await > RIDE);
 }
 
 #[tokio::test]
