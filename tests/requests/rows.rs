@@ -130,6 +130,11 @@ pub fn trials() -> Vec<Trial> {
         trial(&[], "stat_three_directories_deep", deep),
         trial(&[], "cat_again", cat_again),
         trial(&[], "append_to_32_mib", append_to_large),
+        trial(
+            &[],
+            "append_to_32_mib_where_etags_are_fresh",
+            append_where_etags_are_fresh,
+        ),
         trial(&[], "append_to_32_mib_behind_others", append_behind_others),
         trial(&[], "change_in_the_middle_of_32_mib", change_in_the_middle),
         trial(&[], "cut_of_32_mib", cut_large),
@@ -207,6 +212,28 @@ fn append_to_large(place: &Place) {
     assert_eq!(
         counts.to_string(),
         "begin 1, complete 1, head 1, part 1, part-copy 1"
+    );
+    assert_eq!((counts.received, counts.sent), (4, 0));
+    assert!(world.stored("large").unwrap() == [&old[..], b"tail"].concat());
+}
+
+/// A server that copies parts of any version is asked before and behind; where no etag comes back,
+/// nobody waits until the object is old enough for its time to tell.
+fn append_where_etags_are_fresh(place: &Place) {
+    let old = pattern(LARGE, 1);
+    let world = World::new(place, |objects| {
+        objects.number_etags();
+        objects.put("large", old.clone());
+    });
+    world.ls("");
+    // The server is tried out by the first write.
+    fs::write(world.path("other"), "x").unwrap();
+    world.cost();
+    append(&world.path("large"), b"tail");
+    let counts = world.counts();
+    assert_eq!(
+        counts.to_string(),
+        "begin 1, complete 1, head 3, part 1, part-copy 1"
     );
     assert_eq!((counts.received, counts.sent), (4, 0));
     assert!(world.stored("large").unwrap() == [&old[..], b"tail"].concat());

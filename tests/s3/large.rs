@@ -116,6 +116,8 @@ async fn uploads() -> Outcome {
         );
         let found = format!("{bucket:?}");
         assert!(found.contains(" checksum: true"), "{found}");
+        // The same bytes have the same etag there.
+        assert!(found.contains(" fresh_etags: false"), "{found}");
     }
     let (key, part) = (Key::from("a b/k+\u{e4}"), Bytes::from(vec![7; 5 << 20]));
     let begin = async |last: &'static str| -> Result<_, Error> {

@@ -44,6 +44,8 @@ pub(super) struct Findings {
     /// Whether parts can be copied from objects, and the strength of the condition on their version;
     /// below atomic this driver looks at it before and behind.
     pub part_copy: Strength,
+    /// Whether each write of a key gives another etag, also one of the same bytes.
+    pub fresh_etags: bool,
     /// Whether it looks at the checksum of a put.
     pub checksum: bool,
     /// Whether it looks at the checksum of a part.
@@ -76,6 +78,7 @@ impl Findings {
         upload: false,
         complete: Strength::None,
         part_copy: Strength::None,
+        fresh_etags: false,
         checksum: false,
         part_checksum: false,
         bare_etags: false,
@@ -330,12 +333,13 @@ impl Probe<'_> {
 
     async fn run(self) -> Result<Findings> {
         let mut bucket = self.bucket.clone();
-        bucket.findings.checksum = self.checksum().await?;
+        let (checksum, before) = self.checksum().await?;
+        bucket.findings.checksum = checksum;
         let probe = Probe {
             bucket: &bucket,
             ..self
         };
-        let (findings, uploads) = tokio::join!(probe.objects(), probe.uploads());
+        let (findings, uploads) = tokio::join!(probe.objects(before), probe.uploads());
         let (mut findings, uploads) = (findings?, uploads?);
         findings.checksum = bucket.findings.checksum;
         findings.upload = uploads.offered;
@@ -345,6 +349,7 @@ impl Probe<'_> {
             _ => findings.put.min(Strength::Checked),
         };
         findings.part_copy = uploads.part_copy;
+        findings.fresh_etags &= uploads.fresh_etags;
         findings.part_checksum = uploads.checksum;
         // Where a single delete holds no condition, one of many does not either.
         findings.delete_many_condition = match findings.delete {
@@ -392,8 +397,8 @@ impl Probe<'_> {
         Ok(Strength::Atomic)
     }
 
-    /// Whether a right checksum is taken and a wrong one refused.
-    async fn checksum(&self) -> Result<bool> {
+    /// Whether a right checksum is taken and a wrong one refused, and the etag of what was put so.
+    async fn checksum(&self) -> Result<(bool, Option<ETag>)> {
         let mut bucket = self.bucket.clone();
         bucket.findings.checksum = true;
         let (right, body) = (PutOptions::default(), Body::from("b"));
@@ -404,12 +409,16 @@ impl Probe<'_> {
         let passing = |error: &Error| error.retryable() && error.kind() != ErrorKind::Corrupt;
         match (right, wrong) {
             (Err(error), _) | (_, Err(error)) if passing(&error) => Err(error),
-            (right, wrong) => Ok(right.is_ok() && wrong.is_err()),
+            (right, wrong) => Ok((
+                right.is_ok() && wrong.is_err(),
+                right.ok().map(|info| info.etag),
+            )),
         }
     }
 
-    /// Tries everything but uploads.
-    async fn objects(&self) -> Result<Findings> {
+    /// Tries everything but uploads. `before`: an etag that the second canary had with the same
+    /// bytes.
+    async fn objects(&self, before: Option<ETag>) -> Result<Findings> {
         let stale = ETag::new("0123456789abcdef0123456789abcdef");
         let any = Precondition::None;
         let matching = |etag: &ETag| Precondition::IfMatch(etag.clone());
@@ -423,6 +432,7 @@ impl Probe<'_> {
             Verdict::Done(etag) => Some(etag),
             Verdict::Lost | Verdict::Refused => None,
         };
+        let mut fresh_etags = before.is_some() && b.is_some() && before != b;
         if a.is_none() {
             // The condition is refused; the rest is still worth knowing.
             self.put(self.a, "a".into(), any.clone()).await?;
@@ -481,6 +491,8 @@ impl Probe<'_> {
             }
         }
 
+        // A copy may bring an etag back.
+        fresh_etags &= b != a;
         let mut put = Strength::None;
         let mut bucket = self.bucket.clone();
         if honoured(&wrong) {
@@ -515,6 +527,7 @@ impl Probe<'_> {
                 source: strength(source),
                 destination: strength(destination),
             }),
+            fresh_etags,
             bare_etags: bucket.findings.bare_etags,
             folded: Folded {
                 leading_slash,

@@ -220,9 +220,12 @@ impl S3Upload {
     }
 
     /// Looks at an object before parts are copied from it, when every change has been made that
-    /// can have the time of its last one.
+    /// can have the time of its last one: where an etag may come back, only that tells.
     async fn see(&self, from: &Key) -> Result<Seen> {
         let seen = self.look(from).await?;
+        if self.bucket.findings.fresh_etags {
+            return Ok(seen);
+        }
         let settled = seen.modified + SETTLING;
         let Ok(wait) = settled.duration_since(self.begun) else {
             return Ok(seen);

@@ -16,6 +16,8 @@ pub(super) struct Uploads {
     pub condition: Strength,
     /// It copies parts from objects: atomic where it honours their versions.
     pub part_copy: Strength,
+    /// The same parts become an object with another etag each time, as far as that is of use.
+    pub fresh_etags: bool,
     /// It looks at the checksums of parts.
     pub checksum: bool,
 }
@@ -98,6 +100,21 @@ impl Probe<'_> {
         Ok(checks)
     }
 
+    /// Whether the same parts become an object with another etag each time.
+    async fn gives_fresh_etags(&self) -> Result<bool> {
+        let mut etags = Vec::new();
+        for _ in 0..2 {
+            let Ok(upload) = settled(self.begin("same").await)? else {
+                return Ok(false);
+            };
+            match self.complete(&upload, &Precondition::None).await? {
+                Verdict::Done(info) => etags.push(info.etag),
+                Verdict::Lost | Verdict::Refused => return Ok(false),
+            }
+        }
+        Ok(etags[0] != etags[1])
+    }
+
     /// Tries and races the condition of a completion, copies a part, and sends one with a checksum.
     pub(super) async fn uploads(&self) -> Result<Uploads> {
         let (found, checksum) = tokio::join!(self.conditional_uploads(), self.checks_parts());
@@ -160,6 +177,9 @@ impl Probe<'_> {
             Verdict::Lost | Verdict::Refused
         ) {
             found.offered = false;
+        }
+        if found.part_copy == Strength::Checked {
+            found.fresh_etags = self.gives_fresh_etags().await?;
         }
         // Those that were completed are gone already.
         for result in join_all(uploads.iter().map(Upload::abort)).await {

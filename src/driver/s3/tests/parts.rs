@@ -12,9 +12,17 @@ const WRITTEN: &str = "ETag: \"e\"\r\nLast-Modified: Mon, 12 Oct 2009 17:50:09 G
 
 /// Rebuilds an object of one part of its version `e`. Gives the outcome, and the requests' methods.
 async fn rebuild(script: Vec<String>) -> (crate::driver::Result<()>, Vec<String>) {
+    rebuild_on(script, false).await
+}
+
+async fn rebuild_on(
+    script: Vec<String>,
+    fresh_etags: bool,
+) -> (crate::driver::Result<()>, Vec<String>) {
     let requests = script.len();
     let (mut bucket, server) = serve(script).await;
     bucket.findings.part_copy = Strength::Checked;
+    bucket.findings.fresh_etags = fresh_etags;
     let key = Key::from("k");
     let options = PutOptions {
         copies_parts: true,
@@ -85,5 +93,17 @@ async fn a_source_that_was_written_just_now_is_waited_for() {
     outcome.expect("rebuilt");
     assert!(clock::now() - since >= Duration::from_secs(1));
     let (outcome, _) = rebuild(vec![begun(), head(GOOD), head(WRITTEN)]).await;
+    assert_eq!(outcome.expect_err("written").kind(), ErrorKind::Changed);
+}
+
+#[tokio::test]
+async fn nobody_waits_where_an_etag_never_comes_back() {
+    let begun = answer("200 OK", "Date: Mon, 12 Oct 2009 17:50:01 GMT\r\n", BEGUN);
+    let script = |last| vec![begun.clone(), head(GOOD), body(COPIED), last];
+    let (outcome, methods) =
+        rebuild_on([script(head(GOOD)), vec![body(DONE)]].concat(), true).await;
+    outcome.expect("rebuilt");
+    assert_eq!(methods, ["post", "head", "put", "head", "post"]);
+    let (outcome, _) = rebuild_on(script(head(OTHER)), true).await;
     assert_eq!(outcome.expect_err("written").kind(), ErrorKind::Changed);
 }
