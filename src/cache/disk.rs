@@ -1,5 +1,5 @@
-//! Cached blocks on disk: one file for each store, checked when it is read, and only ever a help:
-//! no failure here is an error of a read.
+//! Cached blocks on disk: slots of one file, checked when they are read, and only ever a help: no
+//! failure here is an error of a read.
 
 mod file;
 mod order;
@@ -11,22 +11,19 @@ use file::{CacheFile, Head};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::{DirBuilder, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
 
 /// Where the disk cache is, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// The directory; blocks lie in `blocks` below it. It may serve several mounts.
+    /// The directory, which nobody else uses at the time.
     pub dir: PathBuf,
-    /// Room for blocks, in bytes: for this mount's, and those of stores that are not mounted now.
+    /// Room for blocks, in bytes.
     pub size: u64,
     /// What tells this store's keys and etags from another's, such as the URL without secrets.
     pub namespace: String,
@@ -51,31 +48,20 @@ struct Shared {
     disabled: AtomicBool,
 }
 
-#[derive(Default)]
 struct Index {
     /// Whether what an earlier run left is all in it.
     complete: bool,
     closed: bool,
     /// What all of it takes on disk.
     used: u64,
-    entries: Entries,
+    entries: LruCache<Name, Place>,
     /// Slots that take no room.
     free: Vec<u32>,
     /// How many slots the file has.
     slots: u32,
-    /// Files of stores that are not mounted, the one that was used last first.
-    idle: Vec<Idle>,
     /// What waits to be written, which is as good as there.
     waiting: HashMap<Name, Bytes>,
     queue: VecDeque<Job>,
-}
-
-struct Entries(LruCache<Name, Place>);
-
-struct Idle {
-    used: SystemTime,
-    path: PathBuf,
-    size: u64,
 }
 
 /// A hash of namespace, key, etag and index: what a block is found by.
@@ -101,26 +87,20 @@ const QUEUE: usize = 384;
 const BEHIND: usize = 64;
 /// How many blocks are written at a time.
 const WRITERS: usize = 2;
-/// So many mounts of one store keep blocks in one directory at a time.
-const MOUNTS: usize = 16;
 
 impl DiskCache {
-    /// Opens the directory and makes it private; what a crash left in it is found in the
-    /// background.
+    /// Opens what is in the directory; after a crash it is found in the background.
     pub fn open(options: DiskOptions) -> io::Result<Self> {
-        let blocks = options.dir.join("blocks");
-        let opened = private(&blocks).and_then(|()| free_file(&blocks, &options.namespace));
-        let (path, file) = opened.map_err(|error| {
-            let place = blocks.display();
+        let path = options.dir.join("slots");
+        let opened = CacheFile::open(&path).and_then(|file| Ok((file.slots()?, file)));
+        let (slots, file) = opened.map_err(|error| {
+            let place = path.display();
             io::Error::new(
                 error.kind(),
                 format!("cannot keep the cache in {place}: {error}; choose another --cache-dir"),
             )
         })?;
-        let mut index = Index::default();
-        index.slots = file.slots()?;
-        index.idle = idle(&blocks, &path);
-        index.used = index.idle.iter().map(|idle| idle.size).sum();
+        let mut index = Index::of(slots);
         if let Some(entries) = order::take(&path.with_extension("order")) {
             index.fill(entries);
         }
@@ -229,7 +209,7 @@ impl Shared {
             if let Some(bytes) = known.waiting.get(&name) {
                 return Ok(Some(bytes.clone()));
             }
-            known.entries.0.get(&name).copied()
+            known.entries.get(&name).copied()
         };
         let (Some(place), Some(head)) = (place, Head::of(name, &self.namespace, version, index))
         else {
@@ -241,10 +221,10 @@ impl Shared {
             unusable => {
                 let mut known = self.index.lock();
                 // Unless the slot was given to another block while it was read.
-                if known.entries.0.peek(&name) == Some(&place) {
+                if known.entries.peek(&name) == Some(&place) {
                     let path = self.path.display();
                     log::debug!("slot {} of {path} is not used: {unusable:?}", place.slot);
-                    known.entries.0.pop(&name);
+                    known.entries.pop(&name);
                     self.give_back(known, place);
                 }
                 Ok(None)
@@ -290,7 +270,7 @@ impl Shared {
                     None => self.wake.wait(&mut index),
                 }
             };
-            let wanted = !index.entries.0.contains(&job.head.name());
+            let wanted = !index.entries.contains(&job.head.name());
             drop(index);
             let written = match wanted && !self.disabled.load(Ordering::Relaxed) {
                 true => self.write(&job),
@@ -319,7 +299,7 @@ impl Shared {
             self.give_back(self.index.lock(), place);
             return Err(error);
         }
-        self.index.lock().entries.0.put(job.head.name(), place);
+        self.index.lock().entries.put(job.head.name(), place);
         Ok(())
     }
 
@@ -342,13 +322,7 @@ impl Shared {
                 index.used += cost;
                 return Ok(Some(slot));
             }
-            if let Some(idle) = index.idle.pop() {
-                drop(index);
-                let removed = idle.remove();
-                self.index.lock().used -= if removed { idle.size } else { 0 };
-                continue;
-            }
-            let Some((_, place)) = index.entries.0.pop_lru() else {
+            let Some((_, place)) = index.entries.pop_lru() else {
                 return Ok(None);
             };
             if place.cost < cost {
@@ -382,19 +356,20 @@ impl Shared {
             index.fill(found.into_iter().map(|found| (found.name, found.place)));
         }
         while index.used > self.size
-            && index.idle.is_empty()
-            && let Some((_, place)) = index.entries.0.pop_lru()
+            && let Some((_, place)) = index.entries.pop_lru()
         {
             self.give_back(index, place);
             index = self.index.lock();
         }
     }
 
+    /// Forgets all but what is being written.
     fn forget(&self) {
         let mut index = self.index.lock();
-        index.entries = Entries::default();
+        let known: u64 = index.entries.iter().map(|(_, place)| place.cost).sum();
+        index.used -= known;
+        index.entries.clear();
         index.free.clear();
-        index.used = index.idle.iter().map(|idle| idle.size).sum();
     }
 
     /// Leaves word of what is there to the next mount.
@@ -403,7 +378,6 @@ impl Shared {
         if index.complete && !self.file.is_removed().unwrap_or(true) {
             let entries = index
                 .entries
-                .0
                 .iter()
                 .rev()
                 .map(|(name, place)| (*name, *place));
@@ -416,15 +390,23 @@ impl Shared {
     }
 }
 
-impl Default for Entries {
-    fn default() -> Self {
-        Entries(LruCache::unbounded())
-    }
-}
-
 impl Index {
+    /// Nothing is known of what is in these slots.
+    fn of(slots: u32) -> Index {
+        Index {
+            complete: false,
+            closed: false,
+            used: 0,
+            entries: LruCache::unbounded(),
+            free: Vec::new(),
+            slots,
+            waiting: HashMap::new(),
+            queue: VecDeque::new(),
+        }
+    }
+
     fn holds(&self, name: Name) -> bool {
-        self.entries.0.contains(&name) || self.waiting.contains_key(&name)
+        self.entries.contains(&name) || self.waiting.contains_key(&name)
     }
 
     /// Takes over what an earlier run left, least recently used first.
@@ -435,7 +417,7 @@ impl Index {
                 continue;
             }
             self.used += place.cost;
-            if let Some(old) = self.entries.0.put(name, place) {
+            if let Some(old) = self.entries.put(name, place) {
                 self.used -= old.cost;
                 taken.remove(&old.slot);
             }
@@ -446,78 +428,6 @@ impl Index {
             .collect();
         self.complete = true;
     }
-}
-
-impl Idle {
-    /// Removes the file, unless somebody has it by now.
-    fn remove(&self) -> bool {
-        let Ok(Some(_locked)) = CacheFile::open(&self.path) else {
-            return false;
-        };
-        let _ = std::fs::remove_file(self.path.with_extension("order"));
-        std::fs::remove_file(&self.path).is_ok()
-    }
-}
-
-/// The first file of this namespace that no other mount has.
-fn free_file(blocks: &Path, namespace: &str) -> io::Result<(PathBuf, CacheFile)> {
-    let mut hasher = DefaultHasher::new();
-    namespace.hash(&mut hasher);
-    let hash = hasher.finish();
-    for number in 0..MOUNTS {
-        let path = blocks.join(format!("{hash:016x}-{number}.blocks"));
-        // One that starts just now looks at the files of others, for a moment.
-        for _ in 0..3 {
-            if let Some(file) = CacheFile::open(&path)? {
-                return Ok((path, file));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    Err(io::Error::new(
-        io::ErrorKind::ResourceBusy,
-        format!("{MOUNTS} mounts of this store keep theirs there already"),
-    ))
-}
-
-/// The files beside `own` that no mount has, the one that was used last first.
-fn idle(blocks: &Path, own: &Path) -> Vec<Idle> {
-    let mut idle = Vec::new();
-    for path in entries(blocks) {
-        if path == own || path.extension().is_none_or(|kind| kind != "blocks") {
-            continue;
-        }
-        if let Ok(Some(file)) = CacheFile::open(&path)
-            && let Ok(size) = file.allocated()
-            && let Ok(facts) = std::fs::symlink_metadata(&path)
-        {
-            let used = facts.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            idle.push(Idle { used, path, size });
-        }
-    }
-    idle.sort_unstable_by_key(|idle| std::cmp::Reverse(idle.used));
-    idle
-}
-
-/// Makes a directory that only this user can enter. One that belongs to somebody else is refused.
-fn private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let facts = std::fs::symlink_metadata(path)?;
-    if !facts.is_dir() || facts.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "it is not a directory of this user",
-        ));
-    }
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))
-}
-
-fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The file that holds the blocks of one store: slots of one size, of which each has a head that
-//! says what lies behind it.
+//! The file that holds the blocks: slots of one size, of which each has a head that says what lies
+//! behind it.
 //!
 //! A slot takes room on disk only as far as it is written, so small blocks are no waste.
 
@@ -8,7 +8,7 @@ use crate::cache::content::{BLOCK, Version};
 use bytes::{Buf, BufMut, Bytes};
 use crc_fast::CrcAlgorithm;
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -140,32 +140,18 @@ impl Drop for Buffer {
 }
 
 impl CacheFile {
-    /// Opens the file, or makes it. None: somebody else has it.
-    pub fn open(path: &Path) -> io::Result<Option<CacheFile>> {
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                result => result?,
-            }
-            // Another mount may have removed it before it was locked.
-            if file.metadata()?.nlink() > 0 {
-                let spare = Arc::default();
-                return Ok(Some(CacheFile { file, spare }));
-            }
-        }
-    }
-
-    /// What it takes on disk.
-    pub fn allocated(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path) -> io::Result<CacheFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        let spare = Arc::default();
+        Ok(CacheFile { file, spare })
     }
 
     /// Whether somebody removed it, so that what is written would never be found.
