@@ -125,6 +125,8 @@ processes_below() {
 # clear_away DIR: takes mounts below DIR away, ends processes that were started from it, removes it.
 clear_away() {
   local dir=$1 mount pid at file
+  # Whoever is told to end a second time still does this.
+  trap '' INT TERM HUP
   cd /
   for mount in $(mounts_below "$dir"); do
     umount -l "$mount" 2>/dev/null || fusermount3 -uz "$mount" 2>/dev/null || true

@@ -69,6 +69,7 @@ detach() {
 finish() {
     local status=$?
     trap - EXIT
+    trap '' INT TERM
     detach
     if [ "$status" = 0 ]; then
         rm -rf --one-file-system "$work"
