@@ -7,6 +7,8 @@ mod order;
 use super::content::Version;
 use crate::task;
 use bytes::Bytes;
+#[cfg(test)]
+pub(super) use file::STRIDE;
 use file::{CacheFile, Head};
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use pattern::{Ahead, Budget, Step};
-use scatter::{RIDE, SWEEP};
+use scatter::SWEEP;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -406,14 +406,17 @@ impl Fetcher {
             while next < far && !self.is_missing(version, next, &in_flight) {
                 next += 1;
             }
-            // Blocks that are here lie on the way of a request as long as they are few.
+            // Blocks that are here lie on the way of a request as long as they are few: one for
+            // four that are not.
             let (mut wanted, mut end) = (Vec::new(), next);
             for index in next..far.min(next + SWEEP) {
+                let here = index - next - wanted.len() as u64;
+                if here * 4 > wanted.len() as u64 {
+                    break;
+                }
                 if self.is_missing(version, index, &in_flight) {
                     wanted.push(index);
                     end = index + 1;
-                } else if index - end >= RIDE {
-                    break;
                 }
             }
             let mut flight = Flight::new(self, version, next);

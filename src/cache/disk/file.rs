@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Where a slot's block begins: on a page of its own.
 const HEAD: usize = 4096;
 /// From one slot to the next.
-pub(super) const STRIDE: u64 = HEAD as u64 + BLOCK;
+pub(in crate::cache) const STRIDE: u64 = HEAD as u64 + BLOCK;
 /// The first bytes of a slot that is in use.
 const MAGIC: &[u8; 8] = b"bucketf2";
 /// Magic, name, checksum, length of the block, and when it was written.

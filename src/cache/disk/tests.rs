@@ -1,5 +1,4 @@
 use super::super::content::BLOCK;
-use super::file::STRIDE;
 use super::*;
 use crate::driver::ETag;
 use crate::key::Key;

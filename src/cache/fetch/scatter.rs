@@ -1,13 +1,12 @@
 //! How a handle that reads here and there brings the rest of a file that fits the cache.
 //!
 //! It sends no more requests than there are such reads, and none when they end. After
-//! [`PATIENCE`] of them the request of each brings [`RIDE`] blocks behind its own too, and of each
-//! further one [`WIDER`] more than that of the one before. Each read that finds what was brought so
-//! has saved a request, and earns one in the background, for up to [`SWEEP`] blocks of what is
-//! missing; it also widens what rides on the next ones by [`RIDE`] blocks. Where reads never come
-//! upon what was brought, no more than `1 + SWEEP` times the blocks that they touch is fetched.
-//! While [`PARALLEL`] requests bring what nobody waits for, reads fetch their own blocks only: a
-//! slow line is theirs first.
+//! [`PATIENCE`] of them the request of each brings [`RIDE`] blocks behind its own too. Each that
+//! finds what was brought so has saved a request, and earns one in the background, for up to
+//! [`SWEEP`] blocks of what is missing; it also lets that many ride on the next one, and each that
+//! does not takes one of them away. Where reads never come upon what was brought, no more than
+//! `1 + RIDE` times the blocks that they touch is fetched. While [`PARALLEL`] requests bring what
+//! nobody waits for, reads fetch their own blocks only: a slow line is theirs first.
 
 use super::pattern::{Budget, Lease, Purpose};
 use crate::cache::content::Version;
@@ -19,8 +18,6 @@ use std::sync::Arc;
 pub(super) const PATIENCE: u32 = 8;
 /// How many blocks ride on the request of a read at least.
 pub(super) const RIDE: u64 = 16;
-/// By how many blocks more with each read that has to wait.
-pub(super) const WIDER: u64 = 2;
 /// How many blocks ride on a request at most, and how many one in the background has.
 pub(super) const SWEEP: u64 = 64;
 /// How many requests that bring what nobody waits for one handle has on their way.
@@ -81,8 +78,10 @@ impl Scatter {
         let found = self.take(blocks);
         if waits {
             self.misses = self.misses.saturating_add(1);
+            self.wider = self.wider.saturating_sub(1);
         } else if found {
             self.earned = self.earned.saturating_add(1);
+            self.wider = SWEEP - RIDE;
         }
         if self.misses <= PATIENCE || !stays || !self.fits(version.size, budget) {
             return Beside::default();
@@ -93,12 +92,6 @@ impl Scatter {
             beside.ride = RIDE + self.wider;
             free -= 1;
         }
-        let wider = match (waits, found) {
-            (true, _) => WIDER,
-            (false, true) => RIDE,
-            (false, false) => 0,
-        };
-        self.wider = (self.wider + wider).min(SWEEP - RIDE);
         if self.cursor < version.blocks() {
             beside.sweeps = free.min(self.earned as usize);
             self.earned -= beside.sweeps as u32;

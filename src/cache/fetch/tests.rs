@@ -2,6 +2,7 @@ mod scatter;
 mod store;
 
 use super::*;
+use crate::cache::disk::STRIDE;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -426,7 +427,10 @@ async fn blocks_on_disk_are_not_fetched_and_damaged_ones_are() {
     fetcher.forget(&version.key);
     let file = File::options().write(true).open(dir.path().join("slots"));
     let file = file.unwrap();
-    let nonsense = vec![b'x'; file.metadata().unwrap().len() as usize];
+    let size = file.metadata().unwrap().len();
+    let damaged = size.div_ceil(STRIDE);
+    assert_eq!(damaged, 9);
+    let nonsense = vec![b'x'; size as usize];
     file.write_all_at(&nonsense, 0).unwrap();
     let pattern = Pattern::default();
     assert!(fetcher.read(&version, 0..u64::MAX, &pattern).await.unwrap() == bytes);

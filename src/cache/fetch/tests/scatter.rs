@@ -1,7 +1,7 @@
 //! Reading here and there.
 
 use super::*;
-use crate::cache::fetch::scatter::{PARALLEL, PATIENCE, SWEEP};
+use crate::cache::fetch::scatter::{PARALLEL, PATIENCE, RIDE, SWEEP};
 
 /// What a handle that reads one block in each of `order` has cost.
 struct Cost {
@@ -76,14 +76,12 @@ async fn a_file_that_fits_and_is_read_all_over_is_brought_by_few_requests() {
             // Everything is here, so another handle asks for nothing.
             let again = scattered(&store, &fetcher, &version, 0..blocks).await;
             assert_eq!(again.gets, 0);
-            // A few blocks lie on the way of requests for others.
-            assert!(cost.bytes <= blocks * BLOCK * 5 / 4, "{}", cost.bytes);
         } else {
-            // How many goes by the disk: while it is behind, reads bring their own blocks only,
-            // and those lie on the way when the background goes over the file, once.
+            // How many goes by the disk, which the next reads do not wait for.
             assert!(cost.gets < blocks, "{} gets", cost.gets);
-            assert!(cost.bytes <= 2 * blocks * BLOCK, "{}", cost.bytes);
         }
+        // A few blocks lie on the way of requests for others.
+        assert!(cost.bytes <= blocks * BLOCK * 5 / 4, "{}", cost.bytes);
     }
 }
 
@@ -105,18 +103,19 @@ async fn a_file_that_does_not_fit_is_not_swallowed() {
 }
 
 #[tokio::test]
-async fn what_is_never_come_upon_is_bounded() {
-    let blocks = 8192;
+async fn what_is_never_come_upon_is_a_small_multiple_of_what_was_read() {
+    let blocks = 2048;
     let store = Arc::new(Store::new());
     let fetcher = fetcher(&store, 2 * blocks * BLOCK);
     let version = store.put("k", "e", numbered(blocks));
     // From the end to the start, ever before what the last request brought.
-    let order = (0..blocks).rev().step_by(SWEEP as usize + 1);
+    let order = (0..blocks).rev().step_by(RIDE as usize + 1);
     let cost = scattered(&store, &fetcher, &version, order).await;
     assert_eq!(cost.gets, cost.reads);
-    let ridden = cost.reads - u64::from(PATIENCE);
+    let patient = u64::from(PATIENCE);
+    let ridden = cost.reads - patient;
     assert!(cost.bytes > ridden * RIDE * BLOCK);
-    assert!(cost.bytes <= (cost.reads + ridden * SWEEP) * BLOCK);
+    assert!(cost.bytes <= (cost.reads + ridden * RIDE) * BLOCK);
 }
 
 #[tokio::test]
