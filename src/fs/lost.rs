@@ -257,17 +257,12 @@ impl Fs {
             return;
         }
         let mut unsent = self.unsent.lock();
-        let delay = unsent
-            .get(&inode.ino)
-            .map_or(RETRY_FIRST, |waiting| (waiting.delay * 2).min(RETRY_LAST));
-        unsent.insert(
-            inode.ino,
-            Waiting {
-                inode: inode.clone(),
-                due: clock::now() + delay,
-                delay,
-            },
-        );
+        let waiting = unsent.entry(inode.ino).or_insert_with(|| Waiting {
+            inode: inode.clone(),
+            due: clock::now(),
+            delay: RETRY_FIRST,
+        });
+        waiting.due = clock::now() + waiting.delay;
     }
 
     /// Tries the commits that are due again. Called about once a second.
@@ -279,6 +274,8 @@ impl Fs {
             .values_mut()
             .filter(|waiting| waiting.due <= now)
             .map(|waiting| {
+                // What programs try meanwhile is no reason to wait longer.
+                waiting.delay = (waiting.delay * 2).min(RETRY_LAST);
                 waiting.due = now + waiting.delay;
                 waiting.inode.clone()
             })

@@ -310,3 +310,20 @@ async fn a_panic_ends_no_change_feed() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(mount.cat("f").await.unwrap(), "told");
 }
+
+/// Programs that tried again and again made the wait for the next try in the background longer.
+#[tokio::test(start_paused = true)]
+async fn what_programs_try_meanwhile_does_not_put_off_the_next_try() {
+    let world = World::memory();
+    let mount = world.mount();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "new").unwrap();
+    mount.fault.set("put:error=unreachable").unwrap();
+    for _ in 0..8 {
+        mount.fs.fsync(handle).await.unwrap_err();
+    }
+    mount.fault.clear();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.keys().await, ["f"]);
+    mount.close(handle).await.unwrap();
+}

@@ -1,7 +1,7 @@
 //! The stores that are mounted, and what each of them refuses.
 
 use crate::guard::kill;
-use crate::harness::{Mount, Place, eventually_within};
+use crate::harness::{Mount, Place, eventually};
 use crate::operation::Operation;
 use crate::perform::{Facts, Outcome, Side};
 use crate::run::exchanges;
@@ -9,7 +9,6 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A store and how it is mounted.
 pub struct Store<'a> {
@@ -64,9 +63,7 @@ impl<'a> Store<'a> {
     /// then it is sent before, in the background.
     pub fn unmount(&self, mount: &Mount) {
         if !self.faults.is_empty() {
-            // Between its tries it waits up to 30 s.
-            let patience = Duration::from_secs(150);
-            eventually_within(patience, "all is sent", || mount.number("dirty_files") == 0);
+            eventually("all is sent", || mount.number("dirty_files") == 0);
         }
         kill(mount.pid(), Signal::TERM);
         mount.ends(0);

@@ -549,15 +549,10 @@ impl Drop for Process {
 }
 
 /// Waits until something holds, and fails with its name when it does not.
-pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
-    eventually_within(PATIENCE, what, holds);
-}
-
-/// The same for what may take longer.
-pub fn eventually_within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < patience, "not in time: {what}");
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
