@@ -4,6 +4,7 @@
 mod flight;
 mod pattern;
 mod scatter;
+mod sweep;
 
 pub use pattern::Pattern;
 
@@ -17,7 +18,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use pattern::{Ahead, Budget, Step};
-use scatter::SWEEP;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -55,8 +55,6 @@ const WHOLE_PIECE: u64 = 8 << 20;
 const WHOLE_PARALLEL: usize = 4;
 /// Up to this size a range for a stage goes through the cache.
 const CACHED_WHOLE: u64 = 1 << 20;
-/// So many blocks are looked at for one request in the background.
-const LOOK: u64 = 1024;
 
 /// Reads versions of objects through a cache.
 pub struct Fetcher {
@@ -394,57 +392,6 @@ impl Fetcher {
             self.sweep(version, pattern, sweeps);
         }
         claims
-    }
-
-    /// Sends up to so many requests for what is missing of a version, on from where the last one
-    /// for this handle ended.
-    fn sweep(self: &Arc<Self>, version: &Arc<Version>, pattern: &Pattern, requests: usize) {
-        for _ in 0..requests {
-            let mut in_flight = self.in_flight.lock();
-            let (mut next, running) = pattern.scatter(|s| (s.cursor, s.running.clone()));
-            let far = version.blocks().min(next + LOOK);
-            while next < far && !self.is_missing(version, next, &in_flight) {
-                next += 1;
-            }
-            // Blocks that are here lie on the way of a request as long as they are few: one for
-            // four that are not.
-            let (mut wanted, mut end) = (Vec::new(), next);
-            for index in next..far.min(next + SWEEP) {
-                let here = index - next - wanted.len() as u64;
-                if here * 4 > wanted.len() as u64 {
-                    break;
-                }
-                if self.is_missing(version, index, &in_flight) {
-                    wanted.push(index);
-                    end = index + 1;
-                }
-            }
-            let mut flight = Flight::new(self, version, next);
-            for index in next..end {
-                if wanted.binary_search(&index).is_ok() {
-                    let id = (version.key.clone(), version.etag.clone(), index);
-                    in_flight.insert(id, flight.add());
-                } else {
-                    flight.pass();
-                }
-            }
-            pattern.scatter(|scatter| {
-                scatter.cursor = end.max(next);
-                scatter.brought(version, wanted);
-            });
-            drop(in_flight);
-            if flight.len() == 0 {
-                return;
-            }
-            flight.hold(running);
-            self.runtime.spawn(flight.run(false));
-        }
-    }
-
-    /// Whether a block is neither here nor on its way.
-    fn is_missing(&self, version: &Version, index: u64, in_flight: &InFlight) -> bool {
-        let id = (version.key.clone(), version.etag.clone(), index);
-        !in_flight.contains_key(&id) && !self.cache.holds(version, index)
     }
 
     /// A flight for all blocks of a version that are neither cached nor on their way, for stores
