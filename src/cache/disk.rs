@@ -94,15 +94,22 @@ impl DiskCache {
     /// Opens what is in the directory; after a crash it is found in the background.
     pub fn open(options: DiskOptions) -> io::Result<Self> {
         let path = options.dir.join("slots");
-        let opened = CacheFile::open(&path).and_then(|file| Ok((file.slots()?, file)));
-        let (slots, file) = opened.map_err(|error| {
-            let place = path.display();
-            io::Error::new(
-                error.kind(),
-                format!("cannot keep the cache in {place}: {error}; choose another --cache-dir"),
-            )
-        })?;
-        let mut index = Index::of(slots);
+        let opened = CacheFile::open(&path);
+        opened
+            .and_then(|file| Self::over(options, path.clone(), file))
+            .map_err(|error| {
+                let place = path.display();
+                io::Error::new(
+                    error.kind(),
+                    format!(
+                        "cannot keep the cache in {place}: {error}; choose another --cache-dir"
+                    ),
+                )
+            })
+    }
+
+    fn over(options: DiskOptions, path: PathBuf, file: CacheFile) -> io::Result<Self> {
+        let mut index = Index::of(file.slots()?);
         if let Some(entries) = order::take(&path.with_extension("order")) {
             index.fill(entries);
         }

@@ -154,6 +154,14 @@ impl CacheFile {
         Ok(CacheFile { file, spare })
     }
 
+    /// One that can only be read.
+    #[cfg(test)]
+    pub fn read_only(path: &Path) -> CacheFile {
+        let file = File::open(path).unwrap();
+        let spare = Arc::default();
+        CacheFile { file, spare }
+    }
+
     /// Whether somebody removed it, so that what is written would never be found.
     pub fn is_removed(&self) -> io::Result<bool> {
         Ok(self.file.metadata()?.nlink() == 0)

@@ -332,6 +332,25 @@ async fn a_file_that_was_removed_gives_its_room_back() {
 }
 
 #[tokio::test]
+async fn a_disk_that_takes_nothing_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, v) = (dir.path().join("slots"), version("a"));
+    let disk = open(options(dir.path())).await;
+    store(&disk, &v, 0).await;
+    drop(disk);
+    // Every write to it fails.
+    let file = CacheFile::read_only(&path);
+    let disk = DiskCache::over(options(dir.path()), path, file).unwrap();
+    disk.store(&v, 1, &block(&v, 1));
+    until(|| disk.shared.disabled.load(Ordering::Relaxed)).await;
+    written(&disk).await;
+    assert_eq!(disk.load(&v, 1).await, None);
+    assert_eq!(disk.load(&v, 0).await, Some(block(&v, 0)));
+    disk.store(&v, 2, &block(&v, 2));
+    assert_eq!(disk.load(&v, 2).await, None);
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_is_told() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("slots")).unwrap();
