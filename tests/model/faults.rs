@@ -200,6 +200,24 @@ impl Run<'_> {
             (FileType::Directory, FileType::Directory) if !there => {
                 std::fs::create_dir(&target).unwrap();
             }
+            (FileType::Directory, FileType::Directory) => {
+                let got = self.settle(|| perform::all_attributes(&self.mount.path(to)));
+                let has = |of: &std::path::Path| {
+                    let mode = perform::stat(of).map(|facts| facts.mode);
+                    mode == Ok(now.mode) && perform::all_attributes(of) == got
+                };
+                if has(&target) {
+                    return Ok(());
+                }
+                if !has(&source) {
+                    return Err(format!(
+                        "{operation:?} failed and left attributes of neither of both"
+                    ));
+                }
+                for name in perform::attributes(&target).unwrap() {
+                    rustix::fs::lremovexattr(&target, &*name).unwrap();
+                }
+            }
             _ => return Ok(()),
         }
         // A copy has all that its original has.

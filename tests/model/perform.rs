@@ -7,7 +7,7 @@ use rustix::fs::{
     Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -463,6 +463,14 @@ pub fn attribute(path: &Path, name: &str) -> Result<Vec<u8>> {
     let length = rustix::fs::lgetxattr(path, name, &mut value[..])?;
     value.truncate(length);
     Ok(value)
+}
+
+/// Extended attributes with their values.
+pub fn all_attributes(path: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let names = attributes(path)?.into_iter();
+    names
+        .map(|name| attribute(path, &name).map(|value| (name, value)))
+        .collect()
 }
 
 /// A process that maps files.
