@@ -152,6 +152,7 @@ impl Fs {
                     // Before anybody can open it.
                     if was.is_some_and(|was| was != told(&info)) {
                         self.notify.invalidate_inode(ino, true);
+                        inode.state().file.moved_on = true;
                     }
                     inode
                 })
@@ -220,6 +221,7 @@ impl Fs {
             // attributes of the old one.
             if state.file.version.is_some() {
                 self.notify.invalidate_inode(inode.ino, true);
+                state.file.moved_on = true;
             }
             state.file.version = Some(Arc::new(Version {
                 key: state.key.clone(),

@@ -132,7 +132,11 @@ impl Fs {
         }
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
         let (lost, place) = {
-            let state = inode.state();
+            let mut state = inode.state();
+            // By now the kernel knows the inode, and takes no answer to what it asked before this.
+            if std::mem::take(&mut state.file.moved_on) {
+                self.notify.invalidate_inode(ino, true);
+            }
             (state.losses(), state.place.clone())
         };
         let first = place
@@ -343,8 +347,13 @@ impl Fs {
             self.forget_name(inode);
             return Err(FsError::plain(libc::ESTALE));
         }
-        if !inode.state().is_version(&info.etag) {
-            return Ok(());
+        {
+            let mut state = inode.state();
+            // The kernel, which opens it, has heard of that.
+            state.file.moved_on = false;
+            if !state.is_version(&info.etag) {
+                return Ok(());
+            }
         }
         self.note_object(inode, Some(&info), since);
         Ok(())

@@ -138,6 +138,10 @@ pub struct FileState {
     /// Whether the kernel's pages belong to `version` or are our own writes. An open that lets the
     /// kernel drop others makes it so when the kernel is known to have heard that.
     pub pages_valid: bool,
+    /// Whether it has moved to another version since the last open. The kernel may have been told to
+    /// forget the attributes of the one before when it did not know the inode yet, and have heard
+    /// them in an answer that was on its way by then.
+    pub moved_on: bool,
     /// How often pages that the kernel may have ceased to be valid.
     pub pages_lost: u64,
     /// From where on the kernel may have put appended bytes elsewhere than they are, while it is open.

@@ -1,7 +1,7 @@
 //! Reading, caching, close-to-open.
 
 use crate::world::*;
-use bucketfs::fs::{Caller, Consistency};
+use bucketfs::fs::{Caller, Consistency, ROOT};
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +155,25 @@ async fn a_foreign_version_is_found_at_open_and_its_pages_are_dropped_before_the
         assert_eq!(mount.read(opened.handle, 0, 100).await.unwrap(), "newer");
         let (_, again) = mount.open_with("f", READ).await.unwrap();
         assert!(again.keep_cache);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_kernel_hears_after_the_change_is_not_believed_by_an_open() {
+    for world in [World::memory(), World::s3()] {
+        world.put("f", "old").await;
+        let mount = world.mount();
+        // The first answer is on its way when the second lookup finds another version.
+        let ino = mount.ino("f").await.unwrap();
+        world.put("f", "newer").await;
+        later().await;
+        assert_eq!(mount.look(ROOT, b"f").await.unwrap().attr.ino, ino);
+        mount.kernel.told();
+        for told in [vec![Told::Inode(ino, true)], vec![]] {
+            let opened = mount.fs.open(ino, READ, CALLER).await.unwrap();
+            assert_eq!(mount.kernel.told(), told);
+            assert_eq!(mount.read(opened.handle, 0, 100).await.unwrap(), "newer");
+        }
     }
 }
 
