@@ -15,6 +15,8 @@ pub use killed::Pending;
 pub use notify::NotifyQueue;
 
 use crate::fs::{Fs, FsError, FsResult};
+use crate::layer::FaultPlan;
+use crate::task;
 use fuser::{Errno, INodeNo, Request};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,20 +31,24 @@ pub struct Edge {
     runtime: Handle,
     pending: Arc<Pending>,
     mount: MountId,
+    /// For tests.
+    faults: Option<Arc<FaultPlan>>,
 }
 
 /// The kernel's number of the mount, which is known when it is mounted.
 pub type MountId = Arc<OnceLock<u64>>;
 
 impl Edge {
-    /// An edge that answers with `fs`, running what has to wait on `runtime`.
-    pub fn new(fs: Arc<Fs>, runtime: Handle) -> Self {
+    /// An edge that answers with `fs`, running what has to wait on `runtime`, and as late as the
+    /// `faults` say.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, faults: Option<Arc<FaultPlan>>) -> Self {
         let pending = Pending::watch(&runtime);
         Edge {
             fs,
             runtime,
             pending,
             mount: MountId::default(),
+            faults,
         }
     }
 
@@ -86,12 +92,27 @@ impl Edge {
         F: Future<Output = FsResult<T>> + Send + 'static,
     {
         let _entered = self.runtime.enter();
-        let mut operation = Box::pin(operation);
+        let late = self.faults.as_ref().map(|plan| plan.lateness(what.name));
+        let (late, answer_late) = late.unwrap_or_default();
+        let mut operation = Box::pin(async move {
+            if !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
+            operation.await
+        });
+        let answer = move |reply: R, result| match answer_late.is_zero() {
+            true => send(reply, result),
+            // It counts as given: that is what the rule is for.
+            false => drop(task::spawn(async move {
+                tokio::time::sleep(answer_late).await;
+                send(reply, result);
+            })),
+        };
         let mut context = Context::from_waker(Waker::noop());
         let fs = self.fs.clone();
         let _answering = self.pending.answer();
         match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context))) {
-            Ok(Poll::Ready(result)) => send(reply, told(&fs, &what, result)),
+            Ok(Poll::Ready(result)) => answer(reply, told(&fs, &what, result)),
             Ok(Poll::Pending) => {
                 let flushing = what.name == "flush";
                 let killed = self.pending.add(what.pid, flushing, [what.ino, what.other]);
@@ -100,7 +121,7 @@ impl Edge {
                         biased;
                         result = &mut operation => result,
                         () = killed.wait() => {
-                            send(reply, Err(Errno::EINTR));
+                            answer(reply, Err(Errno::EINTR));
                             // The kernel waits for nothing any more.
                             drop(killed);
                             // What was begun is brought to its end.
@@ -110,7 +131,7 @@ impl Edge {
                             return;
                         }
                     };
-                    send(reply, told(&fs, &what, result));
+                    answer(reply, told(&fs, &what, result));
                 });
             }
             // The reply was dropped on the way, which answers EIO. The hook has logged the panic.

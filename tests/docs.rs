@@ -30,11 +30,12 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// Options of other programs that the documents mention.
-const FOREIGN: [&str; 17] = [
+const FOREIGN: [&str; 18] = [
     "--s3",
     "--databases",
     "--documents",
     "--restarts",
+    "--late",
     "--local",
     "--all-targets",
     "--device",

@@ -189,6 +189,8 @@ impl Fs {
         state.executing += u32::from(executes);
         state.committing += u32::from(commits);
         state.mapping += u32::from(maps);
+        // The kernel, which knew the inode meanwhile, has heard of every other version.
+        state.file.moved_on = false;
         let file = &state.file;
         let handle = Handle {
             inode: inode.clone(),
@@ -347,13 +349,8 @@ impl Fs {
             self.forget_name(inode);
             return Err(FsError::plain(libc::ESTALE));
         }
-        {
-            let mut state = inode.state();
-            // The kernel, which opens it, has heard of that.
-            state.file.moved_on = false;
-            if !state.is_version(&info.etag) {
-                return Ok(());
-            }
+        if !inode.state().is_version(&info.etag) {
+            return Ok(());
         }
         self.note_object(inode, Some(&info), since);
         Ok(())

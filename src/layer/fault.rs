@@ -9,13 +9,17 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use spec::{Fault, Plan};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A policy that makes requests fail as a plan says. The plan can be changed at any time.
 ///
 /// A specification is a list of rules, separated by commas, each of the form
 /// `OPERATION:FAULT[@WHICH][:key~SUBSTRING]`, and at most one `seed=NUMBER`.
-/// - `OPERATION` is a name of the contract (`get`, `put`, `list`, `part`, ...), or `*` for all.
+/// - `OPERATION` is a name of the contract (`get`, `put`, `list`, `part`, ...), or `*` for all of
+///   these. With delays only it may also be `request`, for requests of the kernel, which are looked
+///   at later; and `answer`, for what it is told, which it takes in later: as if whoever waits for
+///   it were not given a processor. What they are called, such as `lookup`, stands for the key.
 /// - `FAULT` is
 ///   - `delay=TIME`: the request begins later, by `10us`, `200ms`, `3s` or `1m`;
 ///   - `error=KIND`: it fails before it is sent, with an error such as `unavailable`;
@@ -69,6 +73,11 @@ impl FaultPlan {
     /// How many faults happened since the plan was set.
     pub fn injected(&self) -> u64 {
         self.plan.lock().injected
+    }
+
+    /// How late a request of the kernel of that name begins, and how late it takes in the answer.
+    pub fn lateness(&self, name: &str) -> (Duration, Duration) {
+        self.plan.lock().lateness(name)
     }
 
     async fn run<T>(

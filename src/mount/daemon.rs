@@ -262,6 +262,7 @@ fn mounted(
     let Stack {
         mut driver,
         stats,
+        fault,
         limit,
         index,
         shows_buckets,
@@ -299,7 +300,10 @@ fn mounted(
         serve::Signals::listen(settings.foreground)
             .map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))?
     };
-    let kernel = KernelOptions::of(settings);
+    let kernel = KernelOptions {
+        faults: fault,
+        ..KernelOptions::of(settings)
+    };
     let session = Session::start(runtime.handle(), driver, options, &kernel, dir)?;
     let resumed = session.fs().clone();
     let resumed = runtime.spawn(async move { resumed.resume_renames().await });

@@ -6,6 +6,7 @@ use crate::driver::Driver;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Fs, FsOptions};
 use crate::fuse::{Edge, NotifyQueue};
+use crate::layer::FaultPlan;
 use crate::task;
 use fuser::{MountOption, SessionACL};
 use std::io::{self, Write};
@@ -35,6 +36,8 @@ pub struct KernelOptions {
     pub read_only: bool,
     /// Flags of the mount.
     pub flags: KernelFlags,
+    /// What makes it wait, for tests.
+    pub faults: Option<Arc<FaultPlan>>,
 }
 
 impl KernelOptions {
@@ -45,6 +48,7 @@ impl KernelOptions {
             access: settings.access,
             read_only: settings.read_only,
             flags: settings.kernel,
+            faults: None,
         }
     }
 
@@ -125,7 +129,7 @@ impl Session {
                 Failure::other(format!("cannot prepare the filesystem: {error}"))
             })?
         };
-        let edge = Edge::new(fs.clone(), runtime.clone());
+        let edge = Edge::new(fs.clone(), runtime.clone(), kernel.faults.clone());
         let (mount, pending) = (edge.mount(), edge.pending());
         let session = fuser::Session::new(edge, &dir, &kernel.config())
             .map_err(|error| refused(&dir, &error))?;
@@ -439,6 +443,7 @@ mod tests {
                 noexec: true,
                 ..KernelFlags::default()
             },
+            faults: None,
         };
         let config = kernel.config();
         let has = |option| config.mount_options.contains(&option);

@@ -48,10 +48,20 @@ enum Which {
     Chance(f64),
 }
 
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// Requests to the store, of one operation or of all.
+    Store(Option<Operation>),
+    /// What the kernel asks.
+    Request,
+    /// What it is told.
+    Answer,
+}
+
 #[derive(Debug)]
 struct Rule {
-    /// `None` is every operation.
-    operation: Option<Operation>,
+    subject: Subject,
     effect: Effect,
     which: Which,
     key: Option<Vec<u8>>,
@@ -95,25 +105,18 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What happens to a request.
+    /// What happens to a request to the store.
     pub fn judge(&mut self, call: &Call<'_>) -> (Duration, Option<Fault>) {
         let (mut delay, mut fault) = (Duration::ZERO, None);
         for rule in &mut self.rules {
-            if !rule.concerns(call) {
+            if !rule.concerns(call) || !rule.hits(&mut self.random) {
                 continue;
             }
-            rule.seen += 1;
-            let hit = match rule.which {
-                Which::All => true,
-                Which::Nth(n) => rule.seen == n,
-                Which::From(n) => rule.seen >= n,
-                Which::Every(n) => rule.seen.is_multiple_of(n),
-                Which::Chance(share) => self.random.f64() < share,
-            };
             match &rule.effect {
-                Effect::Delay(time) if hit => delay += *time,
-                Effect::Fault(other) if hit && fault.is_none() => fault = Some(other.clone()),
-                _ => {}
+                Effect::Delay(time) => delay += *time,
+                Effect::Fault(other) => {
+                    fault.get_or_insert_with(|| other.clone());
+                }
             }
         }
         if let Some(Fault::WrongLength(more)) = &mut fault {
@@ -122,20 +125,55 @@ impl Plan {
         self.injected += u64::from(fault.is_some() || !delay.is_zero());
         (delay, fault)
     }
+
+    /// How late a request of the kernel of that name begins, and how late it takes in the answer.
+    pub fn lateness(&mut self, name: &str) -> (Duration, Duration) {
+        let (mut request, mut answer) = (Duration::ZERO, Duration::ZERO);
+        for rule in &mut self.rules {
+            let late = match rule.subject {
+                Subject::Store(_) => continue,
+                Subject::Request => &mut request,
+                Subject::Answer => &mut answer,
+            };
+            if rule.names(name.as_bytes())
+                && rule.hits(&mut self.random)
+                && let Effect::Delay(time) = rule.effect
+            {
+                *late += time;
+            }
+        }
+        self.injected += u64::from(!request.is_zero() || !answer.is_zero());
+        (request, answer)
+    }
 }
 
 impl Rule {
+    /// Counts one that it is about, and says whether that one is hit.
+    fn hits(&mut self, random: &mut fastrand::Rng) -> bool {
+        self.seen += 1;
+        match self.which {
+            Which::All => true,
+            Which::Nth(n) => self.seen == n,
+            Which::From(n) => self.seen >= n,
+            Which::Every(n) => self.seen.is_multiple_of(n),
+            Which::Chance(share) => random.f64() < share,
+        }
+    }
+
     fn concerns(&self, call: &Call<'_>) -> bool {
         let body = self.effect.of_body();
-        let operation = match self.operation {
-            Some(operation) => operation == call.operation,
-            None => !body || call.operation == Operation::Get,
+        let operation = match self.subject {
+            Subject::Store(Some(operation)) => operation == call.operation,
+            Subject::Store(None) => !body || call.operation == Operation::Get,
+            Subject::Request | Subject::Answer => false,
         };
-        let key = |part: &Vec<u8>| {
-            let key = call.key.map_or(&b""[..], |key| key.as_bytes());
-            key.windows(part.len()).any(|window| window == part)
-        };
-        operation && self.key.as_ref().is_none_or(key)
+        operation && self.names(call.key.map_or(&b""[..], |key| key.as_bytes()))
+    }
+
+    /// Whether what it names is part of a key.
+    fn names(&self, key: &[u8]) -> bool {
+        let within = |part: &Vec<u8>| key.windows(part.len()).any(|window| window == part);
+        self.key.as_ref().is_none_or(within)
     }
 }
 
@@ -156,13 +194,19 @@ fn rule(text: &str) -> Parsed<Rule> {
         None => (fault, Which::All),
         Some((fault, which)) => (fault, parse_which(which)?),
     };
-    let operation = parse_operation(operation)?;
+    let subject = parse_subject(operation)?;
     let effect = parse_effect(fault)?;
-    if effect.of_body() && operation.is_some_and(|operation| operation != Operation::Get) {
-        return Err(format!("{fault:?} is for get only"));
+    match subject {
+        Subject::Store(Some(other)) if effect.of_body() && other != Operation::Get => {
+            return Err(format!("{fault:?} is for get only"));
+        }
+        Subject::Request | Subject::Answer if matches!(effect, Effect::Fault(_)) => {
+            return Err(format!("{operation:?} takes delay=TIME, and not {fault:?}"));
+        }
+        Subject::Store(_) | Subject::Request | Subject::Answer => {}
     }
     Ok(Rule {
-        operation,
+        subject,
         effect,
         which,
         key,
@@ -170,17 +214,21 @@ fn rule(text: &str) -> Parsed<Rule> {
     })
 }
 
-fn parse_operation(text: &str) -> Parsed<Option<Operation>> {
-    if text == "*" {
-        return Ok(None);
+fn parse_subject(text: &str) -> Parsed<Subject> {
+    match text {
+        "*" => return Ok(Subject::Store(None)),
+        "request" => return Ok(Subject::Request),
+        "answer" => return Ok(Subject::Answer),
+        _ => {}
     }
     let found = Operation::ALL
         .iter()
         .find(|operation| operation.name() == text);
-    found.copied().map(Some).ok_or_else(|| {
+    let known = found.map(|operation| Subject::Store(Some(*operation)));
+    known.ok_or_else(|| {
         let names: Vec<_> = Operation::ALL.iter().map(|known| known.name()).collect();
         format!(
-            "{text:?} is no operation; there are * and {}",
+            "{text:?} is no operation; there are *, request, answer and {}",
             names.join(", ")
         )
     })
@@ -368,6 +416,24 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_kernel_waits_apart_from_the_store() {
+        let spec = "request:delay=1ms@2,answer:delay=2ms:key~pen,answer:delay=9ms:key~lookup,answer:delay=3ms@every2,*:error=io";
+        let (_, plan, driver) = faulty(spec);
+        let [one, two, five] = [1, 2, 5].map(Duration::from_millis);
+        assert_eq!(plan.lateness("open"), (Duration::ZERO, two));
+        assert_eq!(
+            failing(&driver, "k", 2).await,
+            [1, 2],
+            "and are not counted there"
+        );
+        assert_eq!(plan.lateness("open"), (one, five));
+        plan.clear();
+        assert_eq!(plan.lateness("open"), (Duration::ZERO, Duration::ZERO));
+        plan.set("*:delay=1s").unwrap();
+        assert_eq!(plan.lateness("open"), (Duration::ZERO, Duration::ZERO));
+    }
+
     #[test]
     fn bad_specifications_name_the_part_and_what_is_possible() {
         for (spec, part, hint) in [
@@ -382,6 +448,8 @@ mod tests {
             ("put:hang@x", "hang@x", "everyN"),
             ("put:hang@p2", "hang@p2", "p0.1"),
             ("put:truncate=3", "truncate=3", "get only"),
+            ("answer:error=io", "error=io", "delay=TIME"),
+            ("request:hang", "hang", "delay=TIME"),
             ("put:hang:name~x", "name~x", "key~"),
             ("put:hang:key~", "key~", "key~SUBSTRING"),
             ("seed=x", "seed=x", "number"),
