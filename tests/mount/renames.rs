@@ -121,7 +121,15 @@ fn a_mount_killed_while_it_renames_a_directory_loses_nothing(place: &Place) {
         assert_eq!(fs::read_dir(other.path(&from)).unwrap().count(), 7);
         let (old, new) = (m.path(&from), m.path(&to));
         let renaming = std::thread::spawn(move || fs::rename(old, new));
-        std::thread::sleep(Duration::from_micros(fastrand::u64(10_000..1_500_000)));
+        // At any moment, and at one at which files are moved for sure.
+        let longest = match round % 2 {
+            0 => {
+                while bucket.records() == 0 && !renaming.is_finished() {}
+                50_000
+            }
+            _ => 1_500_000,
+        };
+        std::thread::sleep(Duration::from_micros(fastrand::u64(..longest)));
         kill(m.pid(), Signal::KILL);
         let renamed = renaming.join().unwrap();
         eventually("it has ended", || m.has_ended());
