@@ -21,6 +21,8 @@ use futures::StreamExt;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::RwLockWriteGuard;
 
 /// Inodes by the keys of their objects.
 type KnownBelow = HashMap<Key, Arc<Inode>>;
@@ -54,7 +56,24 @@ const COPIES: usize = 48;
 /// How often the old prefix is listed again for keys that others put there meanwhile.
 const ROUNDS: u32 = 5;
 
+/// How long a rename lets others wait for what is under way, at first and at most.
+const STOPPED_FIRST: Duration = Duration::from_millis(50);
+const STOPPED_LAST: Duration = Duration::from_secs(5);
+
 impl Fs {
+    /// Takes the names alone. Who queues for them stops all others, and a commit that is under way
+    /// takes as long as its bytes do: it is waited for in turns, and others go on between them.
+    pub(super) async fn names_alone(&self) -> RwLockWriteGuard<'_, ()> {
+        let mut patience = STOPPED_FIRST;
+        loop {
+            if let Ok(alone) = tokio::time::timeout(patience, self.names.write()).await {
+                return alone;
+            }
+            tokio::time::sleep(patience * 2).await;
+            patience = (patience * 2).min(STOPPED_LAST);
+        }
+    }
+
     /// Renames a directory.
     pub(super) async fn rename_directory(
         self: &Arc<Self>,
@@ -67,7 +86,7 @@ impl Fs {
             return Err(FsError::plain(libc::EINVAL));
         }
         self.send_due(true).await;
-        let _alone = self.names.write().await;
+        let _alone = self.names_alone().await;
         let source = match self.hold(from.0, from.1).await? {
             Some(now) if Arc::ptr_eq(&now, source) => now,
             Some(_) => return Err(FsError::plain(libc::ESTALE)),

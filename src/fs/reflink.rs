@@ -27,6 +27,10 @@ impl Fs {
         uid: u32,
     ) -> FsResult<Option<u32>> {
         const MOST: u64 = i32::MAX as u64;
+        // A rename fetches what copies of its source need, and does not see one that begins later.
+        let (Ok(_names), Ok(_turn)) = (self.names.try_read(), source.inode.turn.try_lock()) else {
+            return Ok(None);
+        };
         let version = {
             let state = source.inode.state();
             let clean = state.file.stage.is_none() && !state.is_local();

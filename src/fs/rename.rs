@@ -140,7 +140,9 @@ impl Fs {
             self.keep_copies_of(target).await?;
         }
         self.keep_copies_of(source).await?;
-        if source.state().file.dirty && self.is_stored(source) {
+        // Of several who rename something new to one name, the store says who was first.
+        let exact = flags & libc::RENAME_NOREPLACE != 0;
+        if source.state().file.dirty && (exact || self.is_stored(source)) {
             self.commit_in_turn(source).await?;
         }
         let seen = || target.and_then(|target| target.state().file.base.clone());
@@ -149,6 +151,8 @@ impl Fs {
             // Never committed: only the name changes; the commit will expect what was there.
             let mut state = source.state();
             state.file.base = expected.clone();
+            // It replaces what is there, and adds nothing to it.
+            state.file.append_from = None;
             state.key = key;
             if state.file.base.is_some() {
                 state.attributes.get_or_insert_default();

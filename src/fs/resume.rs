@@ -170,7 +170,7 @@ impl Fs {
             while files.peek().is_some() {
                 let batch: Vec<ListEntry> = files.by_ref().take(BATCH).collect();
                 // No commit of this mount goes to a key that is being moved.
-                let _alone = self.names.write().await;
+                let _alone = self.names_alone().await;
                 left.extend(self.finish_files(batch, moving, before).await?);
             }
             request.token = page.next;
@@ -180,7 +180,7 @@ impl Fs {
         }
         markers.sort_by(|a, b| b.key.cmp(&a.key));
         for marker in markers {
-            let _alone = self.names.write().await;
+            let _alone = self.names_alone().await;
             if left.iter().any(|(key, _)| key.starts_with(&marker.key)) {
                 continue;
             }

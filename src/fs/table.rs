@@ -272,11 +272,13 @@ impl Table {
 
     /// Takes `count` lookups back.
     pub fn forget(&self, ino: u64, count: u64) {
-        if let Some(inode) = self.get(ino) {
-            return self.release(&inode, count);
-        }
         let directory = {
             let mut numbers = self.numbers.lock();
+            // Under one lock, for a file may be woken at any time.
+            if let Some(inode) = numbers.inodes.get(&ino).cloned() {
+                drop(numbers);
+                return self.release(&inode, count);
+            }
             let Entry::Occupied(mut entry) = numbers.asleep.entry(ino) else {
                 return;
             };

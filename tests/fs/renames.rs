@@ -3,6 +3,7 @@
 use crate::store::Plain;
 use crate::world::*;
 use bucketfs::driver::Strength;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn stores() -> Vec<World> {
@@ -119,6 +120,95 @@ async fn of_two_renames_without_replacing_one_wins() {
         assert_eq!(world.get("c").await.unwrap(), "a");
         assert_eq!(two.cat("b").await.unwrap(), "b");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_renames_of_new_files_without_replacing_one_wins() {
+    for world in stores() {
+        let mounts = [world.mount(), world.mount()];
+        let mut open = Vec::new();
+        for (number, mount) in mounts.iter().enumerate() {
+            assert!(!mount.exists("lock").await);
+            let flags = CREATE | libc::O_APPEND;
+            let handle = mount.open(&format!("tmp{number}"), flags).await.unwrap();
+            mount.write(handle, 0, "mine").unwrap();
+            open.push(handle);
+        }
+        let flags = libc::RENAME_NOREPLACE;
+        let first = mounts[0].rename_with("tmp0", "lock", flags).await;
+        let second = mounts[1].rename_with("tmp1", "lock", flags).await;
+        assert_eq!((first, second), (Ok(()), Err(libc::EEXIST)));
+        for (mount, handle) in mounts.iter().zip(open) {
+            mount.close(handle).await.unwrap();
+        }
+        assert_eq!(world.get("lock").await.unwrap(), "mine");
+        assert_eq!(world.get("tmp1").await.unwrap(), "mine");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_appended_to_a_new_file_is_not_added_to_what_it_is_renamed_over() {
+    for world in stores() {
+        world.put("log", "old\n").await;
+        let mount = world.mount();
+        let handle = mount.open("new", CREATE | libc::O_APPEND).await.unwrap();
+        mount.write(handle, 0, "head\n").unwrap();
+        mount.rename("new", "log").await.unwrap();
+        world.put("log", "old\nmore\n").await;
+        assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+        assert_eq!(world.get("log").await.unwrap(), "old\nmore\n");
+        assert_eq!(world.conflicts("log").await, ["head\n"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_waits_for_a_long_commit_lets_others_go_on() {
+    let world = World::memory();
+    world.put("d/f", "x").await;
+    let mount = Arc::new(world.mount());
+    let handle = mount.open("slow", CREATE).await.unwrap();
+    mount.write(handle, 0, "bytes").unwrap();
+    mount.fault.set("put:delay=300s:key~slow").unwrap();
+    let closing = mount.clone();
+    let closing = bucketfs::task::spawn(async move { closing.close(handle).await });
+    half_a_second().await;
+    let moving = mount.clone();
+    let moving = bucketfs::task::spawn(async move { moving.rename("d", "e").await });
+    half_a_second().await;
+    for number in 0..20 {
+        let saving = mount.save("other", "text");
+        let saved = tokio::time::timeout(Duration::from_secs(6), saving).await;
+        saved
+            .unwrap_or_else(|_| panic!("save {number} waits"))
+            .unwrap();
+        half_a_second().await;
+    }
+    assert!(!closing.is_finished() && !moving.is_finished());
+    closing.await.unwrap().unwrap();
+    moving.await.unwrap().unwrap();
+    assert_eq!(world.keys().await, ["e/f", "other", "slow"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_begins_while_its_source_moves_has_its_bytes() {
+    let world = World::s3();
+    let text = "0123456789abcdef".repeat(1 << 16);
+    world.put("d/f", &text).await;
+    let mount = Arc::new(world.mount());
+    mount.ls("d").await.unwrap();
+    let source = mount.open("d/f", READ).await.unwrap();
+    let target = mount.open("t", CREATE).await.unwrap();
+    mount.fault.set("copy:delay=5s").unwrap();
+    let moving = mount.clone();
+    let moving = bucketfs::task::spawn(async move { moving.rename("d", "e").await });
+    half_a_second().await;
+    let copied = mount
+        .fs
+        .copy_file_range((source, 0), (target, 0), 1 << 30, 7);
+    assert_eq!(copied.await, Ok(1 << 20));
+    moving.await.unwrap().unwrap();
+    mount.close(target).await.unwrap();
+    assert_eq!(world.get("t").await.unwrap(), text);
 }
 
 #[tokio::test(start_paused = true)]
