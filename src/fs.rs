@@ -64,7 +64,7 @@ pub use make::Caller;
 pub use node::{SetAttr, SetTime};
 pub use query::is_of_query;
 pub use status::{
-    CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, RenameStatus, Unsent,
+    CacheUse, ConflictRecord, DrainReport, ErrorRecord, FsStatus, RenameStatus, Unsent, Untold,
 };
 
 use crate::cache::disk::DiskOptions;
@@ -396,6 +396,7 @@ impl Fs {
             notify,
         });
         task::spawn(Fs::tick(Arc::downgrade(&fs)));
+        task::spawn(lost::retry(Arc::downgrade(&fs)));
         if fs.capabilities.watch {
             task::spawn(watch::follow(Arc::downgrade(&fs)));
         }
@@ -410,7 +411,6 @@ impl Fs {
                 return;
             };
             let round = async {
-                fs.retry_due().await;
                 fs.send_due(false).await;
                 fs.write_markers(false).await;
                 fs.remove_records(false).await;

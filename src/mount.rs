@@ -144,6 +144,8 @@ fn merge(first: &mut DrainReport, second: DrainReport) {
         first.unsent.retain(|known| known.path != unsent.path);
         first.unsent.push(unsent);
     }
+    // It has tried those of the first again.
+    first.untold = second.untold;
 }
 
 /// How long a drain may go on without progress when nobody says otherwise.

@@ -97,8 +97,23 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
 
 /// Tells which files could not be sent.
 fn conclude(report: &DrainReport) -> Result<Exit, Failure> {
+    for untold in &report.untold {
+        say(format!(
+            "attributes not sent: {}: {}",
+            untold.path, untold.reason
+        ));
+    }
     if report.unsent.is_empty() {
-        return Ok(Exit::Ok);
+        return match report.untold.len() {
+            0 => Ok(Exit::Ok),
+            count => Err(Failure::new(
+                Exit::Unsent,
+                format!(
+                    "the changed attributes of {} could not be sent",
+                    counted(count as u64, "file")
+                ),
+            )),
+        };
     }
     for unsent in &report.unsent {
         say(format!(
@@ -195,6 +210,21 @@ mod tests {
     fn what_could_not_be_sent_is_an_exit_code() {
         assert_eq!(conclude(&DrainReport::default()), Ok(Exit::Ok));
         let report = DrainReport {
+            untold: vec![crate::fs::Untold {
+                path: "a".into(),
+                reason: "the store is silent".into(),
+            }],
+            ..DrainReport::default()
+        };
+        assert_eq!(
+            conclude(&report),
+            Err(Failure::new(
+                Exit::Unsent,
+                "the changed attributes of 1 file could not be sent"
+            ))
+        );
+        let report = DrainReport {
+            untold: Vec::new(),
             committed: 1,
             unsent: vec![Unsent {
                 path: "a".into(),

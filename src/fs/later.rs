@@ -38,6 +38,26 @@ pub(super) fn reapply(state: &mut State) {
     }
 }
 
+/// A change that is being sent. It waits again where that fails, or is broken off.
+struct Sent<'a> {
+    inode: &'a Inode,
+    change: Option<AttributeChange>,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        let Some(mut change) = self.change.take() else {
+            return;
+        };
+        let mut state = self.inode.state();
+        if let Some(newer) = state.later.take() {
+            change.extend(&newer.change);
+        }
+        let due = clock::now() + RETRY;
+        state.later = Some(Box::new(Later { change, due }));
+    }
+}
+
 impl Fs {
     /// Lets a change wait, where it is one of many. Whether it does.
     pub(super) fn defer(&self, inode: &Arc<Inode>, change: &AttributeChange) -> FsResult<bool> {
@@ -112,19 +132,18 @@ impl Fs {
     }
 
     async fn send_now(self: &Arc<Self>, inode: &Arc<Inode>, later: Later) -> FsResult<()> {
-        let told = self.send_change(inode, later.change.clone()).await;
+        let change = later.change.clone();
+        let mut sent = Sent {
+            inode,
+            change: Some(later.change),
+        };
+        let told = self.send_change(inode, change).await;
         if let Err(error) = &told {
             self.record("setattr", inode, error);
-            // Elsewhere than at the end of the mount it can wait.
-            if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) {
-                let mut state = inode.state();
-                let mut change = later.change;
-                if let Some(newer) = state.later.take() {
-                    change.extend(&newer.change);
-                }
-                let due = clock::now() + RETRY;
-                state.later = Some(Box::new(Later { change, due }));
-            }
+        }
+        match &told {
+            Err(error) if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) => {}
+            _ => sent.change = None,
         }
         told
     }
@@ -143,7 +162,12 @@ impl Fs {
         futures::stream::iter(due)
             .for_each_concurrent(WIDTH, |inode| async move {
                 let _names = self.names.read().await;
-                let _turn = inode.turn.lock().await;
+                let _turn = match inode.turn.try_lock() {
+                    Ok(turn) => turn,
+                    // Whoever has it may send all of its bytes.
+                    Err(_) if !all => return,
+                    Err(_) => inode.turn.lock().await,
+                };
                 // Its failure is recorded.
                 let _ = self.send_later(&inode).await;
             })

@@ -3,7 +3,7 @@
 
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Inode, Place};
-use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, Unsent};
+use super::{ConflictRecord, DrainReport, ErrorRecord, Fs, TICK, Unsent, Untold};
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{
@@ -11,9 +11,12 @@ use crate::driver::{
 };
 use crate::key::Key;
 use crate::writeback::stage::{Origin, Stage};
-use futures::StreamExt;
-use std::sync::Arc;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 
 /// How many errors and conflicts are remembered.
 const REMEMBERED: usize = 100;
@@ -25,12 +28,47 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// How many commits a drain runs at a time.
 const DRAIN_WIDTH: usize = 16;
 
+/// How many are tried again at a time.
+const RETRY_WIDTH: usize = 4;
+
+/// How often attributes are sent at the end, and how long after the first failure it is tried again;
+/// then twice as long.
+const LAST_TRIES: u32 = 5;
+const LAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// A commit that failed and is to be tried again.
 #[derive(Debug)]
 pub(super) struct Waiting {
     inode: Arc<Inode>,
     due: Instant,
     delay: Duration,
+}
+
+/// Tries the commits that are due again, until the filesystem is gone. One that takes long holds up
+/// no other.
+pub(super) async fn retry(fs: Weak<Fs>) {
+    let mut trying = FuturesUnordered::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            Some(()) = trying.next() => continue,
+        }
+        let Some(fs) = fs.upgrade() else {
+            return;
+        };
+        for inode in fs.take_due(RETRY_WIDTH - trying.len()) {
+            let fs = fs.clone();
+            trying.push(async move {
+                // Its failure is recorded and queued again by the commit itself.
+                let commit = AssertUnwindSafe(fs.commit(&inode)).catch_unwind();
+                if commit.await.is_err() {
+                    log::error!("{:?}: its commit panicked; it is tried again", inode.path());
+                }
+            });
+        }
+    }
 }
 
 /// What a lost commit leaves.
@@ -265,27 +303,47 @@ impl Fs {
         waiting.due = clock::now() + waiting.delay;
     }
 
-    /// Tries the commits that are due again. Called about once a second.
-    pub(super) async fn retry_due(self: &Arc<Self>) {
+    /// Up to `most` files whose commits are due again. Those that somebody commits just now are not.
+    fn take_due(&self, most: usize) -> Vec<Arc<Inode>> {
         let now = clock::now();
-        let due: Vec<Arc<Inode>> = self
-            .unsent
-            .lock()
+        let mut unsent = self.unsent.lock();
+        let due = unsent
             .values_mut()
-            .filter(|waiting| waiting.due <= now)
+            .filter(|waiting| waiting.due <= now && waiting.inode.turn.try_lock().is_ok());
+        due.take(most)
             .map(|waiting| {
                 // What programs try meanwhile is no reason to wait longer.
                 waiting.delay = (waiting.delay * 2).min(RETRY_LAST);
                 waiting.due = now + waiting.delay;
                 waiting.inode.clone()
             })
-            .collect();
-        futures::stream::iter(due)
-            .for_each_concurrent(4, |inode| async move {
-                // Its failure is recorded and queued again by the commit itself.
-                let _ = self.commit(&inode).await;
-            })
-            .await;
+            .collect()
+    }
+
+    /// Sends the changes of attributes that wait, and gives those that the store does not take.
+    async fn send_at_last(self: &Arc<Self>, timeout: Duration) -> Vec<Untold> {
+        let waiting = || -> Vec<Arc<Inode>> { self.changed.lock().values().cloned().collect() };
+        let trying = async {
+            for tried in 0..LAST_TRIES {
+                self.send_due(true).await;
+                if waiting().is_empty() {
+                    break;
+                }
+                tokio::time::sleep(LAST_PAUSE * (1 << tried)).await;
+            }
+        };
+        // Whatever is still there then is told.
+        let _ = tokio::time::timeout(timeout, trying).await;
+        let untold = |inode: Arc<Inode>| Untold {
+            path: inode.path(),
+            reason: (inode.state().last_error.clone())
+                .unwrap_or_else(|| format!("not sent within {} s", timeout.as_secs())),
+        };
+        let untold: Vec<Untold> = waiting().into_iter().map(untold).collect();
+        for one in &untold {
+            log::error!("{}: its attributes are not sent: {}", one.path, one.reason);
+        }
+        untold
     }
 
     /// Commits everything dirty, giving up on a file after `timeout`. What the store does not take
@@ -331,12 +389,7 @@ impl Fs {
             }
         }
         drop(results);
-        if tokio::time::timeout(timeout, self.send_due(true))
-            .await
-            .is_err()
-        {
-            log::warn!("not every change of modes and times was sent: the store is silent");
-        }
+        report.untold = self.send_at_last(timeout).await;
         // Bytes come first; a directory without its marker loses only its name.
         if tokio::time::timeout(timeout, self.write_markers(true))
             .await

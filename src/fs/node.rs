@@ -56,6 +56,17 @@ pub struct SetAttr {
     pub handle: Option<u64>,
 }
 
+impl SetAttr {
+    /// Whether it is more than a new length.
+    fn changes_attributes(&self) -> bool {
+        let owners = self.uid.is_some() || self.gid.is_some();
+        let times = self.atime.is_some() || self.mtime.is_some();
+        self.mode.is_some() || owners || times
+    }
+}
+
+/// What a write by somebody without privilege takes away.
+const PRIVILEGES: u32 = libc::S_ISUID | libc::S_ISGID;
 /// How long the store's room is believed.
 const SPACE_TTL: Duration = Duration::from_secs(5);
 /// What a store without a notion of room is said to have.
@@ -81,6 +92,9 @@ impl Fs {
             // Through a handle or a path: a new length equal to the old one changes only times.
             let handle = set.handle.and_then(|handle| self.handle(handle).ok());
             self.resize(&inode, size, uid, handle.as_deref())?;
+        }
+        if set.changes_attributes() {
+            self.learn_before_change(&inode).await?;
         }
         let now = clock::wall();
         let mut change = AttributeChange {
@@ -195,8 +209,16 @@ impl Fs {
             Ok(mut info) => {
                 info.size = Some(version.size);
                 let mut state = inode.state();
+                let written = state.file.dirty.then_some(state.attr);
                 apply(&mut state, &change);
                 self.show_all(inode, &mut state, &info);
+                if let Some(written) = written {
+                    // What was written meanwhile is younger than what was set.
+                    state.attr.mtime = written.mtime;
+                    state.attr.atime = written.atime;
+                    state.attr.mode &= written.mode | !PRIVILEGES;
+                    state.mtime_set = false;
+                }
                 state.attr.ctime = info.modified.max(state.attr.ctime);
                 self.same_content(&mut state, &info);
                 drop(state);

@@ -89,6 +89,18 @@ pub struct DrainReport {
     pub committed: u64,
     /// Files that could not be sent.
     pub unsent: Vec<Unsent>,
+    /// Files and directories whose changed attributes could not be sent.
+    #[serde(default)]
+    pub untold: Vec<Untold>,
+}
+
+/// A file or directory whose changed attributes could not be sent; they are lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// It, from the root of the mount.
+    pub path: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A file that could not be sent.

@@ -45,6 +45,9 @@ impl Fs {
                 // Of another version nothing is kept; its put's condition will tell.
                 if base.is_none_or(|base| *base == info.etag) {
                     info.attributes.get_or_insert_default();
+                    if state.file.dirty {
+                        self.show_stored(inode, &mut state, &info);
+                    }
                     state.note_attributes(&info);
                 }
             }

@@ -351,7 +351,9 @@ type Threads = std::thread::JoinHandle<io::Result<()>>;
 
 /// The failure that a report with unsent files is.
 pub(super) fn unsent(report: &DrainReport) -> Option<Failure> {
-    let first = report.unsent.first()?;
+    let Some(first) = report.unsent.first() else {
+        return untold(report);
+    };
     let others = match report.unsent.len() {
         1 => String::new(),
         count => format!(" (and {} more files)", count - 1),
@@ -361,6 +363,22 @@ pub(super) fn unsent(report: &DrainReport) -> Option<Failure> {
         format!(
             "{} could not be sent: {}; its bytes are kept as {}{others}",
             first.path, first.reason, first.kept_as
+        ),
+    ))
+}
+
+/// The failure that a report with attributes is that could not be sent.
+fn untold(report: &DrainReport) -> Option<Failure> {
+    let first = report.untold.first()?;
+    let others = match report.untold.len() {
+        1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    Some(Failure::new(
+        Exit::Unsent,
+        format!(
+            "the changed attributes of {} could not be sent: {}{others}",
+            first.path, first.reason
         ),
     ))
 }
@@ -430,7 +448,7 @@ fn refused(dir: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::Unsent;
+    use crate::fs::{Unsent, Untold};
 
     #[test]
     fn the_kernel_is_told_what_was_asked() {
@@ -458,6 +476,19 @@ mod tests {
     fn unsent_files_are_a_failure_with_their_place() {
         let mut report = DrainReport::default();
         assert_eq!(unsent(&report), None);
+        for name in ["c", "d"] {
+            report.untold.push(Untold {
+                path: name.into(),
+                reason: "the store is silent".into(),
+            });
+        }
+        assert_eq!(
+            unsent(&report),
+            Some(Failure::new(
+                Exit::Unsent,
+                "the changed attributes of c could not be sent: the store is silent (and 1 more)"
+            ))
+        );
         for name in ["a", "b"] {
             report.unsent.push(Unsent {
                 path: name.into(),

@@ -306,3 +306,107 @@ async fn what_waits_is_put_on_what_somebody_else_wrote() {
     assert_eq!(mount.stat("f").await.unwrap().mode, 0o600);
     assert!(world.conflicts("f").await.is_empty());
 }
+
+/// What somebody else has stored: a mode, an owner and a group.
+async fn stored_by_another(world: &World, key: &str) {
+    let attributes = Attributes {
+        mode: Some(0o100_755),
+        uid: Some(55),
+        gid: Some(56),
+        user: [("color".to_owned(), "blue".into())].into(),
+        ..Attributes::default()
+    };
+    let options = PutOptions {
+        attributes,
+        ..PutOptions::default()
+    };
+    let key = key.into();
+    let put = world.raw().put(&key, "old".into(), options);
+    put.await.unwrap();
+}
+
+async fn stored_now(world: &World, key: &str) -> (u32, u32, u32, usize) {
+    let told = world.raw().head(&key.into()).await.unwrap();
+    let told = told.told_attributes();
+    let mode = told.mode.unwrap() & 0o7777;
+    (mode, told.uid.unwrap(), told.gid.unwrap(), told.user.len())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewrite_keeps_the_mode_and_the_owner_that_nobody_has_told() {
+    let world = World::s3();
+    for name in ["f", "g", "h", "i"] {
+        stored_by_another(&world, name).await;
+    }
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    mount.save("f", "new").await.unwrap();
+    assert_eq!(stored_now(&world, "f").await, (0o755, 55, 56, 1));
+    let seen = mount.stat("f").await.unwrap();
+    assert_eq!((seen.mode, seen.uid, seen.gid), (0o755, 55, 56));
+    // Also when the listing answered the lookup just before, and nothing is cut off.
+    mount.stat("g").await.unwrap();
+    mount.append("g", " more").await.unwrap();
+    assert_eq!(stored_now(&world, "g").await, (0o755, 55, 56, 1));
+    // What is changed before the commit stays changed, and the rest stays.
+    let flags = libc::O_WRONLY | libc::O_TRUNC;
+    let handle = mount.open("h", flags).await.unwrap();
+    mount.write(handle, 0, "new").unwrap();
+    mount.setattr("h", mode(0o640)).await.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(stored_now(&world, "h").await, (0o640, 55, 56, 1));
+    let handle = mount.open("i", flags).await.unwrap();
+    mount.write(handle, 0, "new").unwrap();
+    let ino = mount.ino("i").await.unwrap();
+    let set = mount.fs.setxattr(ino, b"user.size", b"3", 0).await;
+    set.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(stored_now(&world, "i").await, (0o755, 55, 56, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_attributes_are_sent_is_younger() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    mount.setattr("f", modified(old)).await.unwrap();
+    mount.fault.set("copy:delay=5s").unwrap();
+    later().await;
+    let handle = mount.open("f", libc::O_WRONLY).await.unwrap();
+    mount.write(handle, 0, "H").unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(mount.stat("f").await.unwrap().mtime > old);
+    mount.close(handle).await.unwrap();
+    let told = world.raw().head(&"f".into()).await.unwrap();
+    assert!(told.told_attributes().mtime.unwrap() > old);
+    assert_eq!(world.get("f").await.unwrap(), "Hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn attributes_that_cannot_be_sent_at_the_end_are_tried_again_and_told() {
+    for lasting in [false, true] {
+        let world = World::s3();
+        let mount = world.mount();
+        mount.save("f", "hello").await.unwrap();
+        mount.setattr("f", mode(0o600)).await.unwrap();
+        let faults = match lasting {
+            false => "copy:error=unreachable@1,copy:error=unreachable@2",
+            true => "copy:error=unreachable",
+        };
+        mount.fault.set(faults).unwrap();
+        let report = mount.fs.drain(Duration::from_secs(60)).await;
+        assert_eq!(report.untold.len(), usize::from(lasting), "{report:?}");
+        let told = world.raw().head(&"f".into()).await.unwrap();
+        let changed = told.told_attributes().mode == Some(0o100_600);
+        assert_eq!(changed, !lasting);
+        if let [untold] = &*report.untold {
+            assert_eq!(untold.path, "f");
+            assert!(untold.reason.contains("copy"), "{}", untold.reason);
+            // Broken off in the middle of a try it is told as well.
+            mount.fault.set("copy:hang").unwrap();
+            let report = mount.fs.drain(Duration::from_secs(5)).await;
+            assert_eq!(report.untold.len(), 1, "{report:?}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use crate::world::*;
 use bucketfs::driver::Driver;
 use bucketfs::fs::SetAttr;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -312,6 +313,31 @@ async fn a_panic_ends_no_change_feed() {
 }
 
 /// Programs that tried again and again made the wait for the next try in the background longer.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_takes_long_holds_up_no_other() {
+    let world = World::s3();
+    let mount = Arc::new(world.mount());
+    let slow = mount.open("slow", CREATE).await.unwrap();
+    let fine = mount.open("fine", CREATE).await.unwrap();
+    mount.fault.set("put:error=unreachable").unwrap();
+    for handle in [slow, fine] {
+        mount.write(handle, 0, "new").unwrap();
+        mount.fs.fsync(handle).await.unwrap_err();
+    }
+    mount.fault.set("put:delay=300s:key~slow").unwrap();
+    let syncing = mount.clone();
+    let syncing = bucketfs::task::spawn(async move { syncing.fs.fsync(slow).await });
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.keys().await, ["fine"]);
+    // Nor the attributes of others.
+    mount.setattr("fine", mode(0o600)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let told = world.raw().head(&"fine".into()).await.unwrap();
+    assert_eq!(told.told_attributes().mode, Some(0o100_600));
+    assert!(!syncing.is_finished());
+    syncing.await.unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_programs_try_meanwhile_does_not_put_off_the_next_try() {
     let world = World::memory();
