@@ -3,7 +3,8 @@
 //!
 //! What fails names its seed and the last steps. `BUCKETFS_MODEL_SEED=...` draws the same steps
 //! again, `BUCKETFS_MODEL_STEPS=...` sets how many, and with `BUCKETFS_MODEL_SHRINK=1` they are
-//! tried again without those that the failure does not need.
+//! tried again without those that the failure does not need. `BUCKETFS_MODEL_ARGS=...` are further
+//! options of the mounts, such as `--log-level debug`.
 
 // The attributes by which clippy knows tests are those of the standard harness.
 #![allow(clippy::unwrap_used)]
@@ -100,7 +101,10 @@ fn drawn(place: &Place, url: &str, seed: u64, count: usize, faulty: bool) {
         let faults = if faulty { faults_of(seed) } else { Vec::new() };
         let (url, reach) = location(place, url, &name);
         let reach: Vec<&str> = reach.iter().map(String::as_str).collect();
-        let store = Store::new(place, &url, &name, &[settings, &reach].concat(), faults);
+        let more = std::env::var("BUCKETFS_MODEL_ARGS").unwrap_or_default();
+        let more: Vec<&str> = more.split_whitespace().collect();
+        let args = [settings, &reach, &more].concat();
+        let store = Store::new(place, &url, &name, &args, faults);
         run::run(place, &store, steps, style)
     };
     let (failure, steps) = match attempt(0, Steps::Drawn(seed, count)) {

@@ -3,7 +3,7 @@
 //! `cp -a` do.
 
 use super::Fs;
-use super::errno::FsResult;
+use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::node::apply;
 use crate::clock::{self, Instant};
@@ -26,6 +26,8 @@ const WIDTH: usize = 16;
 pub struct Later {
     change: AttributeChange,
     due: Instant,
+    /// While it is sent, what has come since.
+    since: Option<AttributeChange>,
 }
 
 /// Shows again what the store does not know yet.
@@ -38,23 +40,27 @@ pub(super) fn reapply(state: &mut State) {
     }
 }
 
-/// A change that is being sent. It waits again where that fails, or is broken off.
-struct Sent<'a> {
+/// A change that is being sent, and shown meanwhile: what the store tells may be of before. It waits
+/// again where that fails, or is broken off.
+struct Sending<'a> {
     inode: &'a Inode,
-    change: Option<AttributeChange>,
+    fails: bool,
 }
 
-impl Drop for Sent<'_> {
+impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        let Some(mut change) = self.change.take() else {
+        let mut state = self.inode.state();
+        let Some(later) = &mut state.later else {
             return;
         };
-        let mut state = self.inode.state();
-        if let Some(newer) = state.later.take() {
-            change.extend(&newer.change);
+        let since = later.since.take().unwrap_or_default();
+        if self.fails {
+            later.due = clock::now() + RETRY;
+        } else if since.is_empty() {
+            state.later = None;
+        } else {
+            later.change = since;
         }
-        let due = clock::now() + RETRY;
-        state.later = Some(Box::new(Later { change, due }));
     }
 }
 
@@ -86,9 +92,13 @@ impl Fs {
                 Box::new(Later {
                     change: AttributeChange::default(),
                     due: now + WAIT,
+                    since: None,
                 })
             });
             later.change.extend(change);
+            if let Some(since) = &mut later.since {
+                since.extend(change);
+            }
         }
         let mut changed = self.changed.lock();
         changed.entry(inode.ino).or_insert_with(|| inode.clone());
@@ -115,13 +125,18 @@ impl Fs {
 
     /// Tells the store what it does not know of an inode yet; the caller holds its turn.
     pub(super) async fn send_later(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
-        let later = {
+        let change = {
             let mut state = inode.state();
-            let later = state.later.take();
-            later.filter(|_| !state.is_local())
+            if state.is_local() {
+                state.later = None;
+            }
+            state.later.as_mut().map(|later| {
+                later.since = Some(AttributeChange::default());
+                later.change.clone()
+            })
         };
-        let result = match later {
-            Some(later) => self.send_now(inode, *later).await,
+        let result = match change {
+            Some(change) => self.send_now(inode, change).await,
             None => Ok(()),
         };
         if inode.state().later.is_none() {
@@ -131,20 +146,18 @@ impl Fs {
         result
     }
 
-    async fn send_now(self: &Arc<Self>, inode: &Arc<Inode>, later: Later) -> FsResult<()> {
-        let change = later.change.clone();
-        let mut sent = Sent {
-            inode,
-            change: Some(later.change),
-        };
+    async fn send_now(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        change: AttributeChange,
+    ) -> FsResult<()> {
+        let mut sending = Sending { inode, fails: true };
         let told = self.send_change(inode, change).await;
         if let Err(error) = &told {
             self.record("setattr", inode, error);
         }
-        match &told {
-            Err(error) if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) => {}
-            _ => sent.change = None,
-        }
+        let may_wait = |error: &FsError| matches!(error.errno(), libc::EIO | libc::ETIMEDOUT);
+        sending.fails = told.as_ref().is_err_and(may_wait);
         told
     }
 

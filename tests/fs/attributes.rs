@@ -384,6 +384,27 @@ async fn what_is_written_while_attributes_are_sent_is_younger() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_store_tells_while_attributes_are_sent_does_not_hide_them() {
+    let world = World::s3();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    mount.setattr("f", mode(0o600)).await.unwrap();
+    mount.fault.set("copy:delay=5s").unwrap();
+    for _ in 0..3 {
+        later().await;
+        assert_eq!(mount.stat("f").await.unwrap().mode, 0o600);
+        assert_eq!(mount.cat("f").await.unwrap(), "hello");
+        assert_eq!(mount.stat("f").await.unwrap().mode, 0o600);
+    }
+    // What is changed meanwhile is sent as well.
+    mount.setattr("f", mode(0o640)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(mount.stat("f").await.unwrap().mode, 0o640);
+    let told = world.raw().head(&"f".into()).await.unwrap();
+    assert_eq!(told.told_attributes().mode, Some(0o100_640));
+}
+
+#[tokio::test(start_paused = true)]
 async fn attributes_that_cannot_be_sent_at_the_end_are_tried_again_and_told() {
     for lasting in [false, true] {
         let world = World::s3();
