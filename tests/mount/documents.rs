@@ -25,6 +25,18 @@ pub fn trials() -> Vec<Trial> {
             edits_keep_the_kind_and_the_time_to_live,
         ),
         usual(
+            "documents::a_file_renamed_over_a_key_gets_its_time_to_live",
+            a_file_renamed_over_a_key_gets_its_time_to_live,
+        ),
+        usual(
+            "documents::a_document_renamed_over_a_key_gets_its_kind",
+            a_document_renamed_over_a_key_gets_its_kind,
+        ),
+        usual(
+            "documents::a_key_that_is_moved_away_and_written_anew_is_what_it_was",
+            a_key_that_is_moved_away_and_written_anew_is_what_it_was,
+        ),
+        usual(
             "documents::edits_of_different_fields_are_both_kept",
             edits_of_different_fields_are_both_kept,
         ),
@@ -215,6 +227,114 @@ fn edits_keep_the_kind_and_the_time_to_live(place: &Place) {
     ] {
         assert_eq!(server.ask(&["type", key]), kind);
     }
+}
+
+/// Seconds that a key lives, or less than nothing.
+fn left(server: &Server, key: &str) -> i64 {
+    server.ask(&["ttl", key]).parse().unwrap()
+}
+
+/// As `sed -i` saves.
+fn a_file_renamed_over_a_key_gets_its_time_to_live(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["set", "k", "old", "ex", "1000"]);
+    server.ask(&["set", "timeless", "old"]);
+    let mount = server.mount("m", "/0");
+    for key in ["k", "timeless"] {
+        fs::write(mount.path("sedX"), "new").unwrap();
+        fs::rename(mount.path("sedX"), mount.path(key)).unwrap();
+        assert_eq!(read(&mount, key), "new");
+        assert_eq!(server.ask(&["get", key]), "new");
+    }
+    assert!((900..=1000).contains(&left(&server, "k")));
+    assert_eq!(left(&server, "timeless"), -1);
+    // What has a time of its own brings it.
+    server.ask(&["set", "brief", "x", "ex", "50"]);
+    eventually("it is seen", || mount.path("brief").exists());
+    fs::rename(mount.path("brief"), mount.path("k")).unwrap();
+    assert!((1..=50).contains(&left(&server, "k")));
+}
+
+/// As `jq > tmp.json && mv tmp.json tags.json` saves.
+fn a_document_renamed_over_a_key_gets_its_kind(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["sadd", "tags", "x", "y"]);
+    server.ask(&["zadd", "scores", "1", "x"]);
+    for key in ["tags", "scores"] {
+        server.ask(&["expire", key, "1000"]);
+    }
+    let mount = server.mount("m", "/0");
+    for (key, kind, text) in [
+        ("tags", "set", "[\"y\", \"z\", \"y\"]"),
+        ("scores", "zset", "{\"y\": 7}"),
+    ] {
+        let (new, name) = (mount.path("tmp.json"), format!("{key}.json"));
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, mount.path(&name)).unwrap();
+        assert_eq!(server.ask(&["type", key]), kind);
+        assert!((900..=1000).contains(&left(&server, key)));
+        assert!(!new.exists());
+    }
+    assert_eq!(server.ask(&["scard", "tags"]), "2");
+    assert_eq!(read(&mount, "tags.json"), "[\n  \"y\",\n  \"z\"\n]\n");
+    assert_eq!(server.ask(&["zscore", "scores", "y"]), "7");
+    // What does not fit is refused, and both stay.
+    for (key, text, kind) in [
+        ("tags", "{\"a\": 1}", "hash"),
+        ("scores", "{\"a\": \"b\"}", "hash"),
+        ("scores", "[1]", "list"),
+    ] {
+        let (new, name) = (mount.path("tmp.json"), format!("{key}.json"));
+        fs::write(&new, text).unwrap();
+        let renamed = fs::rename(&new, mount.path(&name));
+        assert_eq!(fails(renamed), libc::EINVAL, "{text} to {key}");
+        assert_eq!(server.ask(&["type", "tmp"]), kind);
+        fs::remove_file(new).unwrap();
+    }
+    assert_eq!(server.ask(&["scard", "tags"]), "2");
+    assert_eq!(server.ask(&["zcard", "scores"]), "1");
+    // Nothing is in the way of a stream.
+    server.ask(&["xadd", "stream", "1-1", "f", "v"]);
+    eventually("it is seen", || mount.path("stream.json").exists());
+    fs::rename(mount.path("stream.json"), mount.path("tags.json")).unwrap();
+    assert_eq!(server.ask(&["type", "tags"]), "stream");
+}
+
+/// As vim saves with `backupcopy=no`. Names that are only swapped keep what is theirs.
+fn a_key_that_is_moved_away_and_written_anew_is_what_it_was(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["set", "k", "old", "ex", "1000"]);
+    server.ask(&["sadd", "tags", "x"]);
+    server.ask(&["expire", "tags", "1000"]);
+    let mount = server.mount("m", "/0");
+    for (name, old, text) in [
+        ("k", "k~", "new"),
+        ("tags.json", "tags.old.json", "[\"y\"]"),
+    ] {
+        fs::rename(mount.path(name), mount.path(old)).unwrap();
+        fs::write(mount.path(name), text).unwrap();
+        fs::remove_file(mount.path(old)).unwrap();
+    }
+    assert_eq!(server.ask(&["get", "k"]), "new");
+    assert_eq!(server.ask(&["type", "tags"]), "set");
+    for key in ["k", "tags"] {
+        assert!((900..=1000).contains(&left(&server, key)), "{key}");
+    }
+    fs::write(mount.path("b"), "b").unwrap();
+    for (from, to) in [("k", "t"), ("b", "k"), ("t", "b")] {
+        fs::rename(mount.path(from), mount.path(to)).unwrap();
+    }
+    assert_eq!(
+        (read(&mount, "k"), read(&mount, "b")),
+        ("b".into(), "new".into())
+    );
+    assert_eq!(left(&server, "k"), -1);
+    assert!((900..=1000).contains(&left(&server, "b")));
+    // And nothing is left of what they were before that.
+    server.ask(&["del", "k"]);
+    eventually("the removal is seen", || !mount.path("k").exists());
+    fs::write(mount.path("k"), "new").unwrap();
+    assert_eq!(left(&server, "k"), -1);
 }
 
 fn edits_of_different_fields_are_both_kept(place: &Place) {

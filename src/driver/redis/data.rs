@@ -5,6 +5,7 @@
 mod calls;
 mod find;
 mod json;
+mod moves;
 mod names;
 mod scan;
 
@@ -47,7 +48,7 @@ const SEEN: usize = 65_536;
 /// How many documents, and how large ones, are remembered as what they may be edited from.
 const BASES: usize = 256;
 const BASE: usize = 64 << 10;
-/// For how long a document that comes back has the kind that it had before.
+/// For how long a key that comes back has the kind and the time to live that it had before.
 const RETURNS: Duration = Duration::from_secs(60);
 
 macro_rules! scripts {

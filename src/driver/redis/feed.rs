@@ -68,11 +68,16 @@ impl Echoes {
         }
         let written = writing.await;
         if written.is_err() {
-            for key in keys {
-                self.0.lock().pop(key.as_ref());
-            }
+            self.forget(keys);
         }
         written
+    }
+
+    /// Nothing was written to these keys after all.
+    pub(super) fn forget(&self, keys: &[impl AsRef<[u8]>]) {
+        for key in keys {
+            self.0.lock().pop(key.as_ref());
+        }
     }
 
     fn take(&self, key: &[u8]) -> bool {

@@ -2,12 +2,10 @@
 
 use super::json::{self, Document};
 use super::names::Form;
-use super::{BASE, DELETE, Data, EXPIRE, FACTS, GET, PUT, RENAME, RETURNS, TTL};
+use super::{BASE, DELETE, Data, EXPIRE, FACTS, GET, PUT, RETURNS, TTL};
 use crate::clock;
 use crate::driver::redis::answer::{array, bytes, garbled, int, next, text, words};
-use crate::driver::{
-    Attributes, Change, CopyOptions, ETag, Error, ErrorKind, ObjectInfo, Precondition, Result,
-};
+use crate::driver::{Attributes, Change, ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
 use crate::key::Key;
 use ::redis::Value;
 use bytes::Bytes;
@@ -40,8 +38,8 @@ pub(super) struct Told {
     pub kind: Bytes,
     pub etag: ETag,
     /// Milliseconds to live, or less than nothing.
-    left: i64,
-    size: u64,
+    pub left: i64,
+    pub size: u64,
     pub content: Value,
 }
 
@@ -73,7 +71,7 @@ fn refused(kind: ErrorKind, why: impl Into<String>) -> Error {
 
 /// The answer of a script behind its word, unless that is a refusal. `from` is the name that a
 /// rename takes away.
-fn granted(answer: Value, key: &Key, from: &Key) -> Result<std::vec::IntoIter<Value>> {
+pub(super) fn granted(answer: Value, key: &Key, from: &Key) -> Result<std::vec::IntoIter<Value>> {
     let (word, mut rest) = words(answer)?;
     let said = match rest.as_slice().first() {
         Some(Value::BulkString(said)) => String::from_utf8_lossy(said).into_owned(),
@@ -120,12 +118,12 @@ fn wanted(etag: Option<&ETag>) -> &[u8] {
 }
 
 /// The content that an etag names, whatever its words.
-fn plain(etag: &ETag) -> &[u8] {
+pub(super) fn plain(etag: &ETag) -> &[u8] {
     etag.as_str().trim_end_matches(OWN_WORDS).as_bytes()
 }
 
 /// A condition as scripts take it. What was written in own words is still that content.
-fn condition(precondition: &Precondition) -> [&[u8]; 2] {
+pub(super) fn condition(precondition: &Precondition) -> [&[u8]; 2] {
     match precondition {
         Precondition::None => [b"none", b""],
         Precondition::IfAbsent => [b"absent", b""],
@@ -135,7 +133,7 @@ fn condition(precondition: &Precondition) -> [&[u8]; 2] {
 
 impl Data {
     /// The facts of a key whose etag is known, as of a file of that size.
-    fn info(&self, key: &Key, etag: ETag, left: i64, size: u64) -> ObjectInfo {
+    pub(super) fn info(&self, key: &Key, etag: ETag, left: i64, size: u64) -> ObjectInfo {
         let mut seen = self.0.seen.lock();
         let modified = match seen.get(key) {
             Some((known, modified)) if *known == etag => *modified,
@@ -160,7 +158,7 @@ impl Data {
     }
 
     /// Notes that a version is of now.
-    fn written(&self, key: &Key, etag: &ETag) {
+    pub(super) fn written(&self, key: &Key, etag: &ETag) {
         let version = (etag.clone(), clock::wall());
         self.0.seen.lock().put(key.clone(), version);
     }
@@ -343,83 +341,17 @@ impl Data {
             granted(answer, key, key)
         };
         let mut rest = self.0.echoes.of(&[&name], deleting).await?;
-        let was = (
-            bytes(next(&mut rest)?)?,
-            int(next(&mut rest)?)?,
-            clock::now(),
-        );
-        if form == Form::Document && was.0 != "none" {
+        let kind = bytes(next(&mut rest)?)?;
+        self.went(key, kind, int(next(&mut rest)?)?);
+        Ok(())
+    }
+
+    /// Notes what a key was that is no longer there.
+    pub(super) fn went(&self, key: &Key, kind: Bytes, left: i64) {
+        if kind != "none" {
+            let was = (kind, left, clock::now());
             self.0.gone.lock().put(key.clone(), was);
         }
-        Ok(())
-    }
-
-    /// Renames a key. Where a string becomes a document or the other way round, it is written anew
-    /// in the same step.
-    pub(super) async fn moved(
-        &self,
-        from: &Key,
-        to: &Key,
-        options: CopyOptions,
-    ) -> Result<ObjectInfo> {
-        let ((source, form), (target, other)) =
-            (self.0.names.stored(from), self.0.names.stored(to));
-        if form != other {
-            let source = options
-                .source
-                .as_ref()
-                .map(plain)
-                .map(String::from_utf8_lossy);
-            let source = source.map(ETag::new);
-            let (info, text) = match self.fetch(from, 0..u64::MAX, source.as_ref(), None).await {
-                Ok(Some(found)) => found,
-                Ok(None) => return Err(garbled()),
-                Err(error) => return Err(error.on(from)),
-            };
-            if form == Form::Document {
-                self.keep_kind(from).await?;
-            }
-            let put = Put {
-                text,
-                base: None,
-                precondition: options.destination,
-                source: Some((from.clone(), Some(info.etag))),
-            };
-            return self.write(to, put).await;
-        }
-        let [kind, etag] = condition(&options.destination);
-        let etag_of_source = options.source.as_ref().map_or(&b""[..], plain);
-        let arguments = [form.word(), etag_of_source, kind, etag];
-        let keys = [source.as_slice(), &target];
-        let renaming = async {
-            let answer = self.0.link.run(&RENAME, &keys, arguments).await?;
-            granted(answer, to, from)
-        };
-        let mut rest = self.0.echoes.of(&keys, renaming).await?;
-        let mut told = Told::parse(next(&mut rest)?)?;
-        let size = match form {
-            Form::Text => told.size,
-            Form::Document => told.render()?.len() as u64,
-        };
-        self.written(to, &told.etag);
-        Ok(self.info(to, told.etag, told.left, size))
-    }
-
-    /// Notes the kind of a document that is about to be taken away by its name.
-    async fn keep_kind(&self, key: &Key) -> Result<()> {
-        let (name, _) = self.0.names.stored(key);
-        let ask = |command: &str| {
-            let mut cmd = ::redis::cmd(command);
-            cmd.arg(&name);
-            cmd
-        };
-        let kind = bytes(self.0.link.ask(&ask("TYPE")).await?)?;
-        let left = int(self.0.link.ask(&ask("PTTL")).await?)?;
-        self.0
-            .gone
-            .lock()
-            .put(key.clone(), (kind, left, clock::now()));
-        Ok(())
     }
 
     /// Sets how long a key lives, in seconds, or that it lives for ever.

@@ -40,7 +40,7 @@ end
 
 if not there then
   kind = ARGV[4]
-  if kind == '' or (kind == 'hash' or kind == 'zset') ~= (shape == 'object') then
+  if kind == '' or kind == 'stream' or (kind == 'hash' or kind == 'zset') ~= (shape == 'object') then
     kind = ({ text = 'string', object = 'hash', array = 'list' })[shape]
   end
 end
