@@ -100,6 +100,8 @@ struct Store {
     xattrs: bool,
     /// Whether it can exchange two names.
     exchange: bool,
+    /// Whether inotify tells all that is changed in it.
+    watch: bool,
     means: Means,
     listings: Listings,
     /// Whether nothing is changed, not even what a crash left behind.
@@ -140,6 +142,7 @@ impl Store {
         let mut store = Store {
             xattrs: attributes::keeps_xattrs(root.fd()),
             exchange: false,
+            watch: watch::tells_all(root.fd()),
             means: Means {
                 nameless: true,
                 fine_clock: true,
@@ -240,7 +243,7 @@ impl Driver for Local {
             }),
             rename: true,
             exchange: self.0.exchange,
-            watch: true,
+            watch: self.0.watch,
             utf8_keys: false,
             max_key: MAX_KEY,
             max_object: i64::MAX as u64,
@@ -342,6 +345,9 @@ impl Driver for Local {
     }
 
     async fn watch(&self, prefix: &Key) -> Result<BoxStream<'static, Result<Change>>> {
+        if !self.0.watch {
+            return Err(Error::unsupported("watch"));
+        }
         watch::watch(self.0.clone(), prefix).await
     }
 

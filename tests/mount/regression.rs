@@ -54,6 +54,11 @@ pub fn trials() -> Vec<Trial> {
             the_feed_told_nothing_of_the_times_of_directories,
         ),
         trial(
+            &[],
+            "regression::names_below_another_mount_were_believed_for_a_day",
+            names_below_another_mount_were_believed_for_a_day,
+        ),
+        trial(
             &[PYTHON],
             "regression::data_stored_through_a_mapping_was_a_hole",
             data_stored_through_a_mapping_was_a_hole,
@@ -69,6 +74,19 @@ pub fn trials() -> Vec<Trial> {
             the_answers_to_killed_processes_were_never_let_go,
         ),
     ]
+}
+
+/// inotify does not tell what comes into a mount from its store.
+fn names_below_another_mount_were_believed_for_a_day(place: &Place) {
+    let below = place.file("below", &[]);
+    let url = format!("file://{}", below.path("").display());
+    let mount = place.mount("m", &url, &["--metadata-ttl", "1s"], true);
+    let there = || mount.path("new").exists();
+    // What is known before a feed begins is forgotten then.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!there());
+    place.store("new", b"x");
+    eventually("the name is seen", there);
 }
 
 fn what_was_appended_behind_others_was_cut_at_the_size_believed_before(place: &Place) {

@@ -13,8 +13,53 @@ use inotify::{EventMask, EventOwned, Inotify, WatchDescriptor, WatchMask, Watche
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+
+/// Filesystems that more than this kernel changes, by their numbers in statfs(2): inotify tells only
+/// what is changed through it. Whatever a daemon serves (sshfs, virtiofs, a mount of ours) is FUSE.
+const SHARED: [(u32, &str); 17] = [
+    (0x0000_6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x0000_517b, "SMB"),
+    (0x6573_5546, "FUSE"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x1983_0326, "BeeGFS"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636f, "OCFS2"),
+    (0x786f_4256, "vboxsf"),
+    (0xbacb_acbc, "vmhgfs"),
+];
+
+/// The name of a filesystem whose changes inotify does not tell, by its number.
+fn shared(number: u32) -> Option<&'static str> {
+    let known = SHARED.iter().find(|(shared, _)| *shared == number);
+    known.map(|(_, name)| *name)
+}
+
+/// Whether a feed tells all that is changed in a directory.
+pub(super) fn tells_all(root: &impl AsFd) -> bool {
+    let number = rustix::fs::fstatfs(root).map(|stat| stat.f_type as u32);
+    match number.map(shared) {
+        Ok(None) => true,
+        Ok(Some(name)) => {
+            log::info!("file: no change feed, for inotify does not tell all changes of {name}");
+            false
+        }
+        Err(errno) => {
+            log::info!("file: no change feed, for the filesystem is unknown: {errno}");
+            false
+        }
+    }
+}
 
 /// What is told of a directory's names. Nameless files and removed ones are left out.
 fn mask() -> WatchMask {
@@ -318,4 +363,34 @@ impl Feed {
 
 fn written(key: Key) -> Change {
     Change::Written(key, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_machines_change_is_not_all_told() {
+        let tree = std::fs::File::open("/proc").expect("/proc");
+        assert!(tells_all(&tree));
+        for (number, name) in [
+            (libc::NFS_SUPER_MAGIC as u32, "NFS"),
+            (libc::SMB_SUPER_MAGIC as u32, "SMB"),
+            (libc::FUSE_SUPER_MAGIC as u32, "FUSE"),
+            (libc::AFS_SUPER_MAGIC as u32, "AFS"),
+            (libc::CODA_SUPER_MAGIC as u32, "Coda"),
+            (0x0102_1997, "9p"),
+        ] {
+            assert_eq!(shared(number), Some(name));
+        }
+        for local in [
+            libc::EXT4_SUPER_MAGIC,
+            libc::TMPFS_MAGIC,
+            libc::BTRFS_SUPER_MAGIC,
+            libc::XFS_SUPER_MAGIC,
+            libc::OVERLAYFS_SUPER_MAGIC,
+        ] {
+            assert_eq!(shared(local as u32), None);
+        }
+    }
 }
