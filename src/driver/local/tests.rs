@@ -7,6 +7,7 @@ use super::*;
 use crate::driver::{Attributes, CommitId};
 use bytes::Bytes;
 use futures::StreamExt;
+use rustix::thread::CapabilitySet;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -516,6 +517,27 @@ async fn the_feed_tells_ours_and_theirs() {
     until(&mut feed, vec![written("newer/xy/k")]).await;
     fs::write(dir.path().join("newer/xy/k2"), "1").unwrap();
     until(&mut feed, vec![written("newer/xy/k2")]).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_becomes_ours_to_read_is_watched() {
+    let Bench { dir, driver } = bench();
+    let path = dir.path().join("d");
+    fs::create_dir(&path).unwrap();
+    let allow = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o000);
+    // Of this thread and those that it begins: nothing is barred to root otherwise.
+    let mut ours = rustix::thread::capabilities(None).unwrap();
+    ours.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    rustix::thread::set_capabilities(None, ours).unwrap();
+    assert!(fs::read_dir(&path).is_err());
+    let mut feed = driver.watch(&Key::empty()).await.unwrap();
+    allow(0o755);
+    let wanted = Change::Written(key("d/k"), None);
+    fs::write(path.join("k"), "1").unwrap();
+    let wait = async { while feed.next().await.unwrap().unwrap() != wanted {} };
+    let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    assert!(waited.is_ok());
 }
 
 #[tokio::test]

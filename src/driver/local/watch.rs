@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use inotify::{EventMask, EventOwned, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -90,6 +90,8 @@ struct Feed {
     prefix: Key,
     watches: Watches,
     dirs: HashMap<WatchDescriptor, Watched>,
+    /// Paths of directories that are not ours to read, until their modes change.
+    barred: HashSet<Vec<u8>>,
     /// What is to be told before the next event is read.
     queue: VecDeque<Result<Change>>,
     ended: bool,
@@ -121,6 +123,7 @@ pub(super) async fn watch(
         prefix: prefix.clone(),
         watches: inotify.watches(),
         dirs: HashMap::new(),
+        barred: HashSet::new(),
         queue: VecDeque::new(),
         ended: false,
     };
@@ -208,12 +211,13 @@ impl Feed {
     }
 
     /// Opens a directory that is to be watched; `None` where it is gone, or not ours to read.
-    fn open(&self, watched: &Watched) -> Result<Option<Dir>> {
+    fn open(&mut self, watched: &Watched) -> Result<Option<Dir>> {
         match self.store.root.open_dir(&watched.path) {
             Ok(dir) => Ok(Some(dir)),
             Err(errno) if is_absent(errno) => Ok(None),
             Err(Errno::ACCESS | Errno::PERM) => {
                 log::warn!("file: {} cannot be watched", watched.path.escape_ascii());
+                self.barred.insert(watched.path.clone());
                 Ok(None)
             }
             Err(errno) => Err(fail(errno, "a directory cannot be opened to be watched")),
@@ -323,7 +327,9 @@ impl Feed {
             self.forget(&inner.path);
             // Which keys went with it, nobody knows.
             self.queue.push_back(Ok(Change::Lost));
-        } else if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) {
+        } else if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO)
+            || (mask.contains(EventMask::ATTRIB) && self.barred.remove(&inner.path))
+        {
             self.watch_again(inner);
         }
     }
