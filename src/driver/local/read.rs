@@ -138,7 +138,7 @@ fn conditions(info: &ObjectInfo, options: &GetOptions) -> Result<Option<Range<u6
 }
 
 impl Reader {
-    /// Reads the next piece. After the last one, the file must still be what it was.
+    /// Reads the next piece. After it, the file must still be what it was.
     fn piece(mut self) -> Result<(Bytes, Self)> {
         let want = (self.range.end - self.range.start).min(PIECE) as usize;
         let mut bytes = Vec::with_capacity(want);
@@ -154,7 +154,7 @@ impl Reader {
         // The buffer may have had more room than was asked for.
         bytes.truncate(want);
         self.range.start += want as u64;
-        if self.range.is_empty() && self.begun != identity(&fstat(&self.file)?) {
+        if self.begun != identity(&fstat(&self.file)?) {
             return Err(changed());
         }
         Ok((bytes.into(), self))

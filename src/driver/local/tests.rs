@@ -253,6 +253,12 @@ async fn a_read_is_never_mixed() {
     let object = begin().await;
     fs::write(dir.path().join("k"), "short").unwrap();
     assert_eq!(kind(object.collect().await), ErrorKind::Changed);
+    // Not even a piece, of which the reader behind may show some before it has them all.
+    let mut body = begin().await.body;
+    assert!(body.next().await.unwrap().is_ok());
+    fs::write(dir.path().join("k"), vec![b'n'; SIZE]).unwrap();
+    let next = body.next().await.unwrap();
+    assert_eq!(kind(next), ErrorKind::Changed);
 }
 
 #[tokio::test]
