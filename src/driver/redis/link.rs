@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a connection may take to be made.
 const DIALING: Duration = Duration::from_secs(10);
+/// What stands in a refusal before the arguments of the command that was refused.
+const ARGUMENTS: &str = "with args beginning with";
 
 /// A script, and the name under which the server keeps it.
 pub(super) struct Lua {
@@ -299,11 +301,22 @@ impl Link {
             ),
             _ => (ErrorKind::Io, format!("{at} refused")),
         };
-        // Its text may show what was sent with it.
         match kind {
             ErrorKind::Unauthenticated => Error::new(kind, why),
-            _ => Error::new(kind, why).because(cause.to_string()),
+            _ => match self.without_secrets(&cause.to_string()) {
+                Some(said) => Error::new(kind, why).because(said),
+                None => Error::new(kind, why),
+            },
         }
+    }
+
+    /// What was said, without what was sent: an unknown command is told with its arguments, and
+    /// HELLO has the password among them.
+    fn without_secrets(&self, said: &str) -> Option<String> {
+        let said = said.split(ARGUMENTS).next().unwrap_or_default();
+        let secret = self.target.password.as_deref().filter(|it| !it.is_empty());
+        let shows = secret.is_some_and(|secret| said.contains(secret));
+        (!shows).then(|| said.trim_end_matches([',', ' ']).to_owned())
     }
 }
 
@@ -338,5 +351,33 @@ fn tcp() -> TcpSettings {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.target.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Location;
+
+    #[test]
+    fn no_refusal_shows_the_password() {
+        let url = Location::parse("redis://:hunter2@h/0").expect("a URL");
+        let link = Link::new(Target::parse(&url, false).expect("a target"));
+        for said in [
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2'",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `hun",
+            "ERR what is HELLO 3 AUTH default hunter2?",
+            "NOPERM HELLO 3 AUTH default hunter2",
+            "LOADING HELLO 3 AUTH default hunter2",
+            "ODD HELLO 3 AUTH default hunter2",
+        ] {
+            let answer = ::redis::parse_redis_value(format!("-{said}\r\n").as_bytes());
+            let refused = answer.and_then(Value::extract_error);
+            let error = link.error(refused.expect_err(said));
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("hun"), "{said}: {shown}");
+        }
+        let error = RedisError::from(std::io::Error::other("no route"));
+        assert!(link.error(error).to_string().contains("no route"));
     }
 }
