@@ -133,7 +133,10 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
         } => {
             let dir = target.pop().unwrap_or_default();
             let url = target.pop();
-            args::hide_password(url.as_deref(), &invocation.args)?;
+            // Started anew, it would not know that it is not to mount.
+            if !invocation.fake {
+                args::hide_password(url.as_deref(), &invocation.args)?;
+            }
             let settings = config::resolve(Sources {
                 url,
                 flags,

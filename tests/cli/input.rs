@@ -408,14 +408,17 @@ fn fake_mount() {
     let place = Place::new();
     let helper = place.path("mount.fuse.bucketfs");
     std::os::unix::fs::symlink(BINARY, &helper).unwrap();
-    let run = |options: &str| {
+    let run = |url: &str, options: &str| {
         let mut command = Command::new(&helper);
         without_settings(&mut command);
-        command.args(["memory:", &place.text("mnt"), "-fn", "-o", options]);
+        command.args([url, &place.text("mnt"), "-fn", "-o", options]);
         command.output().unwrap()
     };
-    assert!(run("rw,_netdev").status.success());
-    let output = run("rw,_netdve");
+    assert!(run("memory:", "rw,_netdev").status.success());
+    // Nobody is there, which only a mount would find out.
+    let hidden = run("redis://:hunter2@127.0.0.1:1/0", "rw");
+    assert!(hidden.status.success(), "{hidden:?}");
+    let output = run("memory:", "rw,_netdve");
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
