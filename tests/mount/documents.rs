@@ -4,7 +4,7 @@ use crate::harness::{PYTHON, Place, eventually, fails, trial};
 use crate::redis::{ALLOWED, SERVER, Server, read, refusal};
 use libtest_mimic::Trial;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
@@ -35,6 +35,10 @@ pub fn trials() -> Vec<Trial> {
         usual(
             "documents::a_key_that_is_moved_away_and_written_anew_is_what_it_was",
             a_key_that_is_moved_away_and_written_anew_is_what_it_was,
+        ),
+        usual(
+            "documents::a_score_is_what_the_server_takes",
+            a_score_is_what_the_server_takes,
         ),
         usual(
             "documents::edits_of_different_fields_are_both_kept",
@@ -335,6 +339,25 @@ fn a_key_that_is_moved_away_and_written_anew_is_what_it_was(place: &Place) {
     eventually("the removal is seen", || !mount.path("k").exists());
     fs::write(mount.path("k"), "new").unwrap();
     assert_eq!(left(&server, "k"), -1);
+}
+
+/// Lua takes other numbers than ZADD, which would refuse them when others are written already.
+fn a_score_is_what_the_server_takes(place: &Place) {
+    let server = Server::start(place, &[]);
+    server.ask(&["zadd", "scores", "1", "x"]);
+    let mount = server.mount("m", "/0");
+    let path = mount.path("scores.json");
+    for score in ["\" 1\"", "1e400", "\"1 \"", "\"nan\"", "\"\"", "true"] {
+        let text = format!("{{\"new\": 2, \"odd\": {score}}}");
+        let mut file = fs::File::create(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        assert_eq!(fails(file.sync_all()), libc::EINVAL, "{score}");
+        let kept = server.ask(&["zrange", "scores", "0", "-1", "withscores"]);
+        assert_eq!(kept, "x\n1", "{score}");
+    }
+    fs::write(&path, "{\"a\": \"-inf\", \"b\": \"0x10\", \"c\": 1e3}").unwrap();
+    let kept = server.ask(&["zrange", "scores", "0", "-1", "withscores"]);
+    assert_eq!(kept, "a\n-inf\nb\n16\nc\n1000");
 }
 
 fn edits_of_different_fields_are_both_kept(place: &Place) {
