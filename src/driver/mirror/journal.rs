@@ -258,6 +258,11 @@ impl Journal {
 
     /// A write has ended: these replicas lack what it made of the key, and all others have it.
     pub fn end(&self, begun: Begun, key: &Key, lacking: Replicas) {
+        self.end_among(Replicas::MAX, begun, key, lacking);
+    }
+
+    /// A write to some replicas has ended: these of them lack it. Nothing was found out about others.
+    pub fn end_among(&self, among: Replicas, begun: Begun, key: &Key, lacking: Replicas) {
         let mut state = self.0.lock();
         state.begun += 1;
         let fresh = state.begun;
@@ -267,7 +272,7 @@ impl Journal {
         entry.holders = entry.holders.saturating_sub(1);
         // Who looked before another write began does not know how that went.
         match entry.holders == 0 && entry.last == begun.0 {
-            true => entry.lacking = lacking,
+            true => entry.lacking = entry.lacking & !among | lacking,
             false => entry.lacking |= lacking,
         }
         // Nor does who is under way know of this failure.

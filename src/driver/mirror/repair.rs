@@ -91,7 +91,7 @@ impl Shared {
 
     /// Compares a replica with the primary, object by object, and makes it alike. Objects of the
     /// replica that no mirror has put there are left alone.
-    async fn compare(
+    pub(super) async fn compare(
         self: &Arc<Self>,
         at: usize,
         say: &mut (dyn FnMut(String) + Send),
@@ -209,12 +209,7 @@ impl Shared {
         let begun = self.journal.begin([key]);
         let brought = self.bring(at, key, None).await;
         let lacking = if brought.is_err() { bit(at) } else { 0 };
-        match self.replicas.len() {
-            1 => self.journal.end(begun, key, lacking),
-            // Nothing was found out about the others.
-            _ if lacking == 0 => self.journal.withdraw(key),
-            _ => self.journal.end(begun, key, lacking),
-        }
+        self.journal.end_among(bit(at), begun, key, lacking);
         brought.map(|changed| match changed {
             true => Mended::Changed,
             false => Mended::Same,

@@ -318,6 +318,25 @@ async fn what_is_known_to_be_stale_is_not_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repair_that_fails_forgets_no_other_replica_that_is_stale() {
+    let world = World::of(3);
+    let mirror = world.mirror();
+    settled(&mirror).await;
+    put(&mirror, "k", "old").await.unwrap();
+    for replica in [1, 2] {
+        world.faults[replica].set("put:error=denied").unwrap();
+    }
+    put(&mirror, "k", "new").await.unwrap();
+    let compared = mirror.0.compare(0, &mut |_| {}).await.unwrap();
+    assert_eq!(compared.failed, 1);
+    for at in [0, 1] {
+        assert_eq!(mirror.0.journal.count(reads::bit(at)), (1, false));
+    }
+    world.faults[0].set("*:error=unreachable").unwrap();
+    assert!(text(&mirror, "k").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_copy_is_the_base_of_no_write() {
     let world = World::of(2);
     let (mirror, other) = (world.mirror(), world.mirror());
