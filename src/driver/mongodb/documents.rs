@@ -13,7 +13,9 @@ use crate::driver::collections::{
     Found, Kept, Place, Versions, changed, gone, plain, there, worded,
 };
 use crate::driver::{ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
+use ::mongodb::action::Action;
 use ::mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
+use ::mongodb::options::Collation;
 use bytes::Bytes;
 use changes::Change;
 use md5::{Digest, Md5};
@@ -31,6 +33,8 @@ pub(super) struct Documents {
     database: String,
     /// Whether the server compares whole documents, as far as it is known.
     compares: AtomicBool,
+    /// Whether it takes a collation, as far as it is known.
+    collates: AtomicBool,
     versions: Versions<Document>,
     escaped: Kept,
 }
@@ -97,6 +101,7 @@ impl Documents {
             link,
             database,
             compares: AtomicBool::new(true),
+            collates: AtomicBool::new(true),
             versions: Versions::new(),
             escaped: Kept::default(),
         }
@@ -108,7 +113,34 @@ impl Documents {
 
     async fn look(&self, collection: &str, id: &Bson) -> Result<Option<RawDocumentBuf>> {
         let found = self.collection(collection).find_one(of(id)).await;
-        found.map_err(|cause| self.link.error(&cause))
+        let found = found.map_err(|cause| self.link.error(&cause))?;
+        // The index of a collection that folds case finds another document, too.
+        Ok(found.filter(
+            |raw| match raw.get("_id").map(|own| own.map(Bson::try_from)) {
+                Ok(Some(Ok(own))) => names::name(&own) == names::name(id),
+                _ => true,
+            },
+        ))
+    }
+
+    /// Sends what has conditions under the collation that takes only equal strings for equal: that of
+    /// the collection may fold case. A server that knows no collations has no others.
+    async fn exactly<T, F>(&self, send: impl Fn(Option<Collation>) -> F) -> F::Output
+    where
+        F: IntoFuture<Output = ::mongodb::error::Result<T>>,
+    {
+        if self.collates.load(Ordering::Relaxed) {
+            let simple = Collation::builder().locale("simple").build();
+            let told = send(Some(simple)).await;
+            if !told.as_ref().is_err_and(link::is_unknown) {
+                return told;
+            }
+        }
+        let told = send(None).await;
+        if told.is_ok() {
+            self.collates.store(false, Ordering::Relaxed);
+        }
+        told
     }
 
     /// The document of a name.
@@ -237,11 +269,12 @@ impl Documents {
                 update.insert(operator, fields);
             }
         }
-        let updated = self
-            .collection(place.collection)
-            .update_one(filter, update)
-            .await;
-        match updated {
+        let collection = self.collection(place.collection);
+        let updated = self.exactly(|collation| {
+            let sent = collection.update_one(filter.clone(), update.clone());
+            sent.optional(collation, |sent, it| sent.collation(it))
+        });
+        match updated.await {
             Ok(done) => Ok(done.matched_count > 0),
             Err(cause) if link::is_duplicate(&cause) => Err(Error::new(
                 ErrorKind::InvalidDocument,
@@ -263,9 +296,15 @@ impl Documents {
                 other => Err(gone(other)),
             };
         };
-        let collection = self.collection(place.collection);
+        let collection = &self.collection(place.collection);
+        let delete = |filter: Document| {
+            self.exactly(move |collation| {
+                let sent = collection.delete_one(filter.clone());
+                sent.optional(collation, |sent, it| sent.collation(it))
+            })
+        };
         let Precondition::IfMatch(etag) = precondition else {
-            let removed = collection.delete_one(of(&id)).await;
+            let removed = delete(of(&id)).await;
             return removed.map(drop).map_err(|cause| self.link.error(&cause));
         };
         let raw = self.look(place.collection, &id).await?;
@@ -287,7 +326,7 @@ impl Documents {
                 "$expr",
                 doc! { "$eq": ["$$ROOT", { "$literal": old.clone() }] },
             );
-            match collection.delete_one(whole).await {
+            match delete(whole).await {
                 Ok(done) => removed = Some(done),
                 Err(cause) if link::is_unknown(&cause) => {
                     self.compares.store(false, Ordering::Relaxed);
@@ -298,7 +337,7 @@ impl Documents {
         let removed = match removed {
             Some(done) => done,
             None => {
-                let removed = collection.delete_one(filter).await;
+                let removed = delete(filter).await;
                 removed.map_err(|cause| self.link.error(&cause))?
             }
         };
