@@ -65,6 +65,16 @@ impl Key {
             .then(|| Key(self.0.slice(prefix.len()..)))
     }
 
+    /// This key without its last character, or its last byte where it is not UTF-8: a key that
+    /// comes before this one, and is text if this one is. `None` for the empty key.
+    pub fn before(&self) -> Option<Key> {
+        let last = match self.to_str() {
+            Some(text) => text.chars().next_back()?.len_utf8(),
+            None => 1,
+        };
+        Some(Key(self.0.slice(..self.len() - last)))
+    }
+
     /// The smallest byte string greater than every key that begins with this one; `None` when
     /// there is none (the empty prefix, or 0xff bytes only).
     pub fn successor(&self) -> Option<Key> {
@@ -134,6 +144,16 @@ mod tests {
         assert_eq!(Key::new(vec![b'a', 0xff]).successor(), Some(Key::from("b")));
         assert_eq!(Key::new(vec![0xff]).successor(), None);
         assert_eq!(Key::empty().successor(), None);
+    }
+
+    #[test]
+    fn what_comes_before_text_is_text() {
+        assert_eq!(Key::from("a/b").before(), Some(Key::from("a/")));
+        assert_eq!(Key::from("a/メモ").before(), Some(Key::from("a/メ")));
+        assert_eq!(Key::from("é").before(), Some(Key::empty()));
+        let bytes = |bytes: &[u8]| Key::from(bytes);
+        assert_eq!(bytes(b"a\xff\xfe").before(), Some(bytes(b"a\xff")));
+        assert_eq!(Key::empty().before(), None);
     }
 
     #[test]

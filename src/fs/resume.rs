@@ -255,10 +255,9 @@ impl Fs {
         let Some(first) = first else {
             return Ok(HashMap::new());
         };
-        let before = first.as_bytes().split_last().map(|(_, before)| before);
-        let before = before.filter(|before| !before.is_empty());
+        let before = first.before().filter(|before| !before.is_empty());
         let request = ListRequest {
-            start_after: before.map(|before| moving.to.join(before)),
+            start_after: before.map(|before| moving.to.join(before.as_bytes())),
             ..ListRequest::flat(&moving.to)
         };
         let page = self.driver.list(request).await?;

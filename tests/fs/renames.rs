@@ -391,6 +391,24 @@ async fn what_others_write_while_it_is_copied_is_not_deleted_where_that_takes_no
     }
 }
 
+/// Where deletes take no condition they follow a listing that begins right before the first of the
+/// files.
+#[tokio::test(start_paused = true)]
+async fn names_that_end_in_any_letter_are_moved_where_deletes_take_no_condition() {
+    let mut store = Plain::s3();
+    store.capabilities.delete_condition = Strength::None;
+    store.capabilities.delete_many_condition = Strength::None;
+    store.capabilities.utf8_keys = true;
+    let world = World::over(store);
+    for name in ["メモ", "メモモ", "日", "é"] {
+        world.put(&format!("d/{name}"), "x").await;
+    }
+    let mount = world.mount();
+    mount.ls("d").await.unwrap();
+    mount.rename("d", "m").await.unwrap();
+    assert_eq!(world.keys().await, ["m/é", "m/メモ", "m/メモモ", "m/日"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_moved_stays_and_the_rest_is_found() {
     let world = World::s3();

@@ -1,5 +1,6 @@
 //! Renames of directories that are broken off, and what another mount makes of them.
 
+use crate::store::Plain;
 use crate::world::{Mount, World};
 use std::time::Duration;
 
@@ -113,6 +114,31 @@ async fn a_rename_broken_off_at_any_moment_is_completed() {
         assert_eq!(errors(&other), [""; 0], "{moment}");
         assert_eq!(other.ls(&from[..1]).await.unwrap().len(), 101);
     }
+}
+
+/// What is at the new names is asked for from right before the first of them on.
+#[tokio::test(start_paused = true)]
+async fn a_rename_of_names_that_end_in_any_letter_is_completed() {
+    let mut store = Plain::s3();
+    store.capabilities.utf8_keys = true;
+    let world = World::over(store);
+    let names = ["é", "メモ", "メモモ", "日"];
+    let count = 40;
+    for name in names {
+        for i in 0..count / names.len() {
+            world.put(&format!("d/{}{name}", "x".repeat(i)), "x").await;
+        }
+    }
+    let deleting = "delete_many:delay=60m";
+    break_off(world.mount(), deleting, Duration::from_secs(60)).await;
+    assert_eq!(world.keys().await.len(), 2 * count + 1);
+    let other = world.mount();
+    other.fs.resume_renames().await;
+    tokio::time::sleep(SILENT).await;
+    let keys = world.keys().await;
+    assert!(keys.iter().all(|key| key.starts_with("m/")), "{keys:?}");
+    assert_eq!(keys.len(), count);
+    assert_eq!(errors(&other), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -249,6 +249,11 @@ impl Driver for Plain {
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
         let _step = self.step.lock().await;
+        let text = |key: &Key| key.to_str().is_some();
+        let asked = text(&request.prefix) && request.start_after.as_ref().is_none_or(text);
+        if self.capabilities.utf8_keys && !asked {
+            return Err(Error::new(ErrorKind::InvalidKey, "it is not UTF-8"));
+        }
         let mut page = self.memory.list(request).await?;
         for entry in &mut page.entries {
             if let Some(info) = entry.object.take() {

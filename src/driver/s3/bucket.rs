@@ -19,6 +19,18 @@ pub(super) const MOST: usize = 1000;
 impl Bucket {
     pub(super) async fn list_page(&self, request: &ListRequest) -> Result<Page> {
         let purpose = Purpose::of("list", Some(&request.prefix));
+        let after = request.start_after.as_ref();
+        if [Some(&request.prefix), after]
+            .into_iter()
+            .flatten()
+            .any(|key| key.to_str().is_none())
+        {
+            // It would be signed as another question than is sent.
+            return Err(purpose.name(Error::new(
+                ErrorKind::InvalidKey,
+                "a prefix, and a key to begin behind, must be UTF-8 as keys are",
+            )));
+        }
         let mut query = Query::default();
         if let Some(token) = &request.token {
             query = query.with("continuation-token", token);
@@ -33,7 +45,7 @@ impl Bucket {
         if !request.prefix.is_empty() {
             query = query.with("prefix", request.prefix.as_bytes());
         }
-        if let Some(after) = &request.start_after {
+        if let Some(after) = after {
             query = query.with("start-after", after.as_bytes());
         }
         let query = query.into_string();
@@ -47,7 +59,7 @@ impl Bucket {
         let listed = xml::listed(&body).map_err(|error| purpose.name(error))?;
         self.target.classes.listed(&listed);
         let mut page = listed.page;
-        if let Some(after) = &request.start_after {
+        if let Some(after) = after {
             // The service compares keys, and so tells a folded entry again as long as keys follow
             // below it.
             page.entries.retain(|entry| entry.key > *after);

@@ -3,6 +3,7 @@
 mod deletes;
 mod kept;
 mod parts;
+mod requests;
 
 use super::probe::Findings;
 use super::store::Target;

@@ -73,9 +73,9 @@ impl Fs {
         let Some((first, _, _)) = batch.first() else {
             return Ok(Vec::new());
         };
-        let (_, before) = first.key.as_bytes().split_last().unwrap_or((&0, &[]));
+        let before = first.key.before();
         let request = ListRequest {
-            start_after: (before.len() > old.len()).then(|| Key::from(before)),
+            start_after: before.filter(|before| before.len() > old.len()),
             ..ListRequest::flat(old)
         };
         let page = self.driver.list(request).await?;
