@@ -67,13 +67,19 @@ pub async fn put(
     if let Some(pieces) = body.pieces() {
         return assemble::assemble(driver, key, pieces, options).await;
     }
-    let part = part_size(&driver.capabilities(), body.len(), &options.precondition);
-    let Some(part) = part else {
+    let claims = driver.capabilities();
+    let Some(part) = part_size(&claims, body.len(), &options.precondition) else {
         return driver.put(key, body, options).await;
     };
     let mut attempt = 1;
     loop {
-        let upload = driver.upload(key, options.clone()).await?;
+        let upload = match driver.upload(key, options.clone()).await {
+            // A bucket may offer less than its account is taken to.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                return put_whole(driver, key, body, options, &claims, &error).await;
+            }
+            begun => begun?,
+        };
         let error = match send(&*upload, &body, part, &options.precondition).await {
             Ok(info) => return Ok(info),
             Err(error) => error,
@@ -86,6 +92,28 @@ pub async fn put(
         attempt += 1;
         log::debug!("sending {key:?} again: {error}");
     }
+}
+
+/// Puts an object at once that was refused in parts.
+async fn put_whole(
+    driver: &Arc<dyn Driver>,
+    key: &Key,
+    body: Body,
+    options: PutOptions,
+    claims: &Capabilities,
+    refusal: &Error,
+) -> Result<ObjectInfo> {
+    if body.len() > claims.max_object {
+        let why = format!(
+            "{} bytes are more than the {} that one put takes, and it cannot go in parts: {}",
+            body.len(),
+            claims.max_object,
+            refusal.message()
+        );
+        return Err(Error::new(ErrorKind::TooLarge, why).during("put").on(key));
+    }
+    log::debug!("{key:?} goes in one put: {refusal}");
+    driver.put(key, body, options).await
 }
 
 /// What it means that the parts are gone: after a lost answer the object may be completed, or the

@@ -219,3 +219,29 @@ async fn a_file_that_is_removed_leaves_no_parts() {
     reached(&mount, Operation::Abort, 1).await;
     assert_eq!(world.keys().await.len(), 0);
 }
+
+/// So does a bucket of an account that holds less than the others.
+#[tokio::test]
+async fn what_is_refused_in_parts_goes_in_one_put() {
+    let mut store = Plain::bare();
+    store.digests = false;
+    store.capabilities.max_object = 40 * MIB;
+    let world = World::over(store);
+    let mount = world.mount();
+    mount.fault.set("upload:error=unsupported").unwrap();
+    let handle = mount.open("big", CREATE).await.unwrap();
+    write(&mount, handle, 0..35);
+    mount.cost();
+    mount.close(handle).await.unwrap();
+    assert!(mount.cost().contains("put 1"));
+    assert!(holds(&world, "big", 0..35).await);
+    let handle = mount.open("larger", CREATE).await.unwrap();
+    write(&mount, handle, 0..41);
+    assert_eq!(mount.close(handle).await, Err(libc::EFBIG));
+    let errors = mount.fs.status().errors;
+    let why = "42991616 bytes are more than the 41943040 that one put takes";
+    assert!(
+        errors.iter().any(|error| error.message.contains(why)),
+        "{errors:?}"
+    );
+}

@@ -232,7 +232,17 @@ impl Driver for Late {
     }
 
     async fn upload(&self, key: &Key, options: PutOptions) -> Result<Box<dyn Upload>> {
-        self.tried().await?.upload(key, options).await
+        let bucket = self.tried().await?;
+        if bucket.findings.complete < bucket.findings.put {
+            // What is claimed is not held: who relies on it could lose the write of another.
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the server looks at conditions before it puts parts together, and not while it does",
+            )
+            .during("upload")
+            .on(key));
+        }
+        bucket.upload(key, options).await
     }
 
     async fn abandon_uploads(&self, prefix: &Key, before: SystemTime) -> Result<Vec<Key>> {
@@ -253,5 +263,44 @@ impl Driver for Late {
 
     async fn delete_bucket(&self, name: &str) -> Result<()> {
         self.reader.account.delete_bucket(name).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::OpenOptions;
+    use crate::driver::s3::StaticCredentials;
+
+    #[tokio::test]
+    async fn a_bucket_that_holds_less_than_is_claimed_takes_no_uploads() {
+        let options = OpenOptions {
+            endpoint_url: Some("http://127.0.0.1:1".into()),
+            region: Some("us-east-1".into()),
+            ..OpenOptions::default()
+        };
+        let keys = StaticCredentials::new("AKIDTEST", "very-secret");
+        let account = Account::configure(&options, Some(keys)).await.unwrap();
+        for (complete, kind) in [
+            (Strength::Checked, ErrorKind::Unsupported),
+            // It asks the server, which is none.
+            (Strength::Atomic, ErrorKind::Unreachable),
+        ] {
+            let tried = Findings {
+                put: Strength::Atomic,
+                upload: true,
+                complete,
+                ..Findings::NOTHING
+            };
+            let late = Late {
+                reader: account.at("b", Findings::NOTHING).unwrap(),
+                tried: OnceCell::new_with(Some(account.at("b", tried).unwrap())),
+            };
+            let claimed = late.capabilities().upload.unwrap();
+            assert_eq!(claimed.condition, Strength::Atomic);
+            let options = PutOptions::default();
+            let error = late.upload(&Key::from("k"), options).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+        }
     }
 }
