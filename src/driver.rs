@@ -33,6 +33,7 @@ pub use capabilities::*;
 pub use error::{Error, ErrorKind, Result};
 pub use filter::{Filter, Term, compact, position};
 pub use location::{Encryption, Location, OpenOptions, Opened, Registered};
+pub(crate) use metadata::forget_bytes;
 pub use parts::{PartStatus, Repaired, Replicated, is_copy_mark};
 pub use types::*;
 

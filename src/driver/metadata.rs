@@ -39,6 +39,27 @@ const USER: &str = "user.";
 /// Where extended attributes of others than users are kept among an object's headers.
 const OTHER: &str = "xattr:";
 
+/// What begins the name of a header of user metadata at S3.
+const META: &str = "x-amz-meta-";
+/// Where rclone keeps a digest of an object's bytes, and s3cmd one beside the times and owners of
+/// the file that it sent.
+const OF_BYTES: [&str; 2] = ["md5chksum", "s3cmd-attrs"];
+
+/// Takes out what other tools say of an object's bytes, which others are to replace: rclone calls
+/// those corrupt that have another digest.
+pub(crate) fn forget_bytes(attributes: &mut Attributes) {
+    for name in OF_BYTES {
+        // An extended attribute of that name is a user's own, and stays.
+        if attributes
+            .headers
+            .remove(&format!("{META}{name}"))
+            .is_some()
+        {
+            attributes.user.remove(name);
+        }
+    }
+}
+
 /// The media type that an object has by its key, if nothing else says what it is.
 pub(super) fn media_type(key: &Key, mode: Option<u32>) -> &'static str {
     if key.as_bytes().ends_with(b"/") {
@@ -296,8 +317,6 @@ fn decode_word(word: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const META: &str = "x-amz-meta-";
-
     fn told(pairs: &[(&str, &str)]) -> Attributes {
         let mut attributes = Attributes::default();
         for (name, value) in pairs {
@@ -374,6 +393,23 @@ mod tests {
         assert_eq!(written.len(), 2);
         let broken = told(&[("xattr", "%7B%22user.a")]);
         assert_eq!(metadata(&broken, META)["xattr"], "%7B%22user.a");
+    }
+
+    #[test]
+    fn what_other_tools_say_of_the_bytes_is_not_said_of_others() {
+        let digest = ("md5chksum", "XUFAKrxLKna5cZ2REBfFkg==");
+        let sent = (
+            "s3cmd-attrs",
+            "gid:0/md5:5d41402abc4b2a76b9719d911017c592/mtime:3",
+        );
+        let mut attributes = told(&[digest, sent, ("color", "blue")]);
+        forget_bytes(&mut attributes);
+        assert_eq!(attributes, told(&[("color", "blue")]));
+        let mut own = Attributes::default();
+        own.user.insert(digest.0.into(), digest.1.into());
+        let before = own.clone();
+        forget_bytes(&mut own);
+        assert_eq!(own, before);
     }
 
     #[test]

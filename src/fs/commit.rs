@@ -16,7 +16,7 @@ use crate::cache::content::Version;
 use crate::clock;
 use crate::driver::{
     AttributeSupport, Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
-    Precondition, PutOptions, Result, Strength, is_copy_mark,
+    Precondition, PutOptions, Result, Strength, forget_bytes, is_copy_mark,
 };
 use crate::key::Key;
 use crate::writeback::ahead::Ahead;
@@ -378,6 +378,7 @@ impl Fs {
         let mut attributes = state.attributes.as_deref().cloned().unwrap_or_default();
         // New bytes are no copy of what the old ones were a copy of.
         attributes.user.retain(|name, _| !is_copy_mark(name));
+        forget_bytes(&mut attributes);
         if self.capabilities.attributes != AttributeSupport::None {
             state.attr.store(&mut attributes);
         }

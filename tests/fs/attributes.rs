@@ -154,6 +154,42 @@ async fn extended_attributes_and_media_types_survive_rewrites_and_renames() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn digests_of_other_tools_stay_with_the_bytes_and_go_with_them() {
+    let world = World::s3();
+    let mut attributes = Attributes::default();
+    let pairs = [
+        ("md5chksum", "XUFAKrxLKna5cZ2REBfFkg=="),
+        ("s3cmd-attrs", "gid:0/md5:5d41402abc4b2a76b9719d911017c592"),
+        ("color", "blue"),
+    ];
+    for (name, value) in pairs {
+        attributes.user.insert(name.into(), value.into());
+        let header = format!("x-amz-meta-{name}");
+        attributes.headers.insert(header, String::new());
+    }
+    let options = PutOptions {
+        attributes,
+        ..PutOptions::default()
+    };
+    let put = world.raw().put(&"f".into(), "hello".into(), options).await;
+    put.unwrap();
+    let names = async |key: &str| {
+        let info = world.raw().head(&key.into()).await.unwrap();
+        let told = info.attributes.unwrap();
+        let names: Vec<String> = told.user.keys().cloned().collect();
+        assert_eq!(told.headers.len(), names.len());
+        names.join(" ")
+    };
+    let mount = world.mount();
+    mount.setattr("f", mode(0o600)).await.unwrap();
+    assert_eq!(names("f").await, "color md5chksum s3cmd-attrs");
+    mount.rename("f", "g").await.unwrap();
+    assert_eq!(names("g").await, "color md5chksum s3cmd-attrs");
+    mount.append("g", " again").await.unwrap();
+    assert_eq!(names("g").await, "color");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_directorys_mode_is_kept_in_its_marker() {
     let world = World::memory();
     world.put("d/f", "x").await;
