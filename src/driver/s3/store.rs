@@ -33,7 +33,7 @@ pub(super) const LARGEST: usize = 16 << 20;
 /// The largest refusal that is read.
 const LARGEST_REFUSAL: usize = 64 << 10;
 /// How far clocks may be apart before a refusal is put down to that. Services bear 15 minutes.
-const SKEW: i64 = 240;
+const SKEW: u64 = 240;
 
 /// What a service is reached with.
 #[derive(Debug)]
@@ -258,7 +258,8 @@ impl Store {
                 Some(credentials) => Some(credentials.identity().await?),
                 None => None,
             };
-            let request = self.request(&site, target, call, identity.as_ref())?;
+            let skew = self.skew.load(Ordering::Relaxed);
+            let request = self.request(&site, target, call, identity.as_ref(), skew)?;
             let response = self
                 .client
                 .request(request)
@@ -288,7 +289,7 @@ impl Store {
                 }
                 _ => {}
             }
-            if status == StatusCode::FORBIDDEN && !shifted && self.shift(&parts.headers) {
+            if status == StatusCode::FORBIDDEN && !shifted && self.shift(&parts.headers, skew) {
                 shifted = true;
                 continue;
             }
@@ -325,6 +326,7 @@ impl Store {
         target: &Target,
         call: &Call<'_>,
         identity: Option<&aws_smithy_runtime_api::client::identity::Identity>,
+        skew: i64,
     ) -> Result<Request<Payload>> {
         let url = site.url(target.bucket.as_deref(), call.key, call.query);
         let mut headers = call.headers.clone();
@@ -342,7 +344,7 @@ impl Store {
             sign::authorize(
                 identity,
                 &site.region,
-                self.time(),
+                shifted(clock::wall(), skew),
                 &call.method,
                 &url,
                 &mut headers,
@@ -379,32 +381,35 @@ impl Store {
         Ok(request)
     }
 
-    /// The time that signatures carry: the service's.
-    fn time(&self) -> SystemTime {
-        let skew = self.skew.load(Ordering::Relaxed);
-        let shift = Duration::from_secs(skew.unsigned_abs());
-        if skew >= 0 {
-            clock::wall() + shift
-        } else {
-            clock::wall() - shift
-        }
-    }
-
-    /// Adopts the service's clock if ours is too far from it.
-    fn shift(&self, headers: &HeaderMap) -> bool {
+    /// Adopts the service's clock if that of a request is too far from it, which was signed with
+    /// `signed` seconds added to ours. Whether the request is worth another try: also where another
+    /// one has corrected the clock meanwhile.
+    fn shift(&self, headers: &HeaderMap, signed: i64) -> bool {
         let Some(theirs) = meta::date(headers) else {
             return false;
         };
-        let seconds = |from: SystemTime| match theirs.duration_since(from) {
+        let skew = match theirs.duration_since(clock::wall()) {
             Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
             Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(i64::MAX),
         };
-        if seconds(self.time()).abs() <= SKEW {
+        let far = |known: i64| skew.saturating_sub(known).unsigned_abs() > SKEW;
+        if !far(signed) {
             return false;
         }
-        let skew = seconds(clock::wall());
-        log::warn!("this machine's clock differs from the server's by {skew} s; correct it");
-        self.skew.store(skew, Ordering::Relaxed);
+        if far(self.skew.load(Ordering::Relaxed)) {
+            log::warn!("this machine's clock differs from the server's by {skew} s; correct it");
+            self.skew.store(skew, Ordering::Relaxed);
+        }
         true
+    }
+}
+
+/// The time that signatures carry: the service's.
+fn shifted(time: SystemTime, skew: i64) -> SystemTime {
+    let shift = Duration::from_secs(skew.unsigned_abs());
+    if skew >= 0 {
+        time + shift
+    } else {
+        time - shift
     }
 }

@@ -8,7 +8,6 @@ mod requests;
 use super::probe::Findings;
 use super::store::Target;
 use super::{Account, Bucket, StaticCredentials, parse};
-use crate::clock;
 use crate::driver::{
     Body, CopyCapability, CopyOptions, Driver, ETag, Encryption, ErrorKind, GetOptions, Location,
     OpenOptions, Precondition, PutOptions, Source, Strength,
@@ -17,7 +16,6 @@ use crate::key::Key;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -131,28 +129,6 @@ async fn the_region_is_learnt_once() {
         .expect_err("sent around");
     assert!(!error.retryable(), "{error}");
     server.await.expect("two requests");
-}
-
-#[tokio::test]
-async fn the_clock_of_the_server_is_adopted() {
-    let ahead = clock::wall() + Duration::from_secs(7200);
-    let date = format!("Date: {}\r\n", httpdate::fmt_http_date(ahead));
-    let (bucket, server) = serve(vec![
-        complaint("403 Forbidden", &date, "RequestTimeTooSkewed"),
-        answer("200 OK", GOOD, ""),
-    ])
-    .await;
-    bucket.head(&Key::from("k")).await.expect("accepted now");
-    let heads = server.await.expect("two requests");
-    let hour = |head: &str| {
-        let at = head.find("x-amz-date: ").expect("a date") + 12;
-        head[at..at + 11].to_owned()
-    };
-    assert_ne!(hour(&heads[0]), hour(&heads[1]));
-    let (bucket, server) = serve(vec![complaint("403 Forbidden", "", "AccessDenied")]).await;
-    let error = bucket.head(&Key::from("k")).await.expect_err("denied");
-    assert_eq!(error.kind(), ErrorKind::Denied);
-    server.await.expect("one request");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Parts that are copied by a server that does not look at the version there.
 
 use super::*;
+use crate::clock;
+use std::time::Duration;
 
 const BEGUN: &str =
     "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";

@@ -1,7 +1,45 @@
-//! Requests that are not made.
+//! How requests are made: by which clock, and which are not made at all.
 
 use super::*;
+use crate::clock;
 use crate::driver::ListRequest;
+use std::time::Duration;
+
+#[tokio::test]
+async fn the_clock_of_the_server_is_adopted() {
+    let ahead = clock::wall() + Duration::from_secs(7200);
+    let date = format!("Date: {}\r\n", httpdate::fmt_http_date(ahead));
+    let (bucket, server) = serve(vec![
+        complaint("403 Forbidden", &date, "RequestTimeTooSkewed"),
+        answer("200 OK", GOOD, ""),
+    ])
+    .await;
+    bucket.head(&Key::from("k")).await.expect("accepted now");
+    let heads = server.await.expect("two requests");
+    let hour = |head: &str| {
+        let at = head.find("x-amz-date: ").expect("a date") + 12;
+        head[at..at + 11].to_owned()
+    };
+    assert_ne!(hour(&heads[0]), hour(&heads[1]));
+    let (bucket, server) = serve(vec![complaint("403 Forbidden", "", "AccessDenied")]).await;
+    let error = bucket.head(&Key::from("k")).await.expect_err("denied");
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    server.await.expect("one request");
+}
+
+/// All are signed before the first answer corrects the clock.
+#[tokio::test]
+async fn the_clock_is_corrected_for_all_requests_that_are_under_way() {
+    let ahead = clock::wall() + Duration::from_secs(7200);
+    let date = format!("Date: {}\r\n", httpdate::fmt_http_date(ahead));
+    let skewed = || complaint("403 Forbidden", &date, "RequestTimeTooSkewed");
+    let good = || answer("200 OK", GOOD, "");
+    let (bucket, server) = serve(vec![skewed(), skewed(), skewed(), good(), good(), good()]).await;
+    let [a, b, c] = ["a", "b", "c"].map(Key::from);
+    let all = tokio::join!(bucket.head(&a), bucket.head(&b), bucket.head(&c));
+    assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok(), "{all:?}");
+    server.await.expect("six requests");
+}
 
 #[tokio::test]
 async fn a_listing_that_would_be_signed_wrong_is_refused_here() {
