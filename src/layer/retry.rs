@@ -114,6 +114,11 @@ impl Attempts {
         self.progress = clock::now();
     }
 
+    /// The store answers, though with nothing new.
+    fn lives(&mut self) {
+        self.progress = clock::now();
+    }
+
     /// Waits until the next attempt may begin, or gives the error back when there is to be none.
     async fn again(&mut self, error: Error, body: Option<&Progress>) -> Result<()> {
         let options = &self.shared.options;

@@ -10,6 +10,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::Digest;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Asks for the checksum that an object was stored with.
@@ -86,6 +87,29 @@ pub(super) enum Proof {
     Digest(ETag, Md5),
 }
 
+impl Proof {
+    /// Refuses bytes that are not the object's.
+    fn compare(&self, etags: &Etags, pieces: &VecDeque<Bytes>) -> Result<()> {
+        let wrong = match self {
+            Proof::Checksum(kind, sum) => (kind.of(pieces) != *sum)
+                .then_some("the bytes are not those that the server tells the checksum of"),
+            Proof::Digest(etag, digest) => {
+                let mut md5 = md5::Md5::new();
+                for piece in pieces {
+                    md5.update(piece);
+                }
+                let seen = md5.finalize().into();
+                (seen != *digest && !etags.is_opaque(etag, seen))
+                    .then_some("the bytes are not those that their etag is the digest of")
+            }
+        };
+        match wrong {
+            Some(why) => Err(Error::new(ErrorKind::Corrupt, why)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How a checksum is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checksum {
@@ -101,7 +125,7 @@ impl Checksum {
         (Checksum::Crc32, "x-amz-checksum-crc32"),
     ];
 
-    fn of(self, pieces: &[Bytes]) -> Vec<u8> {
+    fn of(self, pieces: &VecDeque<Bytes>) -> Vec<u8> {
         let (algorithm, bytes) = match self {
             Checksum::Crc64Nvme => (CrcAlgorithm::Crc64Nvme, 8),
             Checksum::Crc32C => (CrcAlgorithm::Crc32Iscsi, 4),
@@ -138,38 +162,51 @@ pub(super) fn proof(size: u64, etag: &ETag, headers: &HeaderMap, etags: &Etags) 
     (size <= LARGEST_DIGEST).then(|| Proof::Digest(etag.clone(), digest))
 }
 
-/// The bytes of an answer, none of them before all are known to be right.
+/// An answer that is read to its end before it is given on.
+struct Held {
+    /// What still comes.
+    body: Option<BoxStream<'static, Result<Bytes>>>,
+    pieces: VecDeque<Bytes>,
+}
+
+/// The bytes of an answer, none of them before all are known to be right. Until then an empty piece
+/// tells of each that has come, so that an answer that takes its time is not taken for silence.
 pub(super) fn verified(
     body: BoxStream<'static, Result<Bytes>>,
     etags: Arc<Etags>,
     proof: Proof,
 ) -> BoxStream<'static, Result<Bytes>> {
-    let whole = async move {
-        let pieces: Vec<Bytes> = body.try_collect().await?;
-        let wrong = match &proof {
-            Proof::Checksum(kind, sum) => (kind.of(&pieces) != *sum)
-                .then_some("the bytes are not those that the server tells the checksum of"),
-            Proof::Digest(etag, digest) => {
-                let mut md5 = md5::Md5::new();
-                for piece in &pieces {
-                    md5.update(piece);
-                }
-                let seen = md5.finalize().into();
-                (seen != *digest && !etags.is_opaque(etag, seen))
-                    .then_some("the bytes are not those that their etag is the digest of")
-            }
-        };
-        match wrong {
-            Some(why) => Err(Error::new(ErrorKind::Corrupt, why)),
-            None => Ok(stream::iter(pieces.into_iter().map(Ok))),
-        }
+    let held = Held {
+        body: Some(body),
+        pieces: VecDeque::new(),
     };
-    stream::once(whole).try_flatten().boxed()
+    let proof = Arc::new((etags, proof));
+    stream::try_unfold(held, move |mut held| {
+        let proof = proof.clone();
+        async move {
+            if let Some(body) = &mut held.body {
+                if let Some(piece) = body.try_next().await? {
+                    held.pieces.push_back(piece);
+                    return Ok(Some((Bytes::new(), held)));
+                }
+                held.body = None;
+                proof.1.compare(&proof.0, &held.pieces)?;
+            }
+            Ok(held.pieces.pop_front().map(|piece| (piece, held)))
+        }
+    })
+    .boxed()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::memory::Memory;
+    use crate::driver::{Driver, GetOptions, GetOutcome, Object, PutOptions};
+    use crate::key::Key;
+    use crate::layer::{Call, Deadline, Layered, Policy};
+    use futures::future::BoxFuture;
+    use std::time::Duration;
 
     const HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
 
@@ -249,6 +286,54 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A line on which each piece of a body takes its time.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl Policy for Slow {
+        async fn request<'a, T: Send + 'a>(
+            self: &'a Arc<Self>,
+            _: &'a Call<'_>,
+            request: BoxFuture<'a, Result<T>>,
+        ) -> Result<T> {
+            request.await
+        }
+
+        async fn get<'a>(
+            self: &'a Arc<Self>,
+            _: &'a Call<'_>,
+            request: BoxFuture<'a, Result<GetOutcome>>,
+        ) -> Result<GetOutcome> {
+            let object = request.await?.found()?;
+            let (info, bytes) = object.collect().await?;
+            let pieces: Vec<_> = bytes.chunks(1).map(Bytes::copy_from_slice).collect();
+            let body = stream::iter(pieces.into_iter().map(Ok)).then(|piece| async {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                piece
+            });
+            let (etags, etag) = (Arc::default(), ETag::new(HELLO));
+            let proof = proof(5, &etag, &HeaderMap::new(), &etags).expect("a digest");
+            Ok(GetOutcome::Found(Box::new(Object {
+                info,
+                range: 0..5,
+                body: verified(body.boxed(), etags, proof),
+            })))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_slowly_is_not_late() {
+        let memory = Memory::new();
+        let (key, none) = (Key::from("k"), PutOptions::default());
+        memory.put(&key, "hello".into(), none).await.unwrap();
+        let driver = Layered::over(Arc::new(memory), Arc::new(Slow));
+        let deadline = Arc::new(Deadline::new(Duration::from_secs(30)));
+        let driver = Layered::over(driver, deadline);
+        let outcome = driver.get(&key, GetOptions::default()).await.unwrap();
+        let (_, bytes) = outcome.found().unwrap().collect().await.unwrap();
+        assert_eq!(bytes, "hello");
     }
 
     #[tokio::test]

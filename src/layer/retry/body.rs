@@ -146,6 +146,7 @@ impl Resuming {
                 .min(piece.len() as u64);
             piece.advance(known as usize);
             if piece.is_empty() {
+                self.attempts.lives();
                 continue;
             }
             if *at >= self.left.end {
