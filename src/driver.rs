@@ -23,6 +23,7 @@ mod json;
 mod location;
 mod metadata;
 mod parts;
+pub(crate) mod progress;
 mod servers;
 mod silence;
 mod types;

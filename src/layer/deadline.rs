@@ -3,19 +3,22 @@
 use crate::clock::{self, Instant};
 use crate::driver::{Body, Error, ErrorKind, GetOutcome, Result};
 use crate::key::Key;
-use crate::layer::{Call, Operation, Policy, progress};
+use crate::layer::progress::{self, Progress};
+use crate::layer::{Call, Operation, Policy};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many deadlines a request may take in which the store moves bytes without telling how far
-/// it is: copies, and the assembly of parts.
+/// How many deadlines may pass in silence while the store moves bytes without telling how far it
+/// is: copies, among them those that change attributes, and the assembly of parts.
 const SERVER_SIDE: u32 = 4;
 
 /// A policy by which a request that makes no progress for some time fails with
 /// [`ErrorKind::Timeout`], and is dropped. Progress is: the body of a put or part is read on (seen
-/// for bodies of more than 1 MiB), the body of a get brings its next piece.
+/// for bodies of more than 1 MiB), the body of a get brings its next piece,
+/// or the driver has made one of several steps.
 ///
 /// Put it below [`super::Limit`], so that waiting for a place is not counted.
 #[derive(Debug)]
@@ -29,9 +32,11 @@ impl Deadline {
 
     fn of(&self, operation: Operation) -> Duration {
         match operation {
-            Operation::Copy | Operation::Rename | Operation::CopyPart | Operation::Complete => {
-                self.0 * SERVER_SIDE
-            }
+            Operation::Copy
+            | Operation::Rename
+            | Operation::SetAttributes
+            | Operation::CopyPart
+            | Operation::Complete => self.0 * SERVER_SIDE,
             _ => self.0,
         }
     }
@@ -63,9 +68,11 @@ impl Policy for Deadline {
     async fn request<'a, T: Send + 'a>(
         self: &'a Arc<Self>,
         call: &'a Call<'_>,
-        mut request: BoxFuture<'a, Result<T>>,
+        request: BoxFuture<'a, Result<T>>,
     ) -> Result<T> {
         let deadline = self.of(call.operation);
+        let steps = Progress::begin();
+        let mut request = pin!(steps.clone().of(request));
         let mut last = clock::now();
         loop {
             let awake = tokio::select! {
@@ -77,10 +84,12 @@ impl Policy for Deadline {
                 last = clock::now();
                 continue;
             }
-            match &call.progress {
-                Some(progress) if progress.last() > last => last = progress.last(),
-                _ => return Err(timeout(call.operation, call.key, deadline)),
+            let read = call.progress.as_ref().map(|progress| progress.last());
+            let progress = steps.last().max(read.unwrap_or(last));
+            if progress <= last {
+                return Err(timeout(call.operation, call.key, deadline));
             }
+            last = progress;
         }
     }
 

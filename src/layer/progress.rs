@@ -1,30 +1,14 @@
 //! Knows when a body that is being sent was last read.
 
-use crate::clock::{self, Instant};
+pub(crate) use crate::driver::progress::Progress;
+
 use crate::driver::{Body, Source};
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Bodies up to this length are sent within one deadline, and not followed.
 const SMALL: u64 = 1 << 20;
-
-/// The moment of the last sign of life.
-#[derive(Debug)]
-pub(crate) struct Progress(Mutex<Instant>);
-
-impl Progress {
-    /// Something happened now.
-    pub fn touch(&self) {
-        *self.0.lock() = clock::now();
-    }
-
-    /// When something happened last.
-    pub fn last(&self) -> Instant {
-        *self.0.lock()
-    }
-}
 
 /// Gives a body of the same bytes that tells whenever a piece of it is read. `None` stands for a
 /// body so small that nobody needs to know.
@@ -32,7 +16,7 @@ pub(crate) fn follow(body: Body) -> (Body, Option<Arc<Progress>>) {
     if body.len() <= SMALL {
         return (body, None);
     }
-    let progress = Arc::new(Progress(Mutex::new(clock::now())));
+    let progress = Progress::begin();
     let source: Arc<dyn Source> = match body {
         Body::Source(source) => source,
         Body::Memory(pieces) => Arc::new(Pieces::new(pieces)),
@@ -127,6 +111,7 @@ impl Source for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     #[tokio::test]
     async fn a_followed_body_has_the_same_bytes() {

@@ -8,11 +8,13 @@ use super::refusal::{Failed, Purpose};
 use super::store::Call;
 use super::{Bucket, MAX_OBJECT, meta, object, site, xml};
 use crate::clock;
+use crate::driver::progress;
 use crate::driver::{
     AttributeChange, Body, CommitId, CopyCapability, CopyOptions, ETag, Error, ErrorKind,
     GetOptions, ObjectInfo, Precondition, PutOptions, Result, Strength, Upload,
 };
 use crate::key::Key;
+use futures::TryFutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::{HeaderValue, Method, StatusCode};
 
@@ -205,7 +207,9 @@ impl Bucket {
                 .map(|index| {
                     let range = index * part..((index + 1) * part).min(size);
                     let bytes = range.end - range.start;
-                    upload.copy_part_raw(index as u32 + 1, from, Some(range), etag, bytes)
+                    let part =
+                        upload.copy_part_raw(index as u32 + 1, from, Some(range), etag, bytes);
+                    part.inspect_ok(|()| progress::step())
                 })
                 .buffer_unordered(WIDTH)
                 .try_collect::<()>()

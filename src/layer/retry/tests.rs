@@ -322,3 +322,42 @@ async fn only_the_keys_that_failed_are_deleted_again() {
     assert_eq!(f.stats.snapshot().count(Operation::DeleteMany), 2);
     assert!(f.memory.is_empty());
 }
+
+/// A store whose copies take several steps, of so many seconds each.
+#[derive(Debug)]
+struct Steps(Vec<u64>);
+
+impl crate::layer::Policy for Steps {
+    async fn request<'a, T: Send + 'a>(
+        self: &'a Arc<Self>,
+        _: &'a crate::layer::Call<'_>,
+        request: futures::future::BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        for seconds in &self.0 {
+            tokio::time::sleep(Duration::from_secs(*seconds)).await;
+            crate::driver::progress::step();
+        }
+        request.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_goes_on_by_steps_is_not_late() {
+    let memory = Memory::new();
+    put(&memory, "k", "hello").await;
+    let (from, to) = (key("k"), key("l"));
+    for (steps, kind) in [
+        (vec![100, 100, 100], None),
+        (vec![100, 130], Some(ErrorKind::Timeout)),
+    ] {
+        let mut driver = Layered::over(Arc::new(memory.clone()), Arc::new(Steps(steps)));
+        // The steps of a part of a store are the whole's as well.
+        for _ in 0..2 {
+            driver = Layered::over(driver, Arc::new(Deadline::new(Duration::from_secs(30))));
+            let copied = driver.copy(&from, &to, CopyOptions::default()).await;
+            assert_eq!(copied.err().map(|error| error.kind()), kind);
+            let changed = driver.set_attributes(&from, AttributeChange::default(), None);
+            assert_eq!(changed.await.err().map(|error| error.kind()), kind);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock;
+use crate::driver::progress::Progress;
 use std::time::Duration;
 
 const BEGUN: &str =
@@ -108,4 +109,27 @@ async fn nobody_waits_where_an_etag_never_comes_back() {
     assert_eq!(methods, ["post", "head", "put", "head", "post"]);
     let (outcome, _) = rebuild_on(script(head(OTHER)), true).await;
     assert_eq!(outcome.expect_err("written").kind(), ErrorKind::Changed);
+}
+
+#[tokio::test]
+async fn a_copy_in_parts_tells_of_each() {
+    let first = format!(
+        "HTTP/1.1 206 Partial Content\r\nConnection: close\r\nContent-Length: 1048576\r\n{GOOD}Content-Range: bytes 0-1048575/536870912\r\n\r\n"
+    );
+    let (mut bucket, _server) = serve(vec![
+        first,
+        body(BEGUN),
+        body(COPIED),
+        body(COPIED),
+        body(DONE),
+    ])
+    .await;
+    bucket.findings.part_copy = Strength::Atomic;
+    bucket.findings.copy = None;
+    let progress = Progress::begin();
+    let before = progress.last();
+    let (from, to) = (Key::from("from"), Key::from("to"));
+    let copy = bucket.copy(&from, &to, CopyOptions::default());
+    progress.clone().of(copy).await.expect("copied");
+    assert!(progress.last() > before);
 }
