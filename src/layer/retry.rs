@@ -345,6 +345,9 @@ impl Driver for Retry {
 
     /// Only the keys that failed are sent again. A version that is gone by then has been removed.
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
+        if removals.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut attempts = Attempts::new(&self.shared);
         let mut results: Vec<Result<()>> = Vec::new();
         let mut left: Vec<usize> = (0..removals.len()).collect();

@@ -323,6 +323,15 @@ async fn only_the_keys_that_failed_are_deleted_again() {
     assert!(f.memory.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_to_delete_is_an_answer() {
+    let f = fixture(RetryOptions::default());
+    f.plan.set("delete_many:delay=1s").unwrap();
+    let deleted = f.driver.delete_many(&[]);
+    let deleted = tokio::time::timeout(Duration::from_secs(60), deleted).await;
+    assert!(deleted.expect("an answer").unwrap().is_empty());
+}
+
 /// A store whose copies take several steps, of so many seconds each.
 #[derive(Debug)]
 struct Steps(Vec<u64>);
