@@ -25,6 +25,9 @@ const LARGEST: u64 = 8 << 20;
 /// How often the same other digest has to come before it is believed that etags are none.
 const CERTAIN: u32 = 3;
 
+/// Of how many etags it is known that other bytes came, since many are read at once.
+const DOUBTS: usize = 256;
+
 type Md5 = [u8; 16];
 
 /// What is known of a bucket's etags.
@@ -35,8 +38,9 @@ pub(super) struct Etags(Mutex<Known>);
 struct Known {
     /// The etags are no digests.
     opaque: bool,
-    /// The bytes last seen that had another digest than their etag says, and how often they came.
-    doubt: Option<(ETag, Md5, u32)>,
+    /// The bytes last seen of some objects that had another digest than their etag says, and how
+    /// often they came. The oldest comes first.
+    doubts: VecDeque<(ETag, Md5, u32)>,
 }
 
 impl Etags {
@@ -65,13 +69,18 @@ impl Etags {
     /// garbled alike each time.
     fn is_opaque(&self, etag: &ETag, seen: Md5) -> bool {
         let mut known = self.0.lock();
-        let times = match &known.doubt {
-            Some((same, digest, times)) if same == etag && *digest == seen => times + 1,
+        let before = known.doubts.iter().position(|(same, _, _)| same == etag);
+        let times = match before.and_then(|at| known.doubts.remove(at)) {
+            Some((_, digest, times)) if digest == seen => times + 1,
             _ => 1,
         };
-        known.doubt = Some((etag.clone(), seen, times));
+        if known.doubts.len() == DOUBTS {
+            known.doubts.pop_front();
+        }
+        known.doubts.push_back((etag.clone(), seen, times));
         if times >= CERTAIN {
             known.opaque = true;
+            known.doubts = VecDeque::new();
             log::debug!("etags are no digests there");
         }
         known.opaque
@@ -344,6 +353,23 @@ mod tests {
         }
         assert_eq!(read(&etags, HELLO, "any").await.unwrap(), b"any");
         assert_eq!(read(&etags, HELLO, "other").await.unwrap(), b"other");
+    }
+
+    #[tokio::test]
+    async fn etags_of_objects_that_are_read_at_once_are_known_as_no_digests() {
+        let etags = Arc::default();
+        let other = HELLO.replace('5', "6");
+        for _ in 1..CERTAIN {
+            read(&etags, HELLO, "any").await.unwrap_err();
+            read(&etags, &other, "other").await.unwrap_err();
+        }
+        assert_eq!(read(&etags, HELLO, "any").await.unwrap(), b"any");
+        let etags = Etags::default();
+        for number in 0..2 * DOUBTS {
+            let etag = ETag::new(format!("{number:032x}"));
+            assert!(!etags.is_opaque(&etag, [0; 16]));
+        }
+        assert_eq!(etags.0.lock().doubts.len(), DOUBTS);
     }
 
     #[test]
