@@ -457,6 +457,10 @@ fn main() {
         trial("increments", increments),
         trial("awkward_keys", keys::awkward_keys),
         trial("paging", keys::paging),
+        trial(
+            "what_is_copied_onto_itself_is_listed_all_the_while",
+            keys::what_is_copied_onto_itself_is_listed_all_the_while,
+        ),
         trial("ranges", ranges),
         trial("metadata", metadata),
         trial("copies", copies),

@@ -18,6 +18,7 @@ mod meta;
 mod object;
 mod probe;
 mod refusal;
+mod restated;
 mod sign;
 mod site;
 mod store;

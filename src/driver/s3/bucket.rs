@@ -5,7 +5,8 @@ use super::site::Query;
 use super::store::{Call, Outgoing, Store, Target};
 use super::{Bucket, meta, xml};
 use crate::driver::{
-    BucketInfo, Error, ErrorKind, ListRequest, Page, Precondition, Removal, Result, Strength,
+    BucketInfo, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, Precondition, Removal,
+    Result, Strength,
 };
 use base64::Engine;
 use bytes::Bytes;
@@ -51,6 +52,7 @@ impl Bucket {
         let query = query.into_string();
         let mut call = Call::new(Method::GET, b"");
         call.query = &query;
+        let listing = self.target.restated.listing();
         let (_, body) = self
             .store
             .ask(&self.target, &call)
@@ -73,6 +75,22 @@ impl Bucket {
                 ErrorKind::Corrupt,
                 format!("the server lists {:?}, which was not asked for", stray.key),
             )));
+        }
+        for (shown, key) in listing.missing(request, &page) {
+            let object = match self.look(&key, None, None).await {
+                Ok(Some((info, _))) => ObjectInfo {
+                    // As listings tell them.
+                    attributes: None,
+                    commits: Vec::new(),
+                    ..info
+                },
+                Ok(None) => continue,
+                Err(Failed::Refused(refusal)) if refusal.object_missing() => continue,
+                Err(failed) => return Err(purpose.error(failed)),
+            };
+            let at = page.entries.partition_point(|entry| entry.key < shown);
+            let object = (shown == key).then_some(object);
+            page.entries.insert(at, ListEntry { key: shown, object });
         }
         Ok(page)
     }

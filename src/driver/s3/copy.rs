@@ -65,6 +65,7 @@ impl Bucket {
                     native.destination,
                 )
         });
+        let _copying = (from == to).then(|| self.target.restated.copying(to));
         if !native {
             return self.join(from, to, options).await;
         }

@@ -3,6 +3,7 @@
 
 use super::class::Classes;
 use super::refusal::{Failed, Refusal};
+use super::restated::Restated;
 use super::sign::{self, Credentials};
 use super::site::Site;
 use super::verify::Etags;
@@ -63,6 +64,8 @@ pub(super) struct Target {
     pub etags: Arc<Etags>,
     /// What is known of its objects' storage classes.
     pub classes: Classes,
+    /// What is being copied onto itself.
+    pub restated: Restated,
 }
 
 impl Target {
@@ -73,6 +76,7 @@ impl Target {
             site: RwLock::new(Arc::new(site)),
             etags: Arc::default(),
             classes: Classes::default(),
+            restated: Restated::default(),
         }
     }
 
