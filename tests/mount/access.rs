@@ -1,6 +1,6 @@
 //! Other users: who gets in, what modes allow, and mounts without root.
 
-use crate::harness::{BINARY, Need, PYTHON, Place, Program, Root, trial};
+use crate::harness::{BINARY, FuseForAll, Need, PYTHON, Place, Program, Root, trial};
 use libtest_mimic::Trial;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn trials() -> Vec<Trial> {
             a_write_drops_privilege_bits,
         ),
         trial(
-            &[Root, PYTHON, AS_NOBODY, Program("fusermount3")],
+            &[Root, PYTHON, AS_NOBODY, FuseForAll, Program("fusermount3")],
             "access::a_user_mounts_through_fusermount",
             a_user_mounts_through_fusermount,
         ),

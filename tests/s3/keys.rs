@@ -1,7 +1,6 @@
 //! Keys as they are, and listings of them.
 
 use super::*;
-use std::cell::Cell;
 
 /// A key that the server takes is the same key in every operation; any other is refused.
 pub async fn awkward_keys() -> Outcome {
@@ -152,45 +151,5 @@ pub async fn paging() -> Outcome {
         }
     }
     assert_eq!(whole(ListRequest::flat(&Key::empty())).await?, []);
-    Ok(())
-}
-
-/// A server may leave out of a listing what is copied onto itself just then.
-pub async fn what_is_copied_onto_itself_is_listed_all_the_while() -> Outcome {
-    let bucket = fresh().await?;
-    let keys: Vec<Key> = (0..8)
-        .map(|i| Key::from(format!("d{}/f", i % 4) + &i.to_string()))
-        .collect();
-    for key in &keys {
-        bucket.put(key, "x".into(), PutOptions::default()).await?;
-    }
-    let done = Cell::new(false);
-    let copies = async {
-        for round in 0..300 {
-            for key in &keys[..2] {
-                let options = CopyOptions {
-                    attributes: Some(Attributes {
-                        mode: Some(0o100_600 + round % 8),
-                        ..Attributes::default()
-                    }),
-                    ..CopyOptions::default()
-                };
-                bucket.copy(key, key, options).await?;
-            }
-        }
-        done.set(true);
-        Ok::<(), Error>(())
-    };
-    let listings = async {
-        while !done.get() {
-            let flat = bucket.list(ListRequest::flat(&Key::empty())).await?;
-            assert_eq!(flat.entries.len(), keys.len());
-            assert!(flat.entries.is_sorted_by_key(|entry| &entry.key));
-            let folded = bucket.list(ListRequest::directory(&Key::empty())).await?;
-            assert_eq!(folded.entries.len(), 4);
-        }
-        Ok::<(), Error>(())
-    };
-    tokio::try_join!(copies, listings)?;
     Ok(())
 }
