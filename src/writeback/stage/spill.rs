@@ -5,6 +5,7 @@ use super::extents::{Content, Extents};
 use super::memory::Memory;
 use crate::driver::{Body, Source};
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 struct SpillFile {
     file: File,
     charge: Charge,
+    /// What living snapshots read. A leaf lock, held for moments only.
+    frozen: Mutex<Vec<Range<u64>>>,
 }
 
 impl SpillFile {
@@ -23,7 +26,16 @@ impl SpillFile {
         Ok(SpillFile {
             file: area.unnamed_file()?,
             charge: Charge::new(area.disk_meter()),
+            frozen: Mutex::default(),
         })
+    }
+
+    /// Whether a living snapshot reads bytes of a range.
+    fn is_frozen(&self, range: &Range<u64>) -> bool {
+        let frozen = self.frozen.lock();
+        frozen
+            .iter()
+            .any(|read| read.start < range.end && range.start < read.end)
     }
 
     fn charge(&self, bytes: u64) -> io::Result<()> {
@@ -74,8 +86,6 @@ impl SpillFile {
 /// stage's extents, is zero.
 pub(super) struct Spill {
     file: Arc<SpillFile>,
-    /// No snapshot that may still live reads bytes from here on.
-    frozen: u64,
 }
 
 impl Spill {
@@ -90,7 +100,6 @@ impl Spill {
         }
         Ok(Spill {
             file: Arc::new(file),
-            frozen: 0,
         })
     }
 
@@ -103,7 +112,7 @@ impl Spill {
         data: &[u8],
     ) -> io::Result<()> {
         let range = offset..offset + data.len() as u64;
-        self.own(area, extents, range.start, u64::MAX)?;
+        self.own(area, extents, &range, u64::MAX)?;
         let held = extents.data_in(range.clone());
         let old = match held {
             0 => None,
@@ -132,7 +141,7 @@ impl Spill {
         extents: &Extents,
         range: Range<u64>,
     ) -> io::Result<()> {
-        self.own(area, extents, range.start, u64::MAX)?;
+        self.own(area, extents, &range, u64::MAX)?;
         for range in extents.of(Content::Data, range) {
             let len = range.end - range.start;
             self.file.clear(range)?;
@@ -147,7 +156,7 @@ impl Spill {
         if gone == 0 {
             return Ok(());
         }
-        if self.own(area, extents, size, size)? {
+        if self.own(area, extents, &(size..u64::MAX), size)? {
             return Ok(());
         }
         self.file.file.set_len(size)?;
@@ -167,28 +176,23 @@ impl Spill {
 
     /// A body of `range` that stays what it is.
     pub fn body(&mut self, range: Range<u64>) -> Body {
-        self.frozen = self.frozen.max(range.end);
+        self.file.frozen.lock().push(range.clone());
         Body::Source(Arc::new(Snapshot {
             file: self.file.clone(),
             range,
         }))
     }
 
-    /// Sees to it that bytes from `from` on can be changed: while a snapshot that reads them
-    /// lives, its file is left to it and the data below `keep` goes on in a fresh one. Tells
-    /// whether that was so.
+    /// Sees to it that a range can be changed: while a snapshot that reads some of it lives, its file
+    /// is left to it and the data below `keep` goes on in a fresh one. Tells whether that was so.
     fn own(
         &mut self,
         area: &StagingArea,
         extents: &Extents,
-        from: u64,
+        range: &Range<u64>,
         keep: u64,
     ) -> io::Result<bool> {
-        if from >= self.frozen {
-            return Ok(false);
-        }
-        if Arc::get_mut(&mut self.file).is_some() {
-            self.frozen = 0;
+        if !self.file.is_frozen(range) {
             return Ok(false);
         }
         let fresh = SpillFile::new(area)?;
@@ -201,7 +205,6 @@ impl Spill {
             }
         }
         self.file = Arc::new(fresh);
-        self.frozen = 0;
         Ok(true)
     }
 }
@@ -237,6 +240,15 @@ fn copy(from: &SpillFile, to: &SpillFile, range: Range<u64>) -> io::Result<()> {
 struct Snapshot {
     file: Arc<SpillFile>,
     range: Range<u64>,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let mut frozen = self.file.frozen.lock();
+        if let Some(at) = frozen.iter().position(|read| *read == self.range) {
+            frozen.swap_remove(at);
+        }
+    }
 }
 
 impl Source for Snapshot {

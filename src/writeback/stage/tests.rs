@@ -431,6 +431,27 @@ fn appending_beside_a_snapshot_copies_no_file() {
 }
 
 #[test]
+fn changing_what_no_snapshot_reads_copies_no_file() {
+    let (_dir, area) = area(0, 0);
+    let mut stage = Stage::new(&area, None);
+    stage.write(0, &vec![1; 8 << 20]).unwrap();
+    let late = stage.body(6 << 20..7 << 20).unwrap();
+    let early = stage.body(0..1 << 20).unwrap();
+    // A header is filled in while the last of what was written is on its way.
+    drop(early);
+    stage.write(0, b"header").unwrap();
+    stage.write(7 << 20, b"tail").unwrap();
+    stage.set_size(7 << 20).unwrap();
+    assert_eq!(area.spilled(), 7 << 20);
+    assert_eq!(bytes_of(&late), vec![1; 1 << 20]);
+    stage.write((6 << 20) + 1, b"x").unwrap();
+    assert_eq!(area.spilled(), 14 << 20);
+    assert_eq!(bytes_of(&late), vec![1; 1 << 20]);
+    drop(late);
+    assert_eq!(area.spilled(), 7 << 20);
+}
+
+#[test]
 fn missing_bytes_are_never_taken_for_zeros() {
     let (_dir, area) = area(1 << 20, 1 << 20);
     let mut stage = Stage::new(&area, Some(origin(&[7; 100])));
