@@ -128,10 +128,18 @@ impl Fs {
             self.change_attributes(&inode, change, touch).await
         };
         // No close follows that would commit the new length.
-        if set.size.is_some() && set.handle.is_none() {
-            self.commit_in_turn(&inode).await?;
+        let sent = match set.size.is_some() && set.handle.is_none() {
+            true => self.commit_in_turn(&inode).await,
+            false => Ok(()),
+        };
+        let result = sent.and(changed);
+        if result.is_err() && set.size.is_some() {
+            // The kernel takes a length that is refused for the one of before; it waits here to be
+            // sent again.
+            self.notify.invalidate_inode(ino, true);
+            self.notify.invalidate_inode(ino, false);
         }
-        changed?;
+        result?;
         Ok(self.entry(&inode))
     }
 

@@ -343,6 +343,29 @@ async fn what_waits_is_put_on_what_somebody_else_wrote() {
     assert!(world.conflicts("f").await.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_length_that_could_not_be_sent_is_asked_for_again() {
+    let world = World::memory();
+    world.put("f", "hello").await;
+    let mount = world.mount();
+    let ino = mount.ino("f").await.unwrap();
+    mount.fault.set("put:error=unreachable").unwrap();
+    mount.kernel.told();
+    let shorter = SetAttr {
+        size: Some(2),
+        ..SetAttr::default()
+    };
+    assert_eq!(mount.setattr("f", shorter).await, Err(libc::EIO));
+    // It waits to be sent, and the kernel believes in the one of before.
+    let told = mount.kernel.told();
+    assert!(told.contains(&Told::Inode(ino, true)), "{told:?}");
+    assert!(told.contains(&Told::Inode(ino, false)), "{told:?}");
+    assert_eq!(mount.fs.getattr(ino).await.unwrap().attr.size, 2);
+    mount.fault.clear();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.get("f").await.unwrap(), "he");
+}
+
 /// What somebody else has stored: a mode, an owner and a group.
 async fn stored_by_another(world: &World, key: &str) {
     let attributes = Attributes {
