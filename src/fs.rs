@@ -31,6 +31,7 @@ mod inode;
 mod intent;
 mod kept;
 mod later;
+mod learn;
 mod lookup;
 mod lost;
 mod make;

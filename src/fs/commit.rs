@@ -5,12 +5,9 @@
 //! meanwhile and are told from what is being sent by the state's `generation`.
 
 use super::Fs;
-use super::attr::Attr;
 use super::errno::{self, FsError, FsResult};
 use super::inode::{Attempt, Inode, State};
-use super::later::reapply;
 use super::merge::{Collision, Fate};
-use super::series::Wants;
 use crate::cache::content::BLOCK;
 use crate::cache::content::Version;
 use crate::clock;
@@ -506,76 +503,6 @@ impl Fs {
             self.table.reap(inode);
         }
         clean
-    }
-
-    /// Asks for what others stored beside the bytes, so that a rewrite keeps it.
-    async fn learn_attributes(&self, inode: &Arc<Inode>, key: &Key, base: &ETag) -> FsResult<()> {
-        let told = match self.asked_ahead(key, Wants::Facts).await {
-            Some((info, _)) => Ok(info),
-            None => self.driver.head(key).await,
-        };
-        let told = match told {
-            Ok(info) if info.etag == *base => Some(info),
-            // Another version: the put's condition will tell.
-            Ok(_) => None,
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let mut state = inode.state();
-        match told {
-            Some(info) => {
-                self.show_stored(inode, &mut state, &info);
-                state.attributes = Some(info.attributes.unwrap_or_default());
-                if state.file.commits.is_empty() {
-                    state.file.commits = info.commits;
-                }
-            }
-            None => state.attributes = Some(Arc::default()),
-        }
-        // Changes that wait are younger, and the writes are younger than those.
-        let written = state.attr;
-        reapply(&mut state);
-        state.attr.mtime = written.mtime;
-        state.attr.atime = written.atime;
-        Ok(())
-    }
-
-    /// The same before a change of some, which the commit would take for what is shown. The caller
-    /// holds the turn.
-    pub(super) async fn learn_before_change(&self, inode: &Arc<Inode>) -> FsResult<()> {
-        let unknown = {
-            let state = inode.state();
-            let written = state.file.dirty && !state.removed && !state.superseded;
-            let base = state.file.base.clone();
-            base.filter(|_| written && state.attributes.is_none())
-                .map(|base| (state.key.clone(), base))
-        };
-        match unknown {
-            Some((key, base)) => self.learn_attributes(inode, &key, &base).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Shows the mode and the owners of a file that was written to before they were known, as the
-    /// commit stores what is shown. Its times are those of the writes.
-    pub(super) fn show_stored(&self, inode: &Inode, state: &mut State, info: &ObjectInfo) {
-        let told = Attr::of_object(inode.ino, info, &self.options);
-        if state.attributes.is_some() || told.kind != inode.kind {
-            return;
-        }
-        let before = state.attr;
-        state.attr = Attr {
-            mode: told.mode,
-            uid: told.uid,
-            gid: told.gid,
-            rdev: told.rdev,
-            ..before
-        };
-        // Who wrote is not known any more.
-        state.attr.drop_privilege_bits();
-        if state.attr != before {
-            self.notify.invalidate_inode(inode.ino, true);
-        }
     }
 }
 

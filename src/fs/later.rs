@@ -30,12 +30,17 @@ pub struct Later {
     since: Option<AttributeChange>,
 }
 
-/// Shows again what the store does not know yet.
+/// Shows again what the store does not know yet. The times of what was written since are younger.
 pub(super) fn reapply(state: &mut State) {
     if let Some(later) = state.later.take() {
-        let ctime = state.attr.ctime;
+        let (before, mtime_set) = (state.attr, state.mtime_set);
         apply(state, &later.change);
-        state.attr.ctime = ctime;
+        state.attr.ctime = before.ctime;
+        if state.file.dirty {
+            state.attr.mtime = before.mtime;
+            state.attr.atime = before.atime;
+            state.mtime_set = mtime_set;
+        }
         state.later = Some(later);
     }
 }
