@@ -324,12 +324,13 @@ impl Fs {
     async fn send_at_last(self: &Arc<Self>, timeout: Duration) -> Vec<Untold> {
         let waiting = || -> Vec<Arc<Inode>> { self.changed.lock().values().cloned().collect() };
         let trying = async {
-            for tried in 0..LAST_TRIES {
-                self.send_due(true).await;
+            self.send_due(true).await;
+            for tried in 1..LAST_TRIES {
                 if waiting().is_empty() {
                     break;
                 }
-                tokio::time::sleep(LAST_PAUSE * (1 << tried)).await;
+                tokio::time::sleep(LAST_PAUSE * (1 << (tried - 1))).await;
+                self.send_due(true).await;
             }
         };
         // Whatever is still there then is told.
