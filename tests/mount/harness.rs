@@ -9,7 +9,7 @@ use bucketfs::mount::{point, record};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,9 +26,6 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Need {
     /// To be root.
     Root,
-    /// That every user may open /dev/fuse.
-    #[allow(dead_code, reason = "not each test that uses this file needs it")]
-    FuseForAll,
     /// A program in the PATH.
     Program(&'static str),
     /// A variable in the environment.
@@ -36,8 +33,7 @@ pub enum Need {
     Variable(&'static str),
 }
 
-#[allow(unused_imports, reason = "not each test that uses this file needs all")]
-pub use Need::{FuseForAll, Program, Root, Variable};
+pub use Need::{Program, Root, Variable};
 
 /// For what needs system calls that are unsafe here.
 pub const PYTHON: Need = Program("python3");
@@ -133,10 +129,6 @@ pub fn trial_as(
 
 fn lacks(need: &Need) -> Option<String> {
     match need {
-        FuseForAll => {
-            let mode = std::fs::metadata("/dev/fuse").map_or(0, |facts| facts.mode());
-            (mode & 0o006 != 0o006).then(|| "needs chmod 666 /dev/fuse".into())
-        }
         Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".into()),
         Program(name) => (!has_program(name)).then(|| format!("needs {name}")),
         Variable(name) => std::env::var_os(name)
