@@ -29,7 +29,10 @@ pub enum Task {
     /// Remove what bucketfs keeps in the bucket.
     Clean,
     /// Bring replicas up to date.
-    Repair,
+    Repair {
+        /// Also those that have the copies of another store.
+        replace: bool,
+    },
 }
 
 /// Connects, and does that.
@@ -47,7 +50,7 @@ pub fn run(
         // A check must reach stores without conditions too: that is what it is to tell.
         let mut settings = settings.clone();
         settings.open.unsafe_writes = true;
-        if task == Task::Repair {
+        if let Task::Repair { .. } = task {
             if settings.open.read_only {
                 return Err(Failure::usage("--repair writes; leave --read-only away"));
             }
@@ -57,7 +60,7 @@ pub fn run(
         let driver = stack.driver;
         say(format!("{} answers", settings.location));
         let checked = match (stack.shows_buckets, task) {
-            (_, Task::Repair) => repair(&*driver, say).await,
+            (_, Task::Repair { replace }) => repair(&*driver, replace, say).await,
             (true, Task::Clean) => {
                 return Err(Failure::usage(format!(
                     "--clean is for one bucket at a time; name it, as in {}BUCKET",
@@ -100,7 +103,7 @@ fn clean_local(settings: &StoreSettings, say: Say<'_>) -> std::result::Result<()
 }
 
 /// Brings the replicas of a store up to date, and of the stores that it is made of.
-async fn repair(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
+async fn repair(driver: &dyn Driver, replace: bool, say: Say<'_>) -> Result<Exit> {
     let replicated = driver.replicated();
     if replicated.is_empty() {
         let why = "there is nothing to repair: only mirror: keeps replicas";
@@ -108,7 +111,7 @@ async fn repair(driver: &dyn Driver, say: Say<'_>) -> Result<Exit> {
     }
     let mut exit = Exit::Ok;
     for mirror in replicated {
-        if mirror.repair(say).await?.failed > 0 {
+        if mirror.repair(replace, say).await?.failed > 0 {
             exit = Exit::Other;
         }
     }

@@ -87,6 +87,10 @@ enum Command {
         /// nothing [default: false]
         #[arg(long)]
         repair: bool,
+        /// With --repair: take replicas that have the copies of another store, too. What those have
+        /// and the first store does not is removed [default: false]
+        #[arg(long, requires = "repair")]
+        replace: bool,
     },
 }
 
@@ -170,6 +174,7 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
             flags,
             clean,
             repair,
+            replace,
         } => {
             args::hide_password(url.as_deref(), &invocation.args)?;
             let settings = config::resolve_store(Sources {
@@ -181,7 +186,7 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
             logging::to_stderr(settings.log_level.min(log::LevelFilter::Warn));
             let task = match (clean, repair) {
                 (true, _) => check::Task::Clean,
-                (false, true) => check::Task::Repair,
+                (false, true) => check::Task::Repair { replace },
                 (false, false) => check::Task::Check,
             };
             check::run(&settings, task, &mut |line| say(line))

@@ -218,6 +218,9 @@ fn text(report: &StatusReport) -> String {
     for (at, store) in report.stores.iter().enumerate() {
         let name = if at == 0 { "stores" } else { "" };
         let lacks = match (store.everything, store.pending) {
+            _ if store.of_another => {
+                ", which has the copies of another store and is left alone".to_owned()
+            }
             (true, _) => ", of which everything is to be compared".to_owned(),
             (false, 0) => String::new(),
             (false, pending) => format!(", which lacks {}", counted(pending, "key")),
@@ -369,7 +372,7 @@ mod tests {
                 role: role.into(),
                 failing: (pending == 0).then(|| "no route".into()),
                 pending,
-                everything: false,
+                ..PartStatus::default()
             });
         }
         report.pace.refusals = 2;

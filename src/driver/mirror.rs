@@ -106,14 +106,30 @@ struct Shared {
 }
 
 /// Replicas of which it is not known that they ever had everything.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Unseen {
     /// Nobody has looked.
     unasked: Replicas,
     /// They never had.
     empty: Replicas,
+    /// They have the copies of another store, and are left alone.
+    of_another: Replicas,
+    /// They have everything, and copies of what the primary does not have.
+    surplus: Replicas,
     /// Others, too, that may be written to: no note there says that they are another mirror's.
     joined: Replicas,
+}
+
+impl Unseen {
+    /// Those whose notes are to be looked at.
+    fn to_ask(&self) -> Replicas {
+        self.unasked | self.of_another
+    }
+
+    /// Those that are to be filled.
+    fn to_fill(&self) -> Replicas {
+        self.empty & !self.of_another & !self.surplus
+    }
 }
 
 impl fmt::Debug for Mirror {
@@ -196,8 +212,7 @@ impl Mirror {
             repairing: AtomicBool::new(false),
             unseen: Mutex::new(Unseen {
                 unasked: all,
-                empty: 0,
-                joined: 0,
+                ..Unseen::default()
             }),
             claimed: OnceCell::new(),
             called: OnceCell::new(),

@@ -42,6 +42,8 @@ pub struct PartStatus {
     pub pending: u64,
     /// Whether those are too many to tell, so that all are to be compared.
     pub everything: bool,
+    /// Whether it has the copies of another store, and is left alone.
+    pub of_another: bool,
 }
 
 /// What came of a repair.
@@ -53,6 +55,8 @@ pub struct Repaired {
     pub mended: u64,
     /// Objects of a replica that no mirror has put there.
     pub foreign: u64,
+    /// Copies of what the first store does not have, which were not removed.
+    pub surplus: u64,
     /// Objects that could not be brought up to date.
     pub failed: u64,
 }
@@ -63,8 +67,10 @@ pub trait Replicated: Send + Sync + Debug {
     /// Each of them.
     fn status(&self) -> Vec<PartStatus>;
 
-    /// Compares all of them, and brings copies up to date. It says what it does.
-    async fn repair(&self, say: &mut (dyn FnMut(String) + Send)) -> Result<Repaired>;
+    /// Compares all of them, and brings copies up to date, with `replace` also those that have the
+    /// copies of another store. It says what it does.
+    async fn repair(&self, replace: bool, say: &mut (dyn FnMut(String) + Send))
+    -> Result<Repaired>;
 }
 
 fn wrong(why: String) -> Error {

@@ -449,6 +449,15 @@ impl Shared {
             if copy.is_none() {
                 return Ok(false);
             }
+            if !self.is_itself().await? {
+                let why = format!(
+                    "{} is not the store that it was, or is empty: what it does not have is not removed from its replicas",
+                    self.name
+                );
+                return Err(Error::new(ErrorKind::Unavailable, why)
+                    .during("repair")
+                    .on(key));
+            }
             driver.delete(key, Precondition::None).await?;
             return Ok(true);
         };

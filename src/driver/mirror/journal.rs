@@ -33,6 +33,8 @@ struct State {
     bytes: usize,
     /// Replicas that are to be compared whole.
     everything: Replicas,
+    /// When single keys of a replica were last given up for that, by `begun`.
+    given_up: [u64; Replicas::BITS as usize],
     /// Counts the writes that began and ended.
     begun: u64,
     file: Option<Written>,
@@ -57,6 +59,8 @@ struct Written {
     lines: u64,
     /// Whether a line could not be written; that is told once.
     broken: bool,
+    /// Whether the last one may be there in part.
+    torn: bool,
 }
 
 /// A write that has begun on some keys.
@@ -68,6 +72,9 @@ fn hexadecimal(key: &Key) -> String {
 }
 
 fn parse(digits: &str) -> Option<Key> {
+    // A sign is none of them.
+    let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits = hexadecimal.then_some(digits)?;
     let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
     let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
     bytes.map(Key::from)
@@ -118,15 +125,21 @@ impl Written {
             path,
             lines: lines.lines().count() as u64,
             broken: false,
+            torn: false,
         })
     }
 
     fn line(&mut self, line: &str) {
         self.lines += 1;
-        if let Err(error) = self.file.write_all(line.as_bytes())
-            && !self.broken
+        let written = match self.torn {
+            // What is there of the line before is one by itself, which nobody understands.
+            true => self.file.write_all(format!("\n{line}").as_bytes()),
+            false => self.file.write_all(line.as_bytes()),
+        };
+        self.torn = written.is_err();
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.broken, true)
         {
-            self.broken = true;
             log::error!(
                 "cannot write {}: {error}; what replicas lack is forgotten when this mount ends",
                 self.path.display()
@@ -168,6 +181,11 @@ impl State {
         }
         let lacking = self.keys.values().fold(0, |all, entry| all | entry.lacking);
         self.everything |= lacking;
+        for (at, given_up) in self.given_up.iter_mut().enumerate() {
+            if lacking & (1 << at) != 0 {
+                *given_up = self.begun;
+            }
+        }
         self.line("*\n");
         let idle = self.keys.iter().filter(|(_, entry)| entry.holders == 0);
         for key in idle.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
@@ -214,7 +232,8 @@ impl Journal {
         if let Some(written) = &state.file {
             written.file.sync_all().map_err(named)?;
         }
-        for path in state.adopted.drain(..) {
+        let kept = state.file.as_ref().is_some_and(|written| written.broken);
+        for path in state.adopted.drain(..).filter(|_| !kept) {
             let _ = std::fs::remove_file(path);
         }
         Ok(Journal(Mutex::new(state)))
@@ -349,12 +368,23 @@ impl Journal {
         self.0.lock().everything
     }
 
-    /// Replicas have been compared whole. When no other one is to be, the file is put anew, without
+    /// What a comparison of all begins behind.
+    pub fn mark(&self) -> u64 {
+        let mut state = self.0.lock();
+        state.begun += 1;
+        state.begun
+    }
+
+    /// Replicas have been compared whole since that mark; of which single keys have been given up
+    /// meanwhile is to be compared again. When no other one is to be, the file is put anew, without
     /// the star; until then what was synced stays.
-    pub fn compared(&self, replicas: Replicas) {
+    pub fn compared(&self, replicas: Replicas, since: u64) {
         let mut state = self.0.lock();
         let before = state.everything;
-        state.everything &= !replicas;
+        let given_up = state.given_up.iter().enumerate();
+        let again = given_up.filter(|(_, at)| **at >= since);
+        let again = again.fold(0, |again, (at, _)| again | 1 << at);
+        state.everything &= !replicas | again;
         if before == 0 || state.everything != 0 {
             return;
         }
@@ -458,15 +488,15 @@ mod tests {
         let begun = journal.begin([&Key::from("a"), &Key::from("b")]);
         journal.end(begun, &"a".into(), 0);
         let before = (facts().modified().unwrap(), facts().ino(), text());
-        journal.compared(0);
-        journal.compared(1);
+        journal.compared(0, journal.mark());
+        journal.compared(1, journal.mark());
         let after = (facts().modified().unwrap(), facts().ino(), text());
         assert_eq!(before, after);
         journal.0.lock().everything = 3;
         journal.0.lock().line("*\n");
-        journal.compared(1);
+        journal.compared(1, journal.mark());
         assert!(text().contains('*') && facts().ino() == before.1);
-        journal.compared(2);
+        journal.compared(2, journal.mark());
         assert_eq!(text(), "+62\n");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         // It is written on, and nobody else's.
@@ -497,8 +527,45 @@ mod tests {
         drop(std::mem::take(&mut *journal.0.lock()));
         let next = Journal::open(dir.path(), 1).unwrap();
         assert_eq!(next.everything(), 1);
-        next.compared(1);
+        next.compared(1, next.mark());
         drop(next);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn keys_that_are_given_up_while_all_are_compared_are_compared_again() {
+        let journal = Journal::in_memory();
+        journal.0.lock().everything = 3;
+        let begun = journal.mark();
+        for at in 0..=MOST.0 {
+            let key = Key::from(format!("{at}"));
+            let write = journal.begin([&key]);
+            journal.end(write, &key, 1);
+        }
+        journal.compared(3, begun);
+        assert_eq!(journal.everything(), 1);
+        journal.compared(3, journal.mark());
+        assert_eq!(journal.everything(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_stays_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("1-2.journal");
+        // The second line was cut, and the third one begun anew behind it.
+        std::fs::write(&left, "+61\n+6\n+62\n++6\n").unwrap();
+        let mut journal = Journal::open(dir.path(), 1).unwrap();
+        assert_eq!(journal.lacking(None, 9), ["a".into(), "b".into()]);
+        assert!(!left.exists());
+        // A file that takes nothing.
+        let state = journal.0.get_mut();
+        let written = state.file.as_mut().unwrap();
+        let file = std::mem::replace(&mut written.file, File::open(&written.path).unwrap());
+        written.line("+63\n");
+        assert!(written.broken && written.torn);
+        written.file = file;
+        written.line("+64\n");
+        let text = std::fs::read_to_string(&written.path).unwrap();
+        assert_eq!(text, "+61\n+62\n\n+64\n");
     }
 }

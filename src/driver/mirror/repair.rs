@@ -37,7 +37,7 @@ impl Shared {
     pub(super) fn has_work(&self) -> bool {
         let unseen = {
             let unseen = self.unseen.lock();
-            unseen.unasked != 0 || (self.fills && unseen.empty != 0)
+            unseen.to_ask() != 0 || (self.fills && unseen.to_fill() != 0)
         };
         unseen || self.journal.everything() != 0 || !self.journal.lacking(None, 1).is_empty()
     }
@@ -72,11 +72,22 @@ impl Shared {
         let mut done = 0;
         let mut all = self.journal.everything();
         if self.fills {
-            all |= self.unseen.lock().empty;
+            all |= self.unseen.lock().to_fill();
         }
+        all &= !self.unseen.lock().of_another;
+        let begun = self.journal.mark();
         for at in (0..self.replicas.len()).filter(|at| all & bit(*at) != 0) {
             let mut say = |line: String| log::info!("{line}");
-            match self.compare(at, &mut say).await {
+            match self.compare(at, Removes::Noted, &mut say).await {
+                Ok(repaired) if repaired.surplus > 0 => {
+                    self.unseen.lock().surplus |= bit(at);
+                    log::warn!(
+                        "{} has {} copies of what {} does not have, and may be all that is left of it: `bucketfs check --repair` removes them",
+                        self.replicas[at].name,
+                        repaired.surplus,
+                        self.name
+                    );
+                }
                 Ok(repaired) if repaired.failed == 0 => done |= bit(at),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::InvalidArgument => {
@@ -85,7 +96,7 @@ impl Shared {
                 Err(error) => log::debug!("{}: {error}", self.replicas[at].name),
             }
         }
-        self.journal.compared(done);
+        self.journal.compared(done, begun);
         done != 0
     }
 
@@ -94,6 +105,7 @@ impl Shared {
     pub(super) async fn compare(
         self: &Arc<Self>,
         at: usize,
+        removes: Removes,
         say: &mut (dyn FnMut(String) + Send),
     ) -> Result<Repaired> {
         let name = &self.replicas[at].name;
@@ -113,7 +125,9 @@ impl Shared {
             .during("repair")
             .on(&key));
         }
+        self.look_at(at, true, removes == Removes::Replaced).await?;
         self.join(at).await?;
+        let removes = removes != Removes::Noted || self.is_complete(at);
         let mut source = Walk::over(self.origin.clone());
         let mut copies = Walk::over(driver.clone());
         let (mut repaired, mut said) = (Repaired::default(), clock::now());
@@ -140,7 +154,7 @@ impl Shared {
             }
             let mends = differs.into_iter().map(|(key, theirs, ours)| {
                 let driver = driver.clone();
-                async move { self.mend(at, &driver, &key, theirs, ours).await }
+                async move { self.mend(at, &driver, removes, &key, theirs, ours).await }
             });
             let mut mends = futures::stream::iter(mends).buffer_unordered(WIDTH);
             while let Some(mended) = mends.next().await {
@@ -148,6 +162,7 @@ impl Shared {
                     Ok(Mended::Same) => {}
                     Ok(Mended::Changed) => repaired.mended += 1,
                     Ok(Mended::Foreign) => repaired.foreign += 1,
+                    Ok(Mended::Surplus) => repaired.surplus += 1,
                     Ok(Mended::Unknown(key)) => {
                         repaired.foreign += 1;
                         say(format!(
@@ -169,7 +184,7 @@ impl Shared {
                 ));
             }
         }
-        if repaired.failed == 0 {
+        if repaired.failed == 0 && repaired.surplus == 0 {
             self.note_complete(at).await?;
         }
         Ok(repaired)
@@ -179,6 +194,7 @@ impl Shared {
         self: &Arc<Self>,
         at: usize,
         driver: &Arc<dyn Driver>,
+        removes: bool,
         key: &Key,
         theirs: Option<ObjectInfo>,
         ours: Option<ObjectInfo>,
@@ -196,6 +212,7 @@ impl Shared {
                     return Ok(Mended::Unknown(key.clone()));
                 }
                 (None, None) => return Ok(Mended::Foreign),
+                (None, Some(_)) if !removes => return Ok(Mended::Surplus),
                 (Some(theirs), Some(marked)) if told(&*self.origin) => {
                     let mut attributes = theirs.told_attributes();
                     self.mark.strip(&mut attributes);
@@ -217,24 +234,37 @@ impl Shared {
     }
 }
 
+/// Which copies of what the primary does not have a comparison removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removes {
+    /// Those of a replica that is noted as one of this primary.
+    Noted,
+    /// Those of every replica but one of another primary, which is an error.
+    Unnoted,
+    /// Those of that one, too, which becomes this primary's.
+    Replaced,
+}
+
 enum Mended {
     Same,
     Changed,
     /// No mirror has put it there.
     Foreign,
+    /// A copy of what the primary does not have, which was not removed.
+    Surplus,
     /// Nobody can say whether one has.
     Unknown(Key),
 }
 
 /// All objects of a store in the order of their keys.
-struct Walk {
+pub(super) struct Walk {
     driver: Arc<dyn Driver>,
     request: Option<ListRequest>,
     page: std::collections::VecDeque<ListEntry>,
 }
 
 impl Walk {
-    fn over(driver: Arc<dyn Driver>) -> Walk {
+    pub fn over(driver: Arc<dyn Driver>) -> Walk {
         Walk {
             driver,
             request: Some(ListRequest::flat(&Key::empty())),
@@ -258,7 +288,7 @@ impl Walk {
     }
 
     /// The first key that is none of our own.
-    async fn first(mut self) -> Result<Option<Key>> {
+    pub async fn first(mut self) -> Result<Option<Key>> {
         while let Some(entry) = self.peek().await? {
             if !entry.key.as_bytes().starts_with(b".bucketfs/") {
                 return Ok(Some(entry.key.clone()));
@@ -315,23 +345,36 @@ impl Replicated for Mirror {
         }];
         for (at, replica) in self.0.replicas.iter().enumerate() {
             let (pending, everything) = self.0.journal.count(bit(at));
-            let everything = everything || self.0.unseen.lock().empty & bit(at) != 0;
+            let unseen = self.0.unseen.lock();
+            let everything = everything || unseen.empty & bit(at) != 0;
+            let of_another = unseen.of_another & bit(at) != 0;
+            drop(unseen);
             parts.push(PartStatus {
                 url: replica.name.clone(),
                 role: "replica".into(),
                 failing: replica.health.failing(),
                 pending,
                 everything,
+                of_another,
             });
         }
         parts
     }
 
-    async fn repair(&self, say: &mut (dyn FnMut(String) + Send)) -> Result<Repaired> {
+    async fn repair(
+        &self,
+        replace: bool,
+        say: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Repaired> {
         let mut all = Repaired::default();
         let (mut compared, mut failed) = (0, None);
+        let begun = self.0.journal.mark();
+        let removes = match replace {
+            true => Removes::Replaced,
+            false => Removes::Unnoted,
+        };
         for (at, replica) in self.0.replicas.iter().enumerate() {
-            let one = match self.0.compare(at, say).await {
+            let one = match self.0.compare(at, removes, say).await {
                 Ok(one) => one,
                 // The others can be brought up to date nevertheless.
                 Err(error) => {
@@ -353,7 +396,7 @@ impl Replicated for Mirror {
         }
         // What the journal named has been compared with the rest, where it is there at all.
         self.0.repair_known().await;
-        self.0.journal.compared(compared);
+        self.0.journal.compared(compared, begun);
         match failed {
             Some(error) => Err(error),
             None => Ok(all),

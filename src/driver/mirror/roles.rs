@@ -2,16 +2,24 @@
 //!
 //! A primary has an id, and a replica that had everything of it once a note that names that id. No
 //! store has both: before anything is written to a primary its note is removed, and before anything
-//! is carried over to a replica that is not noted as one of this primary, its id and its note of
-//! another one are. So a note holds only while neither of the two has had another part.
+//! is carried over to a replica without a note of this primary, its id is. So a note holds only while
+//! neither of the two has had another part.
+//!
+//! A replica with a note of *another* store is left alone until a person gives it to this one: a
+//! primary that came up empty, because its disk is not there or its data are gone, has no id or a new
+//! one, and the copies may be all that is left. For the same reason nothing is removed from a replica in
+//! the background unless its note and the primary's id say together that it is a copy of that.
 
 use super::Shared;
 use super::carry::is_open;
+use super::journal::Replicas;
 use super::reads::bit;
+use super::repair::Walk;
 use crate::clock;
 use crate::driver::parts::is_copy_mark;
 use crate::driver::{
-    AttributeSupport, Body, Driver, GetOptions, Precondition, PutOptions, Result, Strength,
+    AttributeSupport, Body, Driver, Error, ErrorKind, GetOptions, Precondition, PutOptions, Result,
+    Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
@@ -32,6 +40,17 @@ pub(super) fn is_untold(key: &Key) -> bool {
 /// What a replica has that had everything of a primary.
 fn note_of(primary: &str) -> String {
     format!("this store was brought up to date as a replica of {primary}\n")
+}
+
+/// What is known of a replica's note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// It had everything of this primary.
+    Complete,
+    /// There is none: it is new, was a primary, or has never had everything.
+    Not,
+    /// It had everything of another one.
+    OfAnother,
 }
 
 /// A small object of our own, if it is there. Who may not look has none.
@@ -110,44 +129,91 @@ impl Shared {
         }
     }
 
-    /// Looks whether a replica is noted as one of this primary. Where it is not, and something is
-    /// to be written there, it gets rid of what it was.
-    pub async fn look_at(&self, at: usize, writes: bool) -> Result<()> {
+    /// Whether the primary is still the store that its id says; where it never had one, whether it has
+    /// anything at all.
+    pub async fn is_itself(&self) -> Result<bool> {
+        if !self.has_notes() {
+            return Ok(true);
+        }
+        match self.called.get() {
+            Some(called) => {
+                let id = own(&*self.origin, &self.id()).await?;
+                Ok(id.is_some_and(|id| *id == *called.as_bytes()))
+            }
+            None => Ok(Walk::over(self.origin.clone()).first().await?.is_some()),
+        }
+    }
+
+    /// Looks what a replica is noted as. If something is to be written there and it has no note of this
+    /// primary, it gets rid of what it was; a note of another one it loses only when it is `given`.
+    pub async fn look_at(&self, at: usize, writes: bool, given: bool) -> Result<()> {
         let note = self.note();
-        let noted = self.replicas[at].ask("get", async |driver| own(&*driver, &note).await);
-        let noted = noted.await?;
-        let complete = match &noted {
-            Some(noted) => *noted == note_of(&self.called().await?),
-            None => false,
+        let told = self.replicas[at].ask("get", async |driver| own(&*driver, &note).await);
+        let noted = match told.await? {
+            Some(told) if *told == *note_of(&self.called().await?).as_bytes() => Noted::Complete,
+            Some(_) => Noted::OfAnother,
+            None => Noted::Not,
         };
-        if writes && !complete {
+        let joins = noted == Noted::Not || noted == Noted::OfAnother && given;
+        if writes && joins {
+            // First, so that no note names an id that is gone.
+            self.claim().await?;
             let forget = self.replicas[at].ask("delete", async |driver| {
                 driver.delete(&self.id(), Precondition::None).await?;
                 match noted {
-                    Some(_) => driver.delete(&note, Precondition::None).await,
-                    None => Ok(()),
+                    Noted::OfAnother => driver.delete(&note, Precondition::None).await,
+                    Noted::Complete | Noted::Not => Ok(()),
                 }
             });
             forget.await?;
         }
-        let mut unseen = self.unseen.lock();
-        unseen.unasked &= !bit(at);
-        match complete {
-            true => unseen.empty &= !bit(at),
-            false => unseen.empty |= bit(at),
-        }
-        if writes || complete {
-            unseen.joined |= bit(at);
+        let left_alone = noted == Noted::OfAnother && !(writes && given);
+        let complete = noted == Noted::Complete;
+        let news = self.note_seen(at, complete, left_alone, writes && joins);
+        if news && left_alone {
+            log::warn!("{}", self.of_another(at).message());
         }
         Ok(())
     }
 
+    /// Remembers what a look at a replica has told. Whether it is left alone since now, or no more.
+    fn note_seen(&self, at: usize, complete: bool, left_alone: bool, joined: bool) -> bool {
+        let put = |set: Replicas, holds: bool| set & !bit(at) | if holds { bit(at) } else { 0 };
+        let mut unseen = self.unseen.lock();
+        let before = unseen.of_another;
+        unseen.unasked &= !bit(at);
+        unseen.empty = put(unseen.empty, !complete);
+        unseen.of_another = put(unseen.of_another, left_alone);
+        if complete || joined {
+            unseen.joined |= bit(at);
+        }
+        before != unseen.of_another
+    }
+
+    /// What a replica that has the copies of another store is left alone with.
+    pub fn of_another(&self, at: usize) -> Error {
+        let (replica, primary) = (&self.replicas[at].name, &self.name);
+        let why = format!(
+            "{replica} has the copies of another store than {primary} is now, and is left alone: if {primary} has lost its data, name {replica} first; `bucketfs check --repair --replace` makes it a replica of {primary}"
+        );
+        Error::new(ErrorKind::InvalidArgument, why).during("repair")
+    }
+
     /// Sees that a replica is noted as nobody else's, before anything is written to it.
     pub async fn join(&self, at: usize) -> Result<()> {
-        if self.unseen.lock().joined & bit(at) != 0 {
-            return Ok(());
+        if !self.is_seen(at) {
+            self.look_at(at, true, false).await?;
         }
-        self.look_at(at, true).await
+        match self.unseen.lock().of_another & bit(at) {
+            0 => Ok(()),
+            _ => Err(self.of_another(at)),
+        }
+    }
+
+    /// Whether it is known if a replica may be written to.
+    fn is_seen(&self, at: usize) -> bool {
+        let unseen = self.unseen.lock();
+        (unseen.joined | unseen.of_another) & bit(at) != 0
     }
 
     /// Notes, there, that a replica has had everything.
@@ -160,6 +226,7 @@ impl Shared {
         let mut unseen = self.unseen.lock();
         unseen.unasked &= !bit(at);
         unseen.empty &= !bit(at);
+        unseen.surplus &= !bit(at);
         Ok(())
     }
 
@@ -169,14 +236,15 @@ impl Shared {
         (unseen.unasked | unseen.empty) & bit(at) == 0
     }
 
-    /// Looks which replicas had everything once. A replica that is new in a mirror has nothing.
+    /// Looks which replicas had everything once, and whether those of others still are. A replica that
+    /// is new in a mirror has nothing.
     pub async fn look(&self) -> bool {
         let mut known = false;
         for at in 0..self.replicas.len() {
-            if self.unseen.lock().unasked & bit(at) == 0 {
+            if self.unseen.lock().to_ask() & bit(at) == 0 {
                 continue;
             }
-            match self.look_at(at, self.fills).await {
+            match self.look_at(at, self.fills, false).await {
                 Ok(()) => known = true,
                 Err(error) => log::debug!("{}: {error}", self.replicas[at].name),
             }

@@ -327,7 +327,11 @@ async fn a_repair_that_fails_forgets_no_other_replica_that_is_stale() {
         world.faults[replica].set("put:error=denied").unwrap();
     }
     put(&mirror, "k", "new").await.unwrap();
-    let compared = mirror.0.compare(0, &mut |_| {}).await.unwrap();
+    let compared = mirror
+        .0
+        .compare(0, repair::Removes::Noted, &mut |_| {})
+        .await
+        .unwrap();
     assert_eq!(compared.failed, 1);
     for at in [0, 1] {
         assert_eq!(mirror.0.journal.count(reads::bit(at)), (1, false));
@@ -461,7 +465,7 @@ async fn a_repair_compares_everything() {
     put(replica, "foreign", "x").await.unwrap();
     let mut said = Vec::new();
     let repaired = mirror.replicated()[0]
-        .repair(&mut |line| said.push(line))
+        .repair(false, &mut |line| said.push(line))
         .await;
     let repaired = repaired.unwrap();
     assert_eq!(
@@ -474,7 +478,10 @@ async fn a_repair_compares_everything() {
         .await
         .unwrap();
     world.assert_alike().await;
-    let again = mirror.replicated()[0].repair(&mut |_| {}).await.unwrap();
+    let again = mirror.replicated()[0]
+        .repair(false, &mut |_| {})
+        .await
+        .unwrap();
     assert_eq!((again.compared, again.mended), (3, 0));
     // Where the first store has nothing but what is our own, the order may be wrong.
     let fresh = Memory::new();
@@ -485,7 +492,7 @@ async fn a_repair_compares_everything() {
     ];
     let swapped = Mirror::new(swapped, None).unwrap();
     swapped.replicated()[0]
-        .repair(&mut |_| {})
+        .repair(false, &mut |_| {})
         .await
         .unwrap_err();
     assert_eq!(all(replica).await.len(), 3);
