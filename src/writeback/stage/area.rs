@@ -89,8 +89,19 @@ impl StagingArea {
         &self.disk
     }
 
-    /// A new file that vanishes when it is closed.
+    /// A new file that vanishes when it is closed. The directory is made again where somebody has
+    /// removed it.
     pub(super) fn unnamed_file(&self) -> io::Result<File> {
+        match self.open_unnamed() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(&self.options.dir)?;
+                self.open_unnamed()
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_unnamed(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         if !self.named.load(Ordering::Relaxed) {
@@ -118,10 +129,15 @@ impl StagingArea {
     }
 }
 
+/// Makes the directory, for nobody else.
+fn make(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
+
 /// Makes the directory private and removes spill files that still have a name.
 fn sweep(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    make(dir)?;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {

@@ -405,8 +405,10 @@ fn refusals_change_nothing() {
     assert_eq!(stage.read(0..u64::MAX).unwrap(), vec![1; 4000]);
     // A snapshot's file counts until it is gone.
     let body = stage.snapshot().unwrap();
-    assert_eq!(errno(stage.write(0, b"x")), libc::ENOSPC);
+    assert_eq!(errno(stage.write(0, &[2; 1001])), libc::ENOSPC);
+    assert_eq!(area.spilled(), 4000);
     stage.write(4000, &[3; 1000]).unwrap();
+    assert_eq!(errno(stage.write(0, b"x")), libc::ENOSPC);
     assert_eq!(bytes_of(&body), vec![1; 4000]);
     drop(body);
     stage.write(0, b"x").unwrap();
@@ -425,8 +427,9 @@ fn appending_beside_a_snapshot_copies_no_file() {
         bodies.push(stage.body(part << 20..(part + 1) << 20).unwrap());
         assert_eq!(area.spilled(), (part + 1) << 20);
     }
+    // But for what is changed.
     stage.write(0, &[9]).unwrap();
-    assert_eq!(area.spilled(), 16 << 20);
+    assert_eq!(area.spilled(), (8 << 20) + 1);
     assert_eq!(bytes_of(&bodies[0]), vec![0; 1 << 20]);
 }
 
@@ -445,10 +448,63 @@ fn changing_what_no_snapshot_reads_copies_no_file() {
     assert_eq!(area.spilled(), 7 << 20);
     assert_eq!(bytes_of(&late), vec![1; 1 << 20]);
     stage.write((6 << 20) + 1, b"x").unwrap();
-    assert_eq!(area.spilled(), 14 << 20);
+    assert_eq!(area.spilled(), (7 << 20) + 1);
+    assert_eq!(bytes_of(&late), vec![1; 1 << 20]);
+    // Once is enough.
+    stage.write(6 << 20, b"xyz").unwrap();
+    assert_eq!(area.spilled(), (7 << 20) + 3);
     assert_eq!(bytes_of(&late), vec![1; 1 << 20]);
     drop(late);
     assert_eq!(area.spilled(), 7 << 20);
+}
+
+#[test]
+fn snapshots_of_a_spill_file_stay_what_they_were() {
+    const SIZE: usize = 1 << 16;
+    let (_dir, area) = area(0, 0);
+    let mut stage = Stage::new(&area, None);
+    let mut rng = 7u64;
+    let mut below = |most: u64| {
+        rng = rng
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        (rng >> 33) % most
+    };
+    let (mut content, mut living) = (vec![0u8; SIZE], Vec::new());
+    stage.set_size(SIZE as u64).unwrap();
+    for round in 0..2_000usize {
+        let at = below(SIZE as u64) as usize;
+        let len = below((SIZE - at) as u64 + 1).min(4000) as usize;
+        let byte = round as u8;
+        match below(8) {
+            0 => {
+                stage.zero(at as u64..(at + len) as u64).unwrap();
+                content[at..at + len].fill(0);
+            }
+            1 => {
+                stage.set_size(at as u64).unwrap();
+                stage.set_size(SIZE as u64).unwrap();
+                content[at..].fill(0);
+            }
+            2 => {
+                let body = stage.body(at as u64..(at + len) as u64).unwrap();
+                living.push((body, content[at..at + len].to_vec()));
+            }
+            3 if !living.is_empty() => {
+                living.swap_remove(below(living.len() as u64) as usize);
+            }
+            _ => {
+                stage.write(at as u64, &vec![byte; len]).unwrap();
+                content[at..at + len].fill(byte);
+            }
+        }
+        for (body, was) in &living {
+            assert!(bytes_of(body) == *was, "round {round}");
+        }
+    }
+    assert!(stage.read(0..SIZE as u64).unwrap() == content);
+    living.clear();
+    assert!(area.spilled() <= SIZE as u64);
 }
 
 #[test]
