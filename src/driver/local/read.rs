@@ -196,13 +196,16 @@ pub(super) fn link_target(found: &Found) -> Result<Bytes> {
         .map_err(|errno| fail(errno, "the link cannot be read"))
 }
 
-/// Writes a body to a new file.
+/// Blocks of so many zeros are left out of a file.
+const HOLE: usize = 64 << 10;
+
+/// Writes a body to a new file. Long zeros are holes in it.
 pub(super) fn write_body(file: &OwnedFd, body: &Body) -> Result<()> {
-    let mut offset = 0;
+    let (mut offset, mut written) = (0, 0);
     match body {
         Body::Memory(pieces) => {
             for piece in pieces.iter() {
-                write_at(file, piece, offset)?;
+                written = write_data(file, piece, offset)?.unwrap_or(written);
                 offset += piece.len() as u64;
             }
         }
@@ -213,12 +216,41 @@ pub(super) fn write_body(file: &OwnedFd, body: &Body) -> Result<()> {
                     Error::new(ErrorKind::Io, "the bytes to be written cannot be read")
                         .because(cause)
                 })?;
-                write_at(file, &piece, offset)?;
+                written = write_data(file, &piece, offset)?.unwrap_or(written);
                 offset = end;
             }
         }
     }
-    Ok(())
+    match written < offset {
+        true => rustix::fs::ftruncate(file, offset)
+            .map_err(|errno| fail(errno, "the file cannot be made as long as it is")),
+        false => Ok(()),
+    }
+}
+
+/// Writes what is not long zeros. Gives up to where, if there was anything.
+fn write_data(file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<Option<u64>> {
+    static ZEROS: [u8; HOLE] = [0; HOLE];
+    let (mut begun, mut at, mut written) = (0, 0, None);
+    while at < bytes.len() {
+        // Blocks begin where those of the disk do.
+        let within = (offset + at as u64) as usize % HOLE;
+        let end = bytes.len().min(at + HOLE - within);
+        let block = &bytes[at..end];
+        if block == &ZEROS[..block.len()] {
+            if begun < at {
+                write_at(file, &bytes[begun..at], offset + begun as u64)?;
+                written = Some(offset + at as u64);
+            }
+            begun = end;
+        }
+        at = end;
+    }
+    if begun < at {
+        write_at(file, &bytes[begun..], offset + begun as u64)?;
+        written = Some(offset + at as u64);
+    }
+    Ok(written)
 }
 
 fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<()> {
