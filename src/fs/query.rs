@@ -33,7 +33,9 @@ use std::time::Duration;
 /// The directory of queries at the top of a mount.
 const NAME: &[u8] = b".query";
 /// Inodes and handles from this number on are of queries.
-pub(super) const FIRST: u64 = 0xffff << 48;
+pub(super) const FIRST: u64 = 0x7fff << 48;
+/// The largest number of an inode: programs take them for signed ones.
+pub(super) const LAST: u64 = i64::MAX as u64;
 /// The longest target that a link can have.
 const LONGEST: usize = libc::PATH_MAX as usize - 1;
 
@@ -104,7 +106,8 @@ impl Directory {
 
 /// The number of a name, unless another has it already.
 fn number(parent: u64, name: &[u8]) -> u64 {
-    FIRST | stable_hash(&[&parent.to_le_bytes(), name].concat(), Kind::Symlink)
+    let hash = stable_hash(&[&parent.to_le_bytes(), name].concat(), Kind::Symlink);
+    FIRST | hash & LAST
 }
 
 impl Queries {
@@ -120,7 +123,7 @@ impl Queries {
                         node.lookups += 1;
                         return (ino, node.what.clone());
                     }
-                    ino = ino.wrapping_add(1).max(FIRST);
+                    ino = FIRST | (ino + 1) & LAST;
                 }
                 Slot::Vacant(free) => {
                     let what = match what {

@@ -111,8 +111,12 @@ fn next(ino: u64) -> u64 {
 
 /// The inode number that a key has unless another inode has it already.
 pub fn preferred_ino(key: &Key, kind: Kind) -> u64 {
-    let ino = stable_hash(key.as_bytes(), kind);
-    let ino = if is_of_query(ino) { !ino } else { ino };
+    let ino = stable_hash(key.as_bytes(), kind) & query::LAST;
+    let ino = if is_of_query(ino) {
+        !ino & query::LAST
+    } else {
+        ino
+    };
     ino.max(ROOT + 1)
 }
 
