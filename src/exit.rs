@@ -70,7 +70,9 @@ impl Exit {
             Exit::NotFound => "no such bucket, path or file",
             Exit::MountPoint => "the mount point is missing, no directory, in use or not mounted",
             Exit::Fuse => "FUSE is not available here or to this user",
-            Exit::Unsent => "some files or changed attributes could not be sent; bytes are kept",
+            Exit::Unsent => {
+                "some files or changed attributes could not be sent; it is told where the bytes are kept"
+            }
             Exit::Unsupported => "the store lacks what is needed, such as conditional writes",
             Exit::NotAnswering => "the mount's daemon does not answer",
         }

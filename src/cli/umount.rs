@@ -117,14 +117,24 @@ fn conclude(report: &DrainReport) -> Result<Exit, Failure> {
     }
     for unsent in &report.unsent {
         say(format!(
-            "not sent: {}: {}; kept as {}",
-            unsent.path, unsent.reason, unsent.kept_as
+            "not sent: {}: {}; its bytes are {}",
+            unsent.path,
+            unsent.reason,
+            unsent.fate()
         ));
     }
+    let lost = report
+        .unsent
+        .iter()
+        .filter(|unsent| unsent.kept_as.is_err());
+    let bytes = match lost.count() as u64 {
+        0 => "the bytes are kept".to_owned(),
+        lost => format!("the bytes of {} are lost", counted(lost, "file")),
+    };
     Err(Failure::new(
         Exit::Unsent,
         format!(
-            "{} could not be sent; the bytes are kept",
+            "{} could not be sent; {bytes}",
             counted(report.unsent.len() as u64, "file")
         ),
     ))
@@ -223,12 +233,12 @@ mod tests {
                 "the changed attributes of 1 file could not be sent"
             ))
         );
-        let report = DrainReport {
+        let mut report = DrainReport {
             untold: Vec::new(),
             committed: 1,
             unsent: vec![Unsent {
                 path: "a".into(),
-                kept_as: "/state/a".into(),
+                kept_as: Ok("/state/a".into()),
                 reason: "denied".into(),
             }],
         };
@@ -237,6 +247,18 @@ mod tests {
             Err(Failure::new(
                 Exit::Unsent,
                 "1 file could not be sent; the bytes are kept"
+            ))
+        );
+        report.unsent.push(Unsent {
+            path: "b".into(),
+            kept_as: Err("No space left on device".into()),
+            reason: "denied".into(),
+        });
+        assert_eq!(
+            conclude(&report),
+            Err(Failure::new(
+                Exit::Unsent,
+                "2 files could not be sent; the bytes of 1 file are lost"
             ))
         );
     }

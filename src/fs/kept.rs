@@ -48,13 +48,13 @@ impl Fs {
         path: &str,
         reason: &str,
         timeout: Duration,
-    ) -> String {
+    ) -> Result<String, String> {
         let (generation, saved) = {
             let state = inode.state();
             (state.file.generation, state.file.saved.clone())
         };
         if let Some((_, kept)) = saved.filter(|(of, _)| *of == generation) {
-            return kept;
+            return Ok(kept);
         }
         // The mount may go on: the stage still needs to know what it has not fetched.
         let kept = match present(inode) {
@@ -65,9 +65,9 @@ impl Fs {
             Ok(kept) => {
                 let kept = kept.display().to_string();
                 inode.state().file.saved = Some((generation, kept.clone()));
-                kept
+                Ok(kept)
             }
-            Err(error) => format!("nowhere: {error}"),
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -28,8 +28,8 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// How many commits a drain runs at a time.
 const DRAIN_WIDTH: usize = 16;
 
-/// How many are tried again at a time.
-const RETRY_WIDTH: usize = 4;
+/// How many are tried again at a time: so many may take long without holding up others.
+const RETRY_WIDTH: usize = 16;
 
 /// How often attributes are sent at the end, and how long after the first failure it is tried again;
 /// then twice as long.
@@ -303,14 +303,17 @@ impl Fs {
         waiting.due = clock::now() + waiting.delay;
     }
 
-    /// Up to `most` files whose commits are due again. Those that somebody commits just now are not.
+    /// Up to `most` files whose commits are due again, those that have waited longest first. Those that
+    /// somebody commits just now are not.
     fn take_due(&self, most: usize) -> Vec<Arc<Inode>> {
         let now = clock::now();
         let mut unsent = self.unsent.lock();
-        let due = unsent
-            .values_mut()
-            .filter(|waiting| waiting.due <= now && waiting.inode.turn.try_lock().is_ok());
-        due.take(most)
+        let due = unsent.values_mut().filter(|waiting| waiting.due <= now);
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|waiting| waiting.due);
+        due.into_iter()
+            .filter(|waiting| waiting.inode.turn.try_lock().is_ok())
+            .take(most)
             .map(|waiting| {
                 // What programs try meanwhile is no reason to wait longer.
                 waiting.delay = (waiting.delay * 2).min(RETRY_LAST);
@@ -380,12 +383,17 @@ impl Fs {
                     let path = inode.path();
                     let reason = error.to_string();
                     let kept_as = self.save(&inode, &path, &reason, timeout).await;
-                    log::error!("{path:?}: not sent: {reason}; kept as {kept_as:?}");
-                    report.unsent.push(Unsent {
+                    let unsent = Unsent {
                         path,
                         kept_as,
                         reason,
-                    });
+                    };
+                    let (path, reason) = (&unsent.path, &unsent.reason);
+                    log::error!(
+                        "{path:?}: not sent: {reason}; its bytes are {}",
+                        unsent.fate()
+                    );
+                    report.unsent.push(unsent);
                 }
             }
         }

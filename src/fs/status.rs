@@ -108,8 +108,18 @@ pub struct Untold {
 pub struct Unsent {
     /// The file, from the root of the mount.
     pub path: String,
-    /// Where its bytes are now.
-    pub kept_as: String,
-    /// Why.
+    /// Where its bytes are now, or why they could be kept nowhere.
+    pub kept_as: Result<String, String>,
+    /// Why it could not be sent.
     pub reason: String,
+}
+
+impl Unsent {
+    /// What has become of its bytes.
+    pub fn fate(&self) -> String {
+        match &self.kept_as {
+            Ok(place) => format!("kept as {place}"),
+            Err(why) => format!("lost, as they could be kept nowhere: {why}"),
+        }
+    }
 }

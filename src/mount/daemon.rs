@@ -14,6 +14,7 @@ use crate::control::search::Searched;
 use crate::exit::{Exit, Failure};
 use crate::fs::{DrainReport, Top};
 use crate::layer::Stack;
+use crate::writeback::conflict;
 use crate::{clock, logging, process};
 use ready::{Ready, Side};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -226,7 +227,7 @@ fn hold(settings: &Settings, dir: &Path, runtime_root: &Path) -> Result<Holdings
             dir.display()
         );
     }
-    if std::fs::read_dir(&kept).is_ok_and(|mut entries| entries.next().is_some()) {
+    if conflict::holds_any(&kept) {
         log::warn!(
             "{} holds files that an earlier mount could not send",
             kept.display()
@@ -382,10 +383,10 @@ fn since() -> u64 {
 fn conclude(report: &DrainReport) -> Result<(), Failure> {
     for unsent in &report.unsent {
         log::error!(
-            "{} could not be sent: {}; its bytes are kept as {}",
+            "{} could not be sent: {}; its bytes are {}",
             unsent.path,
             unsent.reason,
-            unsent.kept_as
+            unsent.fate()
         );
     }
     match super::session::unsent(report) {

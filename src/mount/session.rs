@@ -361,8 +361,10 @@ pub(super) fn unsent(report: &DrainReport) -> Option<Failure> {
     Some(Failure::new(
         Exit::Unsent,
         format!(
-            "{} could not be sent: {}; its bytes are kept as {}{others}",
-            first.path, first.reason, first.kept_as
+            "{} could not be sent: {}; its bytes are {}{others}",
+            first.path,
+            first.reason,
+            first.fate()
         ),
     ))
 }
@@ -492,7 +494,7 @@ mod tests {
         for name in ["a", "b"] {
             report.unsent.push(Unsent {
                 path: name.into(),
-                kept_as: format!("/state/{name}"),
+                kept_as: Ok(format!("/state/{name}")),
                 reason: "the store is full".into(),
             });
         }

@@ -426,7 +426,7 @@ async fn drain_saves_what_the_store_does_not_take() {
     let report = mount.fs.drain(Duration::from_secs(5)).await;
     assert_eq!((report.committed, report.unsent.len()), (1, 2));
     for unsent in report.unsent {
-        let kept = std::fs::read_to_string(&unsent.kept_as).unwrap();
+        let kept = std::fs::read_to_string(unsent.kept_as.as_ref().unwrap()).unwrap();
         assert_eq!(kept, unsent.path);
     }
     assert_eq!(world.keys().await, ["fine"]);

@@ -82,7 +82,7 @@ impl Shared {
                 Ok(repaired) if repaired.surplus > 0 => {
                     self.unseen.lock().surplus |= bit(at);
                     log::warn!(
-                        "{} has {} copies of what {} does not have, and may be all that is left of it: `bucketfs check --repair` removes them",
+                        "{} has {} copies of what {} does not have, and may be all that is left of it: bucketfs check --repair removes them",
                         self.replicas[at].name,
                         repaired.surplus,
                         self.name

@@ -194,7 +194,7 @@ impl Shared {
     pub fn of_another(&self, at: usize) -> Error {
         let (replica, primary) = (&self.replicas[at].name, &self.name);
         let why = format!(
-            "{replica} has the copies of another store than {primary} is now, and is left alone: if {primary} has lost its data, name {replica} first; `bucketfs check --repair --replace` makes it a replica of {primary}"
+            "{replica} has the copies of another store than {primary} is now, and is left alone: if {primary} has lost its data, name {replica} first; bucketfs check --repair --replace makes it a replica of {primary}"
         );
         Error::new(ErrorKind::InvalidArgument, why).during("repair")
     }
