@@ -30,6 +30,7 @@ mod handle;
 mod inode;
 mod intent;
 mod kept;
+mod late;
 mod later;
 mod learn;
 mod lookup;

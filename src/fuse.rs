@@ -18,7 +18,9 @@ use crate::fs::{Fs, FsError, FsResult};
 use crate::layer::FaultPlan;
 use crate::task;
 use fuser::{Errno, INodeNo, Request};
+use std::ffi::OsStr;
 use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -128,6 +130,7 @@ impl Edge {
                             if let Ok(late) = told(&fs, &what, operation.await) {
                                 let_go(&fs, late);
                             }
+                            what.forget_before(&fs);
                             return;
                         }
                     };
@@ -144,9 +147,13 @@ impl Edge {
 struct What {
     name: &'static str,
     ino: u64,
-    /// The other directory of a rename.
+    /// The other inode of an operation on two.
     other: u64,
     pid: u32,
+    /// Whether it changes these inodes.
+    changes: bool,
+    /// The names that it may change, each in its directory.
+    names: Vec<(u64, Vec<u8>)>,
 }
 
 impl What {
@@ -156,7 +163,37 @@ impl What {
             ino: ino.0,
             other: ino.0,
             pid: request.pid(),
+            changes: false,
+            names: Vec::new(),
         }
+    }
+
+    /// The same of one that changes an inode.
+    fn changing(name: &'static str, request: &Request, ino: INodeNo) -> What {
+        What {
+            changes: true,
+            ..What::new(name, request, ino)
+        }
+    }
+
+    /// The same of one that changes what a name stands for.
+    fn naming(name: &'static str, request: &Request, directory: INodeNo, entry: &OsStr) -> What {
+        What::new(name, request, directory).and_name(directory, entry)
+    }
+
+    fn and_name(mut self, directory: INodeNo, entry: &OsStr) -> What {
+        self.other = directory.0;
+        self.names.push((directory.0, entry.as_bytes().to_vec()));
+        self
+    }
+
+    /// Has the kernel ask anew for what an operation changed after its requester was let go: meanwhile
+    /// it may have been told of what was there before, and believe it.
+    fn forget_before(&self, fs: &Fs) {
+        if self.changes {
+            fs.forget_pages([self.ino, self.other]);
+        }
+        fs.forget_entries(&self.names);
     }
 }
 

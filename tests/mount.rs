@@ -28,6 +28,8 @@ mod gridfs;
 mod guard;
 #[path = "mount/harness.rs"]
 mod harness;
+#[path = "mount/killed.rs"]
+mod killed;
 #[path = "mount/layout.rs"]
 mod layout;
 #[path = "mount/life.rs"]
@@ -80,6 +82,7 @@ fn main() {
     trials.extend(maps::trials());
     trials.extend(names::trials());
     trials.extend(faults::trials());
+    trials.extend(killed::trials());
     trials.extend(buckets::trials());
     trials.extend(crashes::trials());
     trials.extend(life::trials());

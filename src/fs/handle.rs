@@ -231,7 +231,9 @@ impl Fs {
     async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool, reads: bool) -> FsResult<()> {
         let (version, cached, key) = {
             let state = inode.state();
-            if state.superseded || state.away {
+            // What is gone and open nowhere has no bytes: the kernel came by a name of before.
+            let gone = state.removed && state.handles == 0;
+            if state.superseded || state.away || gone {
                 return Err(FsError::plain(libc::ESTALE));
             }
             if state.is_local() {

@@ -131,7 +131,7 @@ impl fuser::Filesystem for Edge {
         let fs = self.fs.clone();
         let user = request.uid();
         let operation = async move { fs.setattr(ino.0, set, user).await };
-        let what = What::new("setattr", request, ino);
+        let what = What::changing("setattr", request, ino);
         self.run(what, reply, operation, reply::attributes);
     }
 
@@ -152,11 +152,11 @@ impl fuser::Filesystem for Edge {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let what = What::naming("mknod", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.mknod(parent.0, &name, mode, rdev, caller).await };
-        let what = What::new("mknod", request, parent);
         self.run_holding(what, reply, operation, reply::entry, let_entry_go);
     }
 
@@ -169,27 +169,27 @@ impl fuser::Filesystem for Edge {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        let what = What::naming("mkdir", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.mkdir(parent.0, &name, mode, caller).await };
-        let what = What::new("mkdir", request, parent);
         self.run_holding(what, reply, operation, reply::entry, let_entry_go);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let what = What::naming("unlink", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let operation = async move { fs.unlink(parent.0, &name).await };
-        let what = What::new("unlink", request, parent);
         self.run(what, reply, operation, reply::empty);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let what = What::naming("rmdir", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let operation = async move { fs.rmdir(parent.0, &name).await };
-        let what = What::new("rmdir", request, parent);
         self.run(what, reply, operation, reply::empty);
     }
 
@@ -201,12 +201,12 @@ impl fuser::Filesystem for Edge {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let what = What::naming("symlink", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let target = target.as_os_str().as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.symlink(parent.0, &name, &target, caller).await };
-        let what = What::new("symlink", request, parent);
         self.run_holding(what, reply, operation, reply::entry, let_entry_go);
     }
 
@@ -227,10 +227,7 @@ impl fuser::Filesystem for Edge {
             fs.rename((parent.0, &from), (newparent.0, &to), flags.bits())
                 .await
         };
-        let what = What {
-            other: newparent.0,
-            ..What::new("rename", request, parent)
-        };
+        let what = What::naming("rename", request, parent, name).and_name(newparent, newname);
         self.run(what, reply, operation, reply::empty);
     }
 
@@ -269,11 +266,11 @@ impl fuser::Filesystem for Edge {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let what = What::naming("create", request, parent, name);
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let caller = caller(request);
         let operation = async move { fs.create(parent.0, &name, mode, flags, caller).await };
-        let what = What::new("create", request, parent);
         self.run_holding(
             what,
             reply,
@@ -315,7 +312,7 @@ impl fuser::Filesystem for Edge {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let what = What::new("write", request, ino);
+        let what = What::changing("write", request, ino);
         let keeps_privileges = !flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let user = if keeps_privileges { 0 } else { u32::MAX };
         // Pages that a mapping stores have their offset, whatever their handle was opened with.
@@ -493,7 +490,7 @@ impl fuser::Filesystem for Edge {
         let name = name.as_bytes().to_vec();
         let value = value.to_vec();
         let operation = async move { fs.setxattr(ino.0, &name, &value, flags).await };
-        let what = What::new("setxattr", request, ino);
+        let what = What::changing("setxattr", request, ino);
         self.run(what, reply, operation, reply::empty);
     }
 
@@ -523,7 +520,7 @@ impl fuser::Filesystem for Edge {
         let fs = self.fs.clone();
         let name = name.as_bytes().to_vec();
         let operation = async move { fs.removexattr(ino.0, &name).await };
-        let what = What::new("removexattr", request, ino);
+        let what = What::changing("removexattr", request, ino);
         self.run(what, reply, operation, reply::empty);
     }
 
@@ -565,7 +562,7 @@ impl fuser::Filesystem for Edge {
         let fs = self.fs.clone();
         let user = request.uid();
         let operation = async move { fs.fallocate(handle.0, offset, length, mode, user) };
-        let what = What::new("fallocate", request, ino);
+        let what = What::changing("fallocate", request, ino);
         self.run(what, reply, operation, reply::empty);
     }
 
@@ -588,10 +585,10 @@ impl fuser::Filesystem for Edge {
     fn copy_file_range(
         &self,
         request: &Request,
-        ino_in: INodeNo,
+        _ino_in: INodeNo,
         handle_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         handle_out: FileHandle,
         offset_out: u64,
         length: u64,
@@ -605,7 +602,7 @@ impl fuser::Filesystem for Edge {
             fs.copy_file_range(from, (handle_out.0, offset_out), length, user)
                 .await
         };
-        let what = What::new("copy_file_range", request, ino_in);
+        let what = What::changing("copy_file_range", request, ino_out);
         self.run(what, reply, operation, reply::written);
     }
 }

@@ -445,7 +445,8 @@ async fn what_is_written_while_attributes_are_sent_is_younger() {
 #[tokio::test(start_paused = true)]
 async fn what_the_store_tells_while_attributes_are_sent_does_not_hide_them() {
     let world = World::s3();
-    let mount = world.mount();
+    // Nothing is kept: each open brings the bytes, and what is stored beside them.
+    let mount = world.mount_with(|options| options.memory_cache = 0, false);
     mount.save("f", "hello").await.unwrap();
     mount.setattr("f", mode(0o600)).await.unwrap();
     mount.fault.set("copy:delay=5s").unwrap();
@@ -488,5 +489,42 @@ async fn attributes_that_cannot_be_sent_at_the_end_are_tried_again_and_told() {
             let report = mount.fs.drain(Duration::from_secs(5)).await;
             assert_eq!(report.untold.len(), 1, "{report:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kernel_hears_of_privileges_that_a_write_takes_away() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.save("f", "program").await.unwrap();
+    mount.setattr("f", mode(0o4755)).await.unwrap();
+    let ino = mount.ino("f").await.unwrap();
+    for (user, told) in [(0, vec![]), (1000, vec![Told::Inode(ino, true)])] {
+        let handle = mount.open("f", libc::O_WRONLY).await.unwrap();
+        mount.kernel.told();
+        let written = mount.fs.write(handle, 0, b"P", user, false);
+        assert_eq!(written.unwrap(), Some(1));
+        assert_eq!(mount.kernel.told(), told);
+        mount.close(handle).await.unwrap();
+    }
+    assert_eq!(mount.stat("f").await.unwrap().mode, 0o755);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_is_opened_by_no_number_that_the_kernel_has_of_before() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.save("f", "hello").await.unwrap();
+    let ino = mount.ino("f").await.unwrap();
+    let open = async |flags| mount.fs.open(ino, flags, CALLER).await;
+    let handle = open(libc::O_RDONLY).await.unwrap().handle;
+    mount.unlink("f").await.unwrap();
+    // Who has it open can open it again, as by /proc/self/fd.
+    let again = open(libc::O_RDWR).await.unwrap().handle;
+    for handle in [again, handle] {
+        mount.fs.release(handle).await.unwrap();
+    }
+    for flags in [libc::O_RDONLY, libc::O_WRONLY | libc::O_TRUNC] {
+        assert_eq!(open(flags).await.unwrap_err().errno(), libc::ESTALE);
     }
 }
