@@ -344,7 +344,7 @@ impl Fetcher {
                         Claim::Own(ticket)
                     }
                     None => {
-                        flights.push(self.whole(version, &mut in_flight));
+                        flights.push(self.whole(version, index, &mut in_flight));
                         Claim::Own(in_flight[&id].clone())
                     }
                 },
@@ -395,13 +395,21 @@ impl Fetcher {
     }
 
     /// A flight for all blocks of a version that are neither cached nor on their way, for stores
-    /// that send whole objects only.
-    fn whole(self: &Arc<Self>, version: &Arc<Version>, in_flight: &mut InFlight) -> (Flight, bool) {
+    /// that send whole objects only. The one that is asked for is among them, even if somebody has
+    /// put it into the cache since that was looked into.
+    fn whole(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        asked: u64,
+        in_flight: &mut InFlight,
+    ) -> (Flight, bool) {
         let mut flight = Flight::new(self, version, 0);
         let mut on_disk = true;
         for index in 0..version.blocks() {
             let id = (version.key.clone(), version.etag.clone(), index);
-            if in_flight.contains_key(&id) || self.cache.get(version, index).is_some() {
+            let elsewhere =
+                || in_flight.contains_key(&id) || self.cache.get(version, index).is_some();
+            if index != asked && elsewhere() {
                 flight.pass();
             } else {
                 on_disk &= self.cache.on_disk(version, index);

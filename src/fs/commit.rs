@@ -139,7 +139,7 @@ impl Fs {
     }
 
     async fn commit_rounds(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {
-        let mut merges = 0;
+        let (mut merges, mut absent) = (0, 0);
         // What is written from now on is its writers' to commit.
         let due = inode.state().file.generation;
         loop {
@@ -204,7 +204,11 @@ impl Fs {
             }
             let parts = matches!(plan.content, Content::Ahead(..) | Content::Rebuilt(..));
             if parts && !may_be_decided(error.kind()) {
-                inode.state().file.unjoined |= matches!(plan.content, Content::Rebuilt(..));
+                // An upload may have been thrown away under the first try.
+                absent += u32::from(error.kind() == ErrorKind::NotFound);
+                let refused = error.kind() != ErrorKind::NotFound || absent > 1;
+                let rebuilt = matches!(plan.content, Content::Rebuilt(..));
+                inode.state().file.unjoined |= rebuilt && refused;
                 log::debug!("sending all of {:?} again: {error}", plan.key);
                 continue;
             }
@@ -537,6 +541,9 @@ fn may_be_decided(kind: ErrorKind) -> bool {
             | ErrorKind::Unreachable
             | ErrorKind::Unavailable
             | ErrorKind::Corrupt
+            | ErrorKind::Unauthenticated
+            | ErrorKind::NoSpace
+            | ErrorKind::Io
     )
 }
 

@@ -8,7 +8,7 @@ use super::inode::{FileState, Inode, State};
 use crate::cache::content::Version;
 use crate::cache::fetch::Pattern;
 use crate::clock;
-use crate::driver::{Attributes, ErrorKind, PutOptions, Stored};
+use crate::driver::{Attributes, Error, ErrorKind, PutOptions, Stored};
 use crate::writeback::ahead::Ahead;
 use crate::writeback::stage::{Holder, Origin, Stage};
 use crate::writeback::upload;
@@ -35,15 +35,42 @@ pub(super) fn origin(version: &Arc<Version>) -> Origin {
     }
 }
 
-/// A range of a stage of which nothing is missing: bytes, and where those are that were let go.
-fn gathered(stage: &Stage, range: Range<u64>) -> std::io::Result<Vec<Result<Bytes, Stored>>> {
+/// Bytes of a stage, and where those of the others are that are not in it.
+type Pieces = Vec<Result<Bytes, Stored>>;
+
+/// A range of a stage.
+fn gathered(stage: &Stage, range: Range<u64>) -> std::io::Result<Pieces> {
     let holders = stage.holders(range).into_iter();
-    let pieces = holders.map(|(range, holder)| match holder {
-        Holder::Object(stored) => Ok(Err(stored)),
-        Holder::Stage | Holder::Origin => stage.read(range).map(Ok),
+    let pieces = holders.map(|(range, holder)| match (holder, stage.origin()) {
+        (Holder::Object(stored), _) => Ok(Err(stored)),
+        (Holder::Origin, Some(origin)) => Ok(Err(origin.stored(range))),
+        (Holder::Stage, _) | (Holder::Origin, None) => stage.read(range).map(Ok),
     });
     pieces.collect()
 }
+
+/// Where the next bytes of a read come from.
+enum Next {
+    /// The store's version, as it is.
+    Version(Arc<Version>),
+    /// The store's version, of which the stage lacks these, and is to have them.
+    Missing(Arc<Version>, Vec<Range<u64>>),
+    /// The stage, that version, and what the stage has let go.
+    Pieces(Option<Arc<Version>>, Pieces),
+}
+
+/// What went wrong with bytes on the local disk: nothing of it says anything about the store.
+pub(super) fn staged(error: std::io::Error) -> Error {
+    let kind = match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, format!("the staging directory: {error}"))
+}
+
+/// How large a file may be for what is read of it to be kept beside what was written. Of larger ones
+/// it would take room on the disk that nobody gave to that.
+const KEPT_WHOLE: u64 = upload::LARGE;
 
 impl Fs {
     /// Empties a file that is opened with `O_TRUNC`.
@@ -65,7 +92,12 @@ impl Fs {
         state.attr.ctime = now;
         state.mtime_set = false;
         if uid != 0 {
+            let before = state.attr.mode;
             state.attr.drop_privilege_bits();
+            // The kernel asks for the size again after a write, and goes on believing in the mode.
+            if state.attr.mode != before {
+                self.notify.invalidate_inode(state.attr.ino, true);
+            }
         }
     }
 
@@ -104,7 +136,8 @@ impl Fs {
         let stage = self.stage(&mut state);
         let at = if appends { stage.size() } else { offset };
         let end = at.saturating_add(data.len() as u64);
-        if end > self.max_file_size() {
+        // Where nothing can be joined in the store, all of it has to come here.
+        if end.max(stage.size()) > self.max_file_size() {
             drop(state);
             return Err(self.too_large(inode));
         }
@@ -231,15 +264,22 @@ impl Fs {
                             return Ok(Bytes::new());
                         }
                         let missing = stage.missing(range.start..end);
-                        match stage.origin() {
-                            _ if missing.is_empty() && stage.has_away() => {
-                                Err(gathered(stage, range.start..end)?)
-                            }
-                            _ if missing.is_empty() => {
+                        let version = stage.origin().map(|origin| Arc::new(version_of(origin)));
+                        match version {
+                            _ if missing.is_empty() && !stage.has_away() => {
                                 return Ok(stage.read(range.start..end)?);
                             }
-                            None => return Err(FsError::plain(libc::EIO)),
-                            Some(origin) => Ok((missing, Arc::new(version_of(origin)))),
+                            None if !missing.is_empty() => {
+                                return Err(FsError::plain(libc::EIO));
+                            }
+                            Some(version)
+                                if !missing.is_empty()
+                                    && !stage.has_away()
+                                    && version.size.max(stage.size()) <= KEPT_WHOLE =>
+                            {
+                                Next::Missing(version, missing)
+                            }
+                            version => Next::Pieces(version, gathered(stage, range.start..end)?),
                         }
                     }
                     None => {
@@ -254,24 +294,34 @@ impl Fs {
                         {
                             return Ok(bytes);
                         }
-                        Ok((Vec::new(), version.clone()))
+                        Next::Version(version.clone())
                     }
                 }
             };
-            let (missing, version) = match next {
-                Ok(next) => next,
-                Err(pieces) => return self.gather(pieces, pattern).await,
-            };
-            let outcome = if missing.is_empty() {
-                let end = range.end.min(version.size);
-                match self.fetcher.read(&version, range.start..end, pattern).await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => Err(error),
+            let (outcome, version) = match next {
+                Next::Version(version) => {
+                    let end = range.end.min(version.size);
+                    let read = self.fetcher.read(&version, range.start..end, pattern);
+                    (read.await.map(Some), Some(version))
                 }
-            } else {
-                self.fill(inode, &version, missing, Some(pattern)).await
+                Next::Missing(version, missing) => {
+                    let filled = self.fill(inode, &version, missing, Some(pattern)).await;
+                    (filled.map(|()| None), Some(version))
+                }
+                Next::Pieces(version, pieces) => {
+                    (self.gather(pieces, pattern).await.map(Some), version)
+                }
             };
-            if let Err(error) = outcome {
+            let error = match outcome {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => continue,
+                Err(error) => error,
+            };
+            // What was let go is nobody else's.
+            let Some(version) = version else {
+                return Err(error.into());
+            };
+            {
                 let moved = || {
                     let state = inode.state();
                     let stands_for = match &state.file.stage {
@@ -307,12 +357,8 @@ impl Fs {
         ))
     }
 
-    /// Joins bytes of a stage with those that it has let go.
-    async fn gather(
-        &self,
-        pieces: Vec<Result<Bytes, Stored>>,
-        pattern: &Pattern,
-    ) -> FsResult<Bytes> {
+    /// Joins bytes of a stage with those that are elsewhere.
+    async fn gather(&self, pieces: Pieces, pattern: &Pattern) -> crate::driver::Result<Bytes> {
         let mut all = BytesMut::new();
         for piece in pieces {
             match piece {
@@ -356,7 +402,7 @@ impl Fs {
                         .origin()
                         .is_some_and(|o| o.etag == version.etag && o.key == version.key)
                 {
-                    stage.fill(start, &bytes)?;
+                    stage.fill(start, &bytes).map_err(staged)?;
                 }
                 start = end;
             }
@@ -460,16 +506,21 @@ impl Fs {
             return Err(Self::overtaken(inode));
         }
         let stage = self.stage(&mut state);
-        if !keep_size && end > stage.size() {
+        let before = stage.size();
+        if before > self.max_file_size() {
+            drop(state);
+            return Err(self.too_large(inode));
+        }
+        // First, so that nothing has changed where the disk is full.
+        if offset < end.min(before) {
+            stage.zero(offset..end.min(before))?;
+        }
+        if !keep_size && end > before {
             if !self.has_room(stage, end..end) {
                 drop(state);
                 return Err(self.no_room(inode));
             }
             stage.set_size(end)?;
-        }
-        let end = end.min(stage.size());
-        if offset < end {
-            stage.zero(offset..end)?;
         }
         let size = stage.size();
         self.wrote(&mut state, uid, false);

@@ -2,6 +2,7 @@
 
 use super::attr::Kind;
 use super::commit::same_conditions;
+use super::content::staged;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::remove::take_turns;
@@ -363,13 +364,13 @@ impl Fs {
         let mut at = 0;
         while let Some(piece) = object.body.next().await {
             let piece = piece?;
-            stage.write(at, &piece)?;
+            stage.write(at, &piece).map_err(staged)?;
             at += piece.len() as u64;
         }
         if at != object.range.end - object.range.start {
             return Err(Error::new(ErrorKind::Corrupt, "the body ended early").during("get"));
         }
-        Ok(stage.snapshot()?)
+        stage.snapshot().map_err(staged)
     }
 
     /// Another version than the one last seen here stands where a rename goes: it is kept as a

@@ -339,6 +339,41 @@ async fn a_commit_that_takes_long_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn commits_that_take_long_leave_places_for_others() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.fault.set("put:error=unreachable").unwrap();
+    let mut names: Vec<String> = (0..12).map(|at| format!("slow{at}")).collect();
+    names.push("fine".into());
+    for name in &names {
+        mount.put(name, CREATE, "new").await.unwrap_err();
+    }
+    mount.fault.set("put:delay=3000s:key~slow").unwrap();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(world.keys().await, ["fine"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_passes_is_no_reason_to_send_all_of_a_large_file() {
+    for error in ["unauthenticated", "no-space", "io"] {
+        let world = World::s3();
+        world.put("f", &"o".repeat(40 << 20)).await;
+        let mount = world.mount();
+        let handle = mount.open("f", libc::O_WRONLY | libc::O_APPEND).await;
+        let handle = handle.unwrap();
+        mount.write(handle, 0, "new").unwrap();
+        mount.fault.set(&format!("upload:error={error}")).unwrap();
+        mount.fs.fsync(handle).await.unwrap_err();
+        mount.fault.clear();
+        mount.cost();
+        mount.close(handle).await.unwrap();
+        let cost = mount.cost();
+        assert!(!cost.contains("get "), "{error}: {cost}");
+        assert_eq!(world.get("f").await.unwrap().len(), (40 << 20) + 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_programs_try_meanwhile_does_not_put_off_the_next_try() {
     let world = World::memory();
     let mount = world.mount();

@@ -1,5 +1,6 @@
 //! Creating, writing, committing.
 
+use crate::store::Plain;
 use crate::world::*;
 use bucketfs::driver::Driver;
 use bucketfs::fs::{SetAttr, StagingRoom};
@@ -212,12 +213,95 @@ async fn a_write_beyond_the_largest_file_is_refused_and_the_file_stays() {
     assert_eq!(world.get("f").await.unwrap(), "0123");
 }
 
+/// Puts a file where a directory was.
+fn no_directory(dir: &std::path::Path) {
+    std::fs::remove_dir(dir).unwrap();
+    std::fs::write(dir, "").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_staging_directory_that_somebody_removes_is_made_again() {
+    let world = World::memory();
+    let mut staging = None;
+    let mount = world.mount_with(|options| staging = Some(options.staging_dir.clone()), false);
+    std::fs::remove_dir(staging.unwrap()).unwrap();
+    let large = "x".repeat(9 << 20);
+    mount.put("f", CREATE, &large).await.unwrap();
+    assert!(world.get("f").await.unwrap() == large);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_disk_that_fails_is_no_answer_of_the_store() {
+    // Nothing is built of parts there: all of a file has to come here.
+    let mut store = Plain::memory();
+    store.capabilities.upload = None;
+    let world = World::over(store);
+    let old = "o".repeat(10 << 20);
+    world.put("f", &old).await;
+    let mut staging = None;
+    let mount = world.mount_with(|options| staging = Some(options.staging_dir.clone()), false);
+    let staging = staging.unwrap();
+    no_directory(&staging);
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 0, "n").unwrap();
+    assert_eq!(mount.flush(handle).await, Err(libc::EIO));
+    assert_eq!(world.keys().await, ["f"]);
+    assert!(world.get("f").await.unwrap() == old);
+    std::fs::remove_file(&staging).unwrap();
+    mount.close(handle).await.unwrap();
+    assert!(world.get("f").await.unwrap() == format!("n{}", &old[1..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_of_a_large_file_that_was_written_to_takes_no_room_here() {
+    let world = World::memory();
+    let size = 40 << 20;
+    world.put("f", &"o".repeat(size)).await;
+    let mut staging = None;
+    let mount = world.mount_with(
+        |options| {
+            options.staging_room = StagingRoom::Usual;
+            options.memory_cache = 1 << 20;
+            staging = Some(options.staging_dir.clone());
+        },
+        false,
+    );
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    mount.write(handle, 5, "new").unwrap();
+    mount.fs.fsync(handle).await.unwrap();
+    // Whatever is to be kept of that needs a file.
+    no_directory(&staging.unwrap());
+    for at in (0..size).step_by(1 << 20) {
+        let read = mount.read(handle, at as u64, 1 << 20).await.unwrap();
+        assert_eq!(read.len(), 1 << 20);
+    }
+    assert_eq!(mount.read(handle, 3, 7).await.unwrap(), "oonewoo");
+    mount.close(handle).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_beyond_what_can_be_staged_is_refused_also_where_little_of_it_changes() {
+    let mut store = Plain::memory();
+    store.capabilities.upload = None;
+    let world = World::over(store);
+    world.put("f", &"o".repeat(100)).await;
+    let mount = world.mount_with(|options| options.staging_size = 50, false);
+    let handle = mount.open("f", libc::O_RDWR).await.unwrap();
+    assert_eq!(mount.write(handle, 0, "n"), Err(libc::EFBIG));
+    mount.close(handle).await.unwrap();
+    assert_eq!(
+        mount.put("f", CREATE | libc::O_TRUNC, "short").await,
+        Ok(())
+    );
+    assert_eq!(world.get("f").await.unwrap(), "short");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_store_keeps_in_memory_waits_there_unless_a_directory_is_named() {
     let world = World::memory();
     let large = "x".repeat(9 << 20);
     let (usual, memory) = (StagingRoom::Usual, StagingRoom::Memory);
-    for (room, written) in [(memory, Ok(9 << 20)), (usual, Err(libc::ENOENT))] {
+    for (room, written) in [(memory, Ok(9 << 20)), (usual, Err(libc::ENOTDIR))] {
         let mut staging = None;
         let mount = world.mount_with(
             |options| {
@@ -227,7 +311,7 @@ async fn what_a_store_keeps_in_memory_waits_there_unless_a_directory_is_named() 
             false,
         );
         // Nothing can be spilled there any more.
-        std::fs::remove_dir(staging.unwrap()).unwrap();
+        no_directory(&staging.unwrap());
         let handle = mount.open("f", CREATE).await.unwrap();
         assert_eq!(mount.write(handle, 0, &large), written);
         mount.close(handle).await.unwrap();
