@@ -17,6 +17,7 @@ mod body;
 mod capabilities;
 mod collections;
 mod databases;
+mod decimal;
 mod error;
 mod filter;
 mod json;

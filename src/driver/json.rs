@@ -1,5 +1,6 @@
 //! JSON as people edit it: in the order that it has, with numbers as they are written.
 
+use super::decimal;
 use super::{Error, ErrorKind, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -20,7 +21,8 @@ pub(super) enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// Numbers are the same by value.
+/// Numbers are the same by value: to the last digit where one of them is written as a whole number,
+/// and else as doubles.
 impl PartialEq for Json {
     fn eq(&self, other: &Json) -> bool {
         match (self, other) {
@@ -29,15 +31,13 @@ impl PartialEq for Json {
             (Json::String(a), Json::String(b)) => a == b,
             (Json::Array(a), Json::Array(b)) => a == b,
             (Json::Object(a), Json::Object(b)) => a == b,
-            (Json::Number(a), Json::Number(b)) => {
-                let whole = (a.parse::<i64>(), b.parse::<i64>());
-                let double = (a.parse::<f64>(), b.parse::<f64>());
-                match (whole, double) {
-                    ((Ok(a), Ok(b)), _) => a == b,
-                    (_, (Ok(a), Ok(b))) => a == b,
-                    _ => false,
-                }
+            (Json::Number(a), Json::Number(b)) if decimal::is_whole(a) || decimal::is_whole(b) => {
+                decimal::same(a, b)
             }
+            (Json::Number(a), Json::Number(b)) => match (a.parse::<f64>(), b.parse::<f64>()) {
+                (Ok(a), Ok(b)) => a == b,
+                _ => false,
+            },
             _ => false,
         }
     }

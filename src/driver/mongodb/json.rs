@@ -2,6 +2,7 @@
 //! their fields had.
 
 use crate::driver::Result;
+use crate::driver::decimal;
 pub(super) use crate::driver::json::Json;
 use crate::driver::json::refuse;
 use ::mongodb::bson::oid::ObjectId;
@@ -176,6 +177,8 @@ fn within(fields: &[(String, Json)], old: Option<&Document>, place: &str) -> Res
     Ok(document)
 }
 
+/// A number of the type that `old` has, as far as that can hold it. One that is written whole is
+/// stored as it is or not at all; what has a point or a power of ten is the nearest double.
 fn numeric(text: &str, old: Option<&Bson>, place: &str) -> Result<Bson> {
     let wrong = || refuse(format!("{place}: no number can be {text}"));
     if let Some(Bson::Decimal128(_)) = old {
@@ -185,6 +188,15 @@ fn numeric(text: &str, old: Option<&Bson>, place: &str) -> Result<Bson> {
         let double: f64 = text.parse().map_err(|_| wrong())?;
         if !double.is_finite() {
             return Err(wrong());
+        }
+        // What it is, or else what it is shown as.
+        let is_held = decimal::same(text, &format!("{double:.0}"))
+            || decimal::same(text, &format!("{double:?}"));
+        if decimal::is_whole(text) && !is_held {
+            let kind = text.parse::<i64>().map_or("Decimal", |_| "Long");
+            return Err(refuse(format!(
+                "{place}: no double is {text}; write it as {{\"$number{kind}\": \"{text}\"}}"
+            )));
         }
         Ok(Bson::Double(double))
     };
@@ -344,6 +356,66 @@ mod tests {
             doc! { "double": 5.0, "long": 2_i64 }
         );
         assert_eq!(parse("{\"int\": 1.5}", &old), doc! { "int": 1.5 });
+    }
+
+    #[test]
+    fn a_whole_number_that_no_double_is_is_refused_and_not_rounded() {
+        let old = doc! { "double": 5.0, "long": 5_i64, "list": [5.0] };
+        for (text, why) in [
+            (
+                "{\"new\": 12345678901234567890}",
+                "new: no double is 12345678901234567890; write it as {\"$numberDecimal\": \"12345678901234567890\"}",
+            ),
+            (
+                "{\"long\": -12345678901234567890}",
+                "long: no double is -12345678901234567890",
+            ),
+            (
+                "{\"double\": 9007199254740993}",
+                "double: no double is 9007199254740993; write it as {\"$numberLong\": \"9007199254740993\"}",
+            ),
+            ("{\"list\": [9007199254740993]}", "list[0]: no double"),
+            (
+                "{\"new\": {\"in\": 36893488147419103233}}",
+                "new.in: no double",
+            ),
+        ] {
+            let json = Json::parse(text.as_bytes()).expect("JSON");
+            let error = json.document(Some(&old)).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidDocument);
+            assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+        // What is a double, or is shown as that number, is stored.
+        for (text, wanted) in [
+            ("36893488147419103232", 36_893_488_147_419_103_232.0),
+            ("100000000000000000000000", 1e23),
+            ("12345678901234567000", 12_345_678_901_234_567_000.0),
+            ("12345678901234567890.0", 12_345_678_901_234_567_890.0),
+        ] {
+            let new = parse(&format!("{{\"double\": {text}}}"), &old);
+            assert_eq!(new, doc! { "double": wanted }, "{text}");
+        }
+        let text = "{\"double\": {\"$numberLong\": \"9007199254740993\"}, \"new\": {\"$numberDecimal\": \"12345678901234567890\"}}";
+        let decimal: Decimal128 = "12345678901234567890".parse().expect("a decimal");
+        let wanted = doc! { "double": 9_007_199_254_740_993_i64, "new": decimal };
+        assert_eq!(parse(text, &old), wanted);
+    }
+
+    #[test]
+    fn an_edit_within_the_precision_of_a_double_is_seen() {
+        let double = doc! { "a": 9_007_199_254_740_992.0 };
+        let json = Json::parse(b"{\"a\": 9007199254740993}").expect("JSON");
+        assert!(json.document(Some(&double)).is_err());
+        let long = doc! { "a": 9_007_199_254_740_993_i64 };
+        assert_eq!(parse("{\"a\": 9007199254740992.0}", &long), double);
+        // Another spelling is no edit.
+        for text in [
+            "9007199254740993.0",
+            "9.007199254740993e15",
+            "9007199254740993",
+        ] {
+            assert_eq!(parse(&format!("{{\"a\": {text}}}"), &long), long);
+        }
     }
 
     #[test]
