@@ -50,6 +50,12 @@ impl Decimal {
             digits: digits.to_owned(),
         })
     }
+
+    /// The one spelling of the amount.
+    pub(super) fn spelled(&self) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        format!("{sign}0.{}e{}", self.digits, self.power)
+    }
 }
 
 #[cfg(test)]

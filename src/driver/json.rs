@@ -1,6 +1,6 @@
 //! JSON as people edit it: in the order that it has, with numbers as they are written.
 
-use super::decimal;
+use super::decimal::{self, Decimal};
 use super::{Error, ErrorKind, Result};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -234,6 +234,28 @@ impl Json {
                 other.write(&mut out, None);
                 out
             }
+        }
+    }
+
+    /// As [`Json::compact`], with numbers in one spelling of what they amount to: what has the same
+    /// text is the same.
+    pub(super) fn spelled(&self) -> String {
+        match self {
+            Json::Number(text) => match Decimal::of(text) {
+                Some(amount) => amount.spelled(),
+                None => text.clone(),
+            },
+            Json::Array(items) => {
+                let items: Vec<_> = items.iter().map(Json::spelled).collect();
+                format!("[{}]", items.join(","))
+            }
+            Json::Object(fields) => {
+                let fields = fields.iter().map(|(name, value)| {
+                    format!("{}:{}", serde_json::Value::from(&**name), value.spelled())
+                });
+                format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+            }
+            other => other.compact(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Documents as relaxed Extended JSON, and back: in the order that they have, with the types that
 //! their fields had.
 
+mod items;
+
 use crate::driver::Result;
 use crate::driver::decimal;
 pub(super) use crate::driver::json::Json;
@@ -12,6 +14,7 @@ use ::mongodb::bson::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use items::{Origin, origins};
 
 /// The last year of a date that is written as text.
 const LAST: i64 = 253_402_300_799_999;
@@ -141,9 +144,11 @@ impl Json {
                     Some(Bson::Array(olds)) => olds.as_slice(),
                     _ => &[],
                 };
-                let items = items.iter().enumerate().map(|(at, item)| {
-                    let place = format!("{place}[{at}]");
-                    item.value(olds.get(at), &place)
+                let origins = origins(items, olds).into_iter();
+                let items = items.iter().zip(origins).enumerate();
+                let items = items.map(|(at, (item, origin))| match origin {
+                    Origin::Is(old) => Ok(old.clone()),
+                    Origin::For(old) => item.value(old, &format!("{place}[{at}]")),
                 });
                 Bson::Array(items.collect::<Result<_>>()?)
             }
@@ -415,6 +420,37 @@ mod tests {
             "9007199254740993",
         ] {
             assert_eq!(parse(&format!("{{\"a\": {text}}}"), &long), long);
+        }
+    }
+
+    #[test]
+    fn items_that_were_only_shifted_keep_their_types() {
+        let old = doc! { "list": [1_i64, 2.0, 3, { "n": 4_i64 }, "x"] };
+        for (text, wanted) in [
+            (
+                "[2, 3, {\"n\": 4}, \"x\"]",
+                doc! { "list": [2.0, 3, { "n": 4_i64 }, "x"] },
+            ),
+            (
+                "[\"new\", 1, 2.0, 3, {\"n\": 4}, \"x\"]",
+                doc! { "list": ["new", 1_i64, 2.0, 3, { "n": 4_i64 }, "x"] },
+            ),
+            (
+                "[\"x\", {\"n\": 4}, 3, 2.0, 1]",
+                doc! { "list": ["x", { "n": 4_i64 }, 3, 2.0, 1_i64] },
+            ),
+            // What was edited has the type of what it took the place of.
+            (
+                "[1, 2.0, 3, {\"n\": 5}, \"x\"]",
+                doc! { "list": [1_i64, 2.0, 3, { "n": 5_i64 }, "x"] },
+            ),
+            ("[3, {\"n\": 5}]", doc! { "list": [3, { "n": 5_i64 }] }),
+        ] {
+            assert_eq!(
+                parse(&format!("{{\"list\": {text}}}"), &old),
+                wanted,
+                "{text}"
+            );
         }
     }
 
