@@ -1,5 +1,7 @@
 //! What numbers of JSON amount to, to the last digit, whatever their spelling.
 
+use std::cmp::Ordering;
+
 /// The amount of a number: `0.DIGITS` times ten to some power. Each amount has one form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Decimal {
@@ -51,6 +53,22 @@ impl Decimal {
         })
     }
 
+    /// The number that it is, if that is a whole one of 64 bits.
+    pub(super) fn whole(&self) -> Option<i64> {
+        let zeros = match i64::try_from(self.digits.len()).ok()?.cmp(&self.power) {
+            Ordering::Greater => return None,
+            _ if self.power > 19 => return None,
+            _ => self.power as usize - self.digits.len(),
+        };
+        let sign = if self.negative { "-" } else { "" };
+        let digits = if self.digits.is_empty() {
+            "0"
+        } else {
+            &self.digits
+        };
+        format!("{sign}{digits}{}", "0".repeat(zeros)).parse().ok()
+    }
+
     /// The one spelling of the amount.
     pub(super) fn spelled(&self) -> String {
         let sign = if self.negative { "-" } else { "" };
@@ -81,6 +99,24 @@ mod tests {
             ("1e999", "1e998", false),
         ] {
             assert_eq!(same(a, b), wanted, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_told() {
+        for (text, wanted) in [
+            ("0.0", Some(0)),
+            ("-12e2", Some(-1200)),
+            ("9007199254740993.0", Some(9_007_199_254_740_993)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("1.5", None),
+            ("1e-1", None),
+            ("1e999999", None),
+        ] {
+            let amount = Decimal::of(text).expect(text);
+            assert_eq!(amount.whole(), wanted, "{text}");
         }
     }
 }

@@ -4,9 +4,14 @@
 //! shows, whatever types the store has beneath it, so that every store gives the same answer; a store
 //! that is asked may only leave out what cannot match.
 
-use super::{Error, ErrorKind, Result};
+use super::{Error, ErrorKind, Result, decimal};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// As deep as values are compared. Deeper ones are the same as nothing.
+const DEPTH: usize = 128;
 
 /// Terms that must all hold. Without any, every document matches.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,8 +25,8 @@ pub struct Filter {
 pub struct Term {
     /// The way to the field: names of members, and positions in lists. Never empty.
     pub path: Vec<String>,
-    /// The value.
-    pub value: Value,
+    /// The value as JSON: numbers as they are written, whatever number of this machine holds them.
+    pub value: String,
 }
 
 fn wrong(why: String) -> Error {
@@ -61,25 +66,41 @@ impl Term {
                 "{text:?} names no field; write FIELD=VALUE, such as name=ada or address.zip=1010"
             )));
         }
-        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        let value = match serde_json::from_str::<&RawValue>(value) {
+            Ok(json) => json.get().to_owned(),
+            Err(_) => Value::from(value).to_string(),
+        };
         Ok(Term { path, value })
     }
 
-    fn holds(&self, document: &Value) -> bool {
-        let mut at = document;
+    fn holds(&self, document: &RawValue) -> bool {
+        let mut at = document.get();
         for name in &self.path {
-            let next = match at {
-                Value::Object(fields) => fields.get(name),
-                Value::Array(items) => position(name).and_then(|position| items.get(position)),
+            let next = match at.as_bytes().first() {
+                Some(b'{') => fields(at).and_then(|fields| fields.get(name).copied()),
+                Some(b'[') => {
+                    let position = position(name);
+                    position.and_then(|position| items(at)?.get(position).copied())
+                }
                 _ => None,
             };
             match next {
-                Some(next) => at = next,
+                Some(next) => at = next.get(),
                 None => return false,
             }
         }
-        same(at, &self.value)
+        same(at, &self.value, DEPTH)
     }
+}
+
+/// The members of an object; of a name that is there twice the last one counts.
+fn fields(object: &str) -> Option<BTreeMap<String, &RawValue>> {
+    serde_json::from_str(object).ok()
+}
+
+/// The items of a list.
+fn items(list: &str) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(list).ok()
 }
 
 /// The position that a name is in a list.
@@ -98,13 +119,14 @@ impl Filter {
 
     /// Reads an object whose members are paths with the values that they must have.
     pub fn json(text: &str) -> Result<Filter> {
-        let fields: Map<String, Value> = serde_json::from_str(text).map_err(|cause| {
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|cause| {
             wrong(format!(
                 "the query is no JSON object: {cause}; write it like {{\"name\": \"ada\", \"address.zip\": 1010}}"
             ))
         })?;
-        let term = |(name, value): (String, Value)| {
+        let term = |(name, value): (String, &RawValue)| {
             let (path, _) = path(&name, None)?;
+            let value = value.get().to_owned();
             Some(Term { path, value })
         };
         let terms = fields.into_iter().filter_map(term);
@@ -136,41 +158,43 @@ impl Filter {
             return serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
                 && std::str::from_utf8(text).is_ok();
         }
-        match serde_json::from_slice::<Value>(text) {
-            Ok(document) => self.terms.iter().all(|term| term.holds(&document)),
+        match serde_json::from_slice::<&RawValue>(text) {
+            Ok(document) => self.terms.iter().all(|term| term.holds(document)),
             Err(_) => false,
         }
     }
 }
 
-/// Whether two values are the same: numbers by what they amount to, objects whatever their order.
-pub fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => equal(a, b),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+/// Whether two values are the same: numbers by what they amount to, to the last digit, objects
+/// whatever their order.
+fn same(a: &str, b: &str, depth: usize) -> bool {
+    let first = |text: &str| text.bytes().next().unwrap_or_default();
+    match (first(a), first(b)) {
+        (b'{' | b'[', b'{' | b'[') if depth == 0 => false,
+        (b'{', b'{') => match (fields(a), fields(b)) {
+            (Some(a), Some(b)) => {
+                let has = |(name, value): (&String, &&RawValue)| {
+                    let other = b.get(name);
+                    other.is_some_and(|other| same(value.get(), other.get(), depth - 1))
+                };
+                a.len() == b.len() && a.iter().all(has)
+            }
+            _ => false,
+        },
+        (b'[', b'[') => match (items(a), items(b)) {
+            (Some(a), Some(b)) => {
+                let mut pairs = a.iter().zip(&b);
+                a.len() == b.len() && pairs.all(|(a, b)| same(a.get(), b.get(), depth - 1))
+            }
+            _ => false,
+        },
+        (b'"', b'"') => {
+            let text = |text: &str| serde_json::from_str::<String>(text).ok();
+            text(a).is_some_and(|a| text(b).is_some_and(|b| a == b))
         }
-        (Value::Object(a), Value::Object(b)) => {
-            let has = |(name, value)| b.get(name).is_some_and(|other| same(value, other));
-            a.len() == b.len() && a.iter().all(has)
-        }
-        (a, b) => a == b,
+        (b'-' | b'0'..=b'9', b'-' | b'0'..=b'9') => decimal::same(a, b),
+        _ => a == b,
     }
-}
-
-fn equal(a: &Number, b: &Number) -> bool {
-    match (a.as_i128(), b.as_i128()) {
-        (Some(a), Some(b)) => a == b,
-        (None, None) => a.as_f64() == b.as_f64(),
-        (Some(whole), None) => is_whole(b, whole),
-        (None, Some(whole)) => is_whole(a, whole),
-    }
-}
-
-/// Whether a double is a whole number, to the last digit.
-fn is_whole(double: &Number, whole: i128) -> bool {
-    let double = double.as_f64().unwrap_or(f64::NAN);
-    double.fract() == 0.0 && double.abs() < 1e30 && double as i128 == whole
 }
 
 /// A document on one line, in its own order and words.
@@ -281,12 +305,43 @@ mod tests {
             ("-1", "-1.0", true),
             ("0", "-0.0", true),
             ("1e30", "1e30", true),
+            ("1e30", "1000000000000000000000000000000", true),
+            ("12345678901234567890", "12345678901234567891", false),
+            ("12345678901234567891", "12345678901234567891.0", true),
+            ("-12345678901234567890", "-12345678901234567891", false),
+            (
+                "340282366920938463463374607431768211456",
+                "340282366920938463463374607431768211457",
+                false,
+            ),
+            ("0.1", "0.10", true),
+            ("1e999", "10e998", true),
+            ("1e999", "1e998", false),
         ] {
             assert_eq!(
                 matches(&[&format!("a={a}")], &format!("{{\"a\":{b}}}")),
                 wanted,
                 "{a} {b}"
             );
+        }
+    }
+
+    #[test]
+    fn terms_go_to_a_daemon_as_they_are() {
+        let filter = Filter::parse(["a=12345678901234567890123", "b=x"]).expect("terms");
+        let sent = serde_json::to_string(&filter).expect("JSON");
+        let filter: Filter = serde_json::from_str(&sent).expect("a filter");
+        assert!(filter.matches(br#"{"a": 12345678901234567890123, "b": "x"}"#));
+        assert!(!filter.matches(br#"{"a": 12345678901234567890124, "b": "x"}"#));
+    }
+
+    #[test]
+    fn values_of_any_depth_are_looked_at_and_those_of_bounded_depth_compared() {
+        let nested = |depth: usize| "[".repeat(depth) + "1" + &"]".repeat(depth);
+        for (depth, wanted) in [(100, true), (200_000, false)] {
+            let text = format!("{{\"a\": {}, \"b\": 1}}", nested(depth));
+            assert!(matches(&["b=1"], &text));
+            assert_eq!(matches(&[&format!("a={}", nested(depth))], &text), wanted);
         }
     }
 
@@ -299,7 +354,7 @@ mod tests {
         }
         let term = Term::parse("a\\=b\\\\.c==d").expect("a term");
         assert_eq!(term.path, ["a=b\\", "c"]);
-        assert_eq!(term.value, json!("=d"));
+        assert_eq!(term.value, "\"=d\"");
         for text in ["", "[]", "3", "{\"a\"}", "{} x"] {
             assert!(Filter::json(text).is_err(), "{text}");
         }

@@ -234,6 +234,14 @@ fn what_is_found_is_removed() {
     ]);
     assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
     assert!(place.path("store/users/carl").exists());
+    // Numbers that no machine word holds are others when their last digit is.
+    for n in [0, 1] {
+        let text = format!("{{\"id\": 1234567890123456789{n}}}");
+        fs::write(place.path("store").join(format!("id{n}")), text).unwrap();
+    }
+    expect(&find(&["id=12345678901234567891"]), 0, "id1\n", "");
+    assert!(place.path("store/id0").exists());
+    expect(&find(&["id=1.234567890123456789e19"]), 0, "id0\n", "");
     // With a fault that stands for somebody else who is quicker.
     let said = find(&["--fault", "delete:error=changed", "name=Carl"]);
     expect(

@@ -1,7 +1,7 @@
 //! What the server is asked for when documents are looked for. It fails where a field is asked of what
 //! is no object, so each step down is taken only where it can be.
 
-use super::names::PSEUDOTYPE;
+use super::names::{PSEUDOTYPE, canonical};
 use super::term::{self, Term, datum};
 use crate::driver::json::Json;
 use crate::driver::{self, Filter, position};
@@ -39,19 +39,22 @@ fn add(wanted: &driver::Term, holds: &mut Vec<Term>) {
         holds.push(at.clone().has(name));
         at = at.field(name);
     }
-    match Json::parse(wanted.value.to_string().as_bytes()) {
-        Ok(value) if !mentions_types(&value) => holds.push(at.is(datum(&value))),
+    // Files show numbers by the shortest text that tells the double: the one that the text tells.
+    match Json::parse(wanted.value.as_bytes()) {
+        Ok(value) if !mentions_others(&value) => holds.push(at.is(datum(&canonical(&value)))),
         _ => {}
     }
 }
 
-/// Whether an object in a value would be taken for one of another type, or refused.
-fn mentions_types(value: &Json) -> bool {
+/// Whether an object in a value would be taken for one of another type, or refused, or a number is
+/// beyond all that the server has.
+fn mentions_others(value: &Json) -> bool {
     match value {
-        Json::Array(items) => items.iter().any(mentions_types),
+        Json::Number(text) => !text.parse().is_ok_and(f64::is_finite),
+        Json::Array(items) => items.iter().any(mentions_others),
         Json::Object(fields) => fields
             .iter()
-            .any(|(name, value)| name == PSEUDOTYPE || mentions_types(value)),
+            .any(|(name, value)| name == PSEUDOTYPE || mentions_others(value)),
         _ => false,
     }
 }
@@ -72,6 +75,14 @@ mod tests {
         for (query, wanted) in [
             ("{}", vec![]),
             (r#"{"a": 3}"#, vec![has(row, "a"), is(&a, "3")]),
+            (
+                r#"{"a": 12345678901234567890, "b": 1e999}"#,
+                vec![
+                    has(row, "a"),
+                    is(&a, "1.2345678901234567e19"),
+                    has(row, "b"),
+                ],
+            ),
             (
                 r#"{"a": null, "c": [1, {"d": "x"}]}"#,
                 vec![
