@@ -23,9 +23,12 @@ use tokio::sync::{Semaphore, mpsc};
 /// Longest request in bytes. That of a search names fields and values.
 const LONGEST_REQUEST: u64 = 1 << 20;
 /// Most connections served at once.
-const MOST_CLIENTS: usize = 16;
+const MOST_CLIENTS: usize = 32;
 /// Most of them that search or watch: some places are always free for others.
 const MOST_SEARCHES: usize = 8;
+/// Most documents that are removed at once. A search removes what it finds while it goes on, so these
+/// places are others than its own, and who gets none waits for one.
+const MOST_REMOVALS: usize = 8;
 /// How long a client may take to send its request.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a drain tells its progress; a client that hears nothing for much longer gives up.
@@ -192,6 +195,13 @@ pub struct UnmountRequest {
     pub answers: mpsc::Sender<Answer>,
 }
 
+/// The places of those who ask the store.
+#[derive(Clone, Debug)]
+struct Limits {
+    searches: Arc<Semaphore>,
+    removals: Arc<Semaphore>,
+}
+
 /// Serves clients until the future is dropped.
 pub async fn serve(
     listener: UnixListener,
@@ -200,7 +210,10 @@ pub async fn serve(
     store: Option<Searched>,
 ) {
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
-    let searches = Arc::new(Semaphore::new(MOST_SEARCHES));
+    let limits = Limits {
+        searches: Arc::new(Semaphore::new(MOST_SEARCHES)),
+        removals: Arc::new(Semaphore::new(MOST_REMOVALS)),
+    };
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
@@ -208,9 +221,9 @@ pub async fn serve(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (status, unmounts) = (status.clone(), unmounts.clone());
-                let (store, searches) = (store.clone(), searches.clone());
+                let (store, limits) = (store.clone(), limits.clone());
                 task::spawn(async move {
-                    let served = client(stream, status, unmounts, store, searches).await;
+                    let served = client(stream, status, unmounts, store, limits).await;
                     if let Err(error) = served {
                         log::debug!("control socket: {error}");
                     }
@@ -231,7 +244,7 @@ async fn client(
     status: Arc<dyn Fn() -> StatusReport + Send + Sync>,
     unmounts: mpsc::Sender<UnmountRequest>,
     store: Option<Searched>,
-    searches: Arc<Semaphore>,
+    limits: Limits,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
@@ -254,8 +267,12 @@ async fn client(
             }
         }
         Ok(request @ (Request::Find { .. } | Request::Remove { .. })) => {
-            match (store, searches.try_acquire()) {
-                (Some(store), Ok(_place)) => {
+            let place = match request {
+                Request::Remove { .. } => limits.removals.acquire().await.ok(),
+                _ => limits.searches.try_acquire().ok(),
+            };
+            match (store, place) {
+                (Some(store), Some(_place)) => {
                     return search::serve(&mut writer, &store, request).await;
                 }
                 _ => {
@@ -383,6 +400,13 @@ mod tests {
     use super::*;
 
     fn served(test: impl FnOnce(&Path, mpsc::Receiver<UnmountRequest>) + Send + 'static) {
+        served_with(None, test);
+    }
+
+    fn served_with(
+        store: Option<Searched>,
+        test: impl FnOnce(&Path, mpsc::Receiver<UnmountRequest>) + Send + 'static,
+    ) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -397,7 +421,7 @@ mod tests {
                 pid: 42,
                 ..StatusReport::default()
             };
-            tokio::spawn(serve(listener, Arc::new(status), sender, None));
+            tokio::spawn(serve(listener, Arc::new(status), sender, store));
             let test = tokio::task::spawn_blocking(move || test(&path, receiver));
             tokio::time::timeout(Duration::from_secs(20), test)
                 .await
@@ -440,6 +464,40 @@ mod tests {
             .unwrap();
             assert_eq!(heard.len(), 2);
             assert_eq!(heard[0], "Progress { files: 2, bytes: 9 }");
+        });
+    }
+
+    #[test]
+    fn searches_that_fill_all_places_can_remove_what_they_find() {
+        let store = Searched {
+            driver: Arc::new(crate::driver::memory::Memory::new()),
+            shows_buckets: false,
+            unsafely: false,
+        };
+        served_with(Some(store), |path, _receiver| {
+            let watch = Request::Find {
+                filter: Filter::default(),
+                prefix: String::new(),
+                texts: false,
+                interval_ms: Some(10_000),
+            };
+            let line = serde_json::to_string(&watch).unwrap() + "\n";
+            let begin = || {
+                let mut stream = UnixStream::connect(path).unwrap();
+                stream.write_all(line.as_bytes()).unwrap();
+                let mut reader = BufReader::new(stream);
+                let mut answer = String::new();
+                reader.read_line(&mut answer).unwrap();
+                (reader, answer)
+            };
+            let places: Vec<_> = (0..MOST_SEARCHES).map(|_| begin()).collect();
+            assert!(places.iter().all(|(_, answer)| answer.contains("looked")));
+            let (_, refused) = begin();
+            assert!(refused.contains("search this mount already"), "{refused}");
+            let (key, etag) = ("k".into(), crate::driver::ETag::new("1"));
+            // There is no such document, which only the store can tell.
+            let removed = search::remove(path, &key, &etag);
+            assert!(!removed.unwrap());
         });
     }
 
