@@ -85,7 +85,8 @@ pub enum Request {
     },
 }
 
-/// What a daemon answers. `Progress`, `Found`, `Looked` and `Skipped` are followed by more.
+/// What a daemon answers. `Progress`, `Found`, `Looked`, `Skipped`, `Away` and `Back` are
+/// followed by more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
@@ -129,6 +130,13 @@ pub enum Answer {
         /// Why.
         message: String,
     },
+    /// The store does not answer a search that watches; it goes on.
+    Away {
+        /// Why.
+        message: String,
+    },
+    /// The store answers again.
+    Back,
     /// A search is through.
     Searched,
     /// The version is removed.
@@ -151,6 +159,8 @@ impl Answer {
                 | Answer::Found { .. }
                 | Answer::Looked { .. }
                 | Answer::Skipped { .. }
+                | Answer::Away { .. }
+                | Answer::Back
         )
     }
 }

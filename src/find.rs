@@ -1,15 +1,19 @@
 //! Finding documents: by asking the store where it can look for them, else by looking at each object.
 
+mod follow;
+#[cfg(test)]
+mod tests;
+
 use crate::check::HIDDEN;
 use crate::driver::{
-    Change, Driver, ETag, Error, ErrorKind, Filter, GetOptions, ListEntry, ListRequest, Match,
-    ObjectInfo, Precondition, Query, Result,
+    Driver, ETag, Error, ErrorKind, Filter, GetOptions, ListEntry, ListRequest, Match, ObjectInfo,
+    Precondition, Query, Result,
 };
 use crate::key::Key;
 use crate::task;
 use bytes::BytesMut;
+use follow::{Follow, Notes, Seen, Version};
 use futures::StreamExt;
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +39,10 @@ pub enum Event {
     Looked(u64),
     /// An object could not be looked at; the search goes on.
     Skipped(Error),
+    /// The store does not answer any more; a search that never ends looks again by and by.
+    Away(Error),
+    /// The store answers again.
+    Back,
 }
 
 /// What is to be found, and where.
@@ -52,8 +60,6 @@ pub struct Search {
     pub texts: bool,
 }
 
-/// The versions that a search has seen, by hashes of their keys.
-type Seen = HashMap<u64, u64>;
 type Out = mpsc::Sender<Result<Event>>;
 
 /// Why a search ends before it is through.
@@ -125,6 +131,11 @@ fn is_of_one(error: &Error) -> bool {
     )
 }
 
+/// Whether an object will be no other when its version is read again.
+fn is_lasting(error: &Error) -> bool {
+    error.kind() == ErrorKind::TooLarge
+}
+
 impl Search {
     /// Tells what matches now, and then ends. The search ends, too, when nobody listens any more.
     pub fn begin(self) -> mpsc::Receiver<Result<Event>> {
@@ -137,7 +148,8 @@ impl Search {
     }
 
     /// Tells what matches now, and from then on each new version that does: by the store's change
-    /// feed, or by looking again after each interval.
+    /// feed, or by looking again after each interval. Once the store has answered it goes on while
+    /// that is away, and it looks again for what could not be read.
     pub fn follow(self, interval: Duration) -> mpsc::Receiver<Result<Event>> {
         self.start(Manner::Follow(interval))
     }
@@ -150,9 +162,9 @@ impl Search {
         task::spawn(async move {
             let asks = self.driver.capabilities().find;
             let ended = match manner {
-                Manner::Ask => self.pass(asks, &out, None).await.map(drop),
-                Manner::Scan => self.pass(false, &out, None).await.map(drop),
-                Manner::Follow(interval) => self.go_on(asks, interval, &out).await,
+                Manner::Ask => self.pass(asks, &out, &mut None).await,
+                Manner::Scan => self.pass(false, &out, &mut None).await,
+                Manner::Follow(interval) => Follow::new(&self, asks, interval, &out).run().await,
             };
             if let Err(Stop::Failed(error)) = ended {
                 let _ = out.send(Err(error)).await;
@@ -161,17 +173,19 @@ impl Search {
         events
     }
 
-    /// Looks once. Versions that were seen before are not told again; gives those that there are
-    /// now, if any were given.
-    async fn pass(&self, asks: bool, out: &Out, before: Option<&Seen>) -> Step<Seen> {
-        match asks {
-            true => self.ask(out, before).await,
-            false => self.look_at_all(out, before).await,
+    /// Looks once. Versions that were seen before are not told again, where that is noted.
+    async fn pass(&self, asks: bool, out: &Out, notes: &mut Option<Notes>) -> Step<()> {
+        let done = match asks {
+            true => self.ask(out, notes).await,
+            false => self.look_at_all(out, notes).await,
+        };
+        if let Some(notes) = notes {
+            notes.close(done.is_ok());
         }
+        done
     }
 
-    async fn ask(&self, out: &Out, before: Option<&Seen>) -> Step<Seen> {
-        let mut now = Seen::new();
+    async fn ask(&self, out: &Out, notes: &mut Option<Notes>) -> Step<()> {
         let mut query = Query {
             prefix: self.prefix.clone(),
             filter: self.filter.clone(),
@@ -184,7 +198,7 @@ impl Search {
                 // It cannot just now.
                 Err(error) if error.kind() == ErrorKind::Unsupported && query.token.is_none() => {
                     log::debug!("objects are looked at here: {error}");
-                    return self.look_at_all(out, before).await;
+                    return self.look_at_all(out, notes).await;
                 }
                 page => page?,
             };
@@ -192,24 +206,27 @@ impl Search {
                 if is_hidden(&found.key, self.shows_buckets) {
                     continue;
                 }
-                let is_new = before.is_none_or(|before| {
-                    let (key, etag) = (hash(&found.key), hash(&found.etag));
-                    now.insert(key, etag);
-                    before.get(&key) != Some(&etag)
-                });
-                if is_new {
+                let (name, version) = (hash(&found.key), Version::known(&found.etag));
+                let before = notes.as_ref().and_then(|notes| notes.before.get(&name));
+                if before != Some(&version) {
                     self.say_found(out, found).await?;
+                }
+                if let Some(notes) = notes {
+                    notes.now.insert(name, version);
                 }
             }
             query.token = page.next;
             if query.token.is_none() {
-                return Ok(now);
+                return Ok(());
             }
         }
     }
 
-    async fn look_at_all(&self, out: &Out, before: Option<&Seen>) -> Step<Seen> {
-        let mut now = Seen::new();
+    async fn look_at_all(&self, out: &Out, notes: &mut Option<Notes>) -> Step<()> {
+        let (before, mut now) = match notes {
+            Some(Notes { before, now }) => (Some(&*before), Some(now)),
+            None => (None, None),
+        };
         let room = Semaphore::new(ROOM as usize);
         let mut request = ListRequest::flat(&self.prefix);
         loop {
@@ -225,23 +242,29 @@ impl Search {
                     outcome,
                     _place,
                 } = looked;
-                if before.is_some() {
-                    now.insert(hash(&key), hash(&etag));
-                }
+                let name = hash(&key);
+                let mut version = Version::known(&etag);
                 match outcome {
                     Ok(Some(found)) => self.say_found(out, found).await?,
                     Ok(None) => {}
                     Err(error) if is_of_one(&error) => {
-                        say(out, Event::Skipped(error)).await?;
+                        version.is_known = is_lasting(&error);
+                        let told = before.and_then(|before| before.get(&name));
+                        if told.is_none_or(|told| told.is_known) {
+                            say(out, Event::Skipped(error)).await?;
+                        }
                     }
                     Err(error) => return Err(error.into()),
+                }
+                if let Some(now) = &mut now {
+                    now.insert(name, version);
                 }
                 say(out, Event::Looked(1)).await?;
             }
             drop(looks);
             request.token = page.next;
             if request.token.is_none() {
-                return Ok(now);
+                return Ok(());
             }
         }
     }
@@ -271,7 +294,7 @@ impl Search {
             None => (None, ETag::new("")),
         };
         let seen = before.and_then(|before| before.get(&hash(&key)));
-        if seen == Some(&hash(&listed)) {
+        if seen == Some(&Version::known(&listed)) {
             return Looked {
                 key,
                 etag: listed,
@@ -348,60 +371,6 @@ impl Search {
         }
         let text = self.filter.matches(&text).then(|| text.freeze());
         Ok((etag, text))
-    }
-
-    async fn go_on(&self, asks: bool, interval: Duration, out: &Out) -> Step<()> {
-        let mut seen = Seen::new();
-        loop {
-            // Before anything is looked at, so that what changes meanwhile is told.
-            let feed = match self.driver.capabilities().watch {
-                true => while_heard(out, self.driver.watch(&self.prefix))
-                    .await?
-                    .ok(),
-                false => None,
-            };
-            seen = self.pass(asks, out, Some(&seen)).await?;
-            let mut broken = true;
-            if let Some(mut feed) = feed {
-                while let Some(change) = while_heard(out, feed.next()).await? {
-                    match change {
-                        Ok(Change::Written(key, _)) => self.retold(&key, &mut seen, out).await?,
-                        Ok(Change::Removed(key)) => drop(seen.remove(&hash(&key))),
-                        Ok(Change::Lost) => {
-                            broken = false;
-                            break;
-                        }
-                        Err(error) => {
-                            log::debug!("the feed broke: {error}");
-                            break;
-                        }
-                    }
-                }
-            }
-            if broken {
-                while_heard(out, tokio::time::sleep(interval)).await?;
-            }
-        }
-    }
-
-    /// Tells an object that was written, if it matches and that version was not told.
-    async fn retold(&self, key: &Key, seen: &mut Seen, out: &Out) -> Step<()> {
-        if is_hidden(key, self.shows_buckets) || key.as_bytes().ends_with(b"/") {
-            return Ok(());
-        }
-        let (etag, text) = match while_heard(out, self.read(key)).await? {
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) if is_of_one(&error) => return say(out, Event::Skipped(error)).await,
-            Err(error) => return Err(error.into()),
-        };
-        let version = hash(&etag);
-        let is_new = seen.insert(hash(key), version) != Some(version);
-        if let (true, Some(text)) = (is_new, text) {
-            let key = key.clone();
-            self.say_found(out, Match { key, etag, text }).await?;
-        }
-        Ok(())
     }
 
     async fn say_found(&self, out: &Out, mut found: Match) -> Step<()> {

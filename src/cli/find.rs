@@ -196,6 +196,10 @@ fn carry_out(find: &Find, place: &dyn Place, asked: &Asked, mut out: Out) -> Res
                 skipped += 1;
                 out.complain(&error.to_string());
             }
+            Event::Away(error) => out.complain(&format!(
+                "the store does not answer, and is asked again until it does: {error}"
+            )),
+            Event::Back => out.complain("the store answers again"),
             Event::Found(found) => {
                 count += 1;
                 if !find.delete {

@@ -118,6 +118,10 @@ async fn told<W: AsyncWriteExt + Unpin>(
             Some(Ok(Event::Skipped(error))) => Answer::Skipped {
                 message: error.to_string(),
             },
+            Some(Ok(Event::Away(error))) => Answer::Away {
+                message: error.to_string(),
+            },
+            Some(Ok(Event::Back)) => Answer::Back,
             Some(Err(error)) => {
                 let message = error.to_string();
                 return write(writer, &Answer::Failed { message }).await;
@@ -146,6 +150,8 @@ pub fn search(
         })),
         Answer::Looked { objects } => heard(Event::Looked(objects)),
         Answer::Skipped { message } => heard(Event::Skipped(Error::new(ErrorKind::Io, message))),
+        Answer::Away { message } => heard(Event::Away(Error::new(ErrorKind::Io, message))),
+        Answer::Back => heard(Event::Back),
         Answer::Failed { message } => {
             outcome = Err(Failure::other(message));
             false

@@ -118,7 +118,7 @@ impl Reading {
         for event in told {
             match event {
                 Some(Ok(Event::Found(found))) => self.add(directory, &found.key),
-                Some(Ok(Event::Looked(_))) => {}
+                Some(Ok(Event::Looked(_) | Event::Away(_) | Event::Back)) => {}
                 Some(Ok(Event::Skipped(error))) => {
                     log::debug!("{:?}: {error}", directory.path());
                     let (count, first) = self.skipped.take().unwrap_or((0, error));
