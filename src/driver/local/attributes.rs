@@ -52,8 +52,19 @@ fn has_xattrs(kind: FileType) -> bool {
 
 impl Xattrs {
     /// Reads them by path; the last name of the path is not followed if it is a link, unless the
-    /// path ends in a descriptor.
+    /// path ends in a descriptor. Who may not read the file may not read them either, and is told
+    /// of none: a stat needs no such permission, and one file never ends a listing.
     fn read(path: &[u8], descriptor: bool) -> Result<Self> {
+        match Xattrs::read_all(path, descriptor) {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                log::debug!("file: {}: {error}", path.escape_ascii());
+                Ok(Xattrs::default())
+            }
+            read => read,
+        }
+    }
+
+    fn read_all(path: &[u8], descriptor: bool) -> Result<Self> {
         let mut xattrs = Xattrs::default();
         let list = grown(|buffer| match descriptor {
             true => rustix::fs::listxattr(path, buffer),
@@ -133,6 +144,37 @@ fn grown(
 pub(super) fn keeps_xattrs(dir: &OwnedFd) -> bool {
     let asked = rustix::fs::fgetxattr(dir, GENERATION, &mut [0; 64][..]);
     !matches!(asked, Err(Errno::OPNOTSUPP | Errno::NOSYS))
+}
+
+/// Refuses a file whose extended attributes cannot be read. What replaces it has those that its
+/// writer was told, and would lose the others.
+pub(super) fn require_readable(
+    dir: &OwnedFd,
+    name: &[u8],
+    stat: &Stat,
+    xattrs: bool,
+) -> Result<()> {
+    let path = [proc_path(dir).as_bytes(), b"/", name].concat();
+    require(&path, false, stat, xattrs)
+}
+
+/// As [`require_readable`], of an open file.
+pub(super) fn require_readable_fd(fd: &OwnedFd, stat: &Stat, xattrs: bool) -> Result<()> {
+    require(proc_path(fd).as_bytes(), true, stat, xattrs)
+}
+
+fn require(path: &[u8], descriptor: bool, stat: &Stat, xattrs: bool) -> Result<()> {
+    if !xattrs || !has_xattrs(kind(stat)) {
+        return Ok(());
+    }
+    match Xattrs::read_all(path, descriptor) {
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            let why = "the file has extended attributes that cannot be read and would be lost; \
+                       make it readable first";
+            Err(Error::new(ErrorKind::Denied, why).because(error))
+        }
+        read => read.map(drop),
+    }
 }
 
 /// Facts of an open object, of one moment.
@@ -333,6 +375,10 @@ pub(super) fn apply(
 ) -> Result<()> {
     let stat = fstat(fd)?;
     check(change, kind(&stat), xattrs)?;
+    // What is to be taken back has to be known. A mode can be changed without.
+    if !change.user.is_empty() || change.content_type.is_some() || commits.is_some() {
+        require_readable_fd(fd, &stat, xattrs)?;
+    }
     let before = facts_of(fd, stat, xattrs)?;
     apply_from(fd, &stat, change, commits, xattrs).inspect_err(|_| {
         let undo = undo(change, before.told_attributes());

@@ -273,6 +273,9 @@ impl Store {
                             self.scan(dir, &inner, &chunks, &path, names)?;
                         }
                         Err(errno) if is_absent(errno) => {}
+                        Err(Errno::ACCESS) => {
+                            log::warn!("file: {} cannot be listed", path.escape_ascii());
+                        }
                         Err(errno) => return Err(failed(errno)),
                     }
                     continue;
@@ -409,8 +412,23 @@ impl Pager<'_> {
         });
     }
 
-    /// Facts of a file by its path on disk below a directory.
+    /// Facts of a file by its path on disk below a directory. Those that may not be looked at are
+    /// none: the directory can be read, and its names lead nowhere.
     fn facts_in(&self, dir: &Dir, path: &[u8]) -> Result<Option<ObjectInfo>> {
+        match self.look_in(dir, path) {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                let dir = dir.path.escape_ascii();
+                log::warn!(
+                    "file: {dir}/{} cannot be listed: {error}",
+                    path.escape_ascii()
+                );
+                Ok(None)
+            }
+            facts => facts,
+        }
+    }
+
+    fn look_in(&self, dir: &Dir, path: &[u8]) -> Result<Option<ObjectInfo>> {
         let xattrs = self.store.xattrs;
         if !path.contains(&b'/') {
             return facts_at(&dir.fd, path, xattrs);
@@ -491,17 +509,22 @@ impl Pager<'_> {
         };
         if name.is_dir() {
             let flags = DIRECTORY;
-            match self.store.root.open_at(dir.fd.as_fd(), name.disk(), flags) {
+            let entered = match self.store.root.open_at(dir.fd.as_fd(), name.disk(), flags) {
                 Ok(fd) => {
                     let inner = Dir {
                         fd: Arc::new(fd),
                         path: join(&dir.path, name.disk()),
                     };
-                    self.enter(inner, key, &[])?;
+                    self.enter(inner, key.clone(), &[]).map(|()| true)
                 }
-                Err(errno) if is_absent(errno) => self.open = Some(dir),
-                Err(Errno::ACCESS) => {
-                    log::warn!("file: {} cannot be listed", key.escape_ascii());
+                Err(errno) if is_absent(errno) => Ok(false),
+                Err(errno) => Err(fail(errno, "the directory cannot be opened")),
+            };
+            match entered {
+                Ok(true) => {}
+                Ok(false) => self.open = Some(dir),
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    log::warn!("file: {} cannot be listed: {error}", key.escape_ascii());
                     if key > self.walk.after
                         && let Some(info) = self.facts_in(&dir, name.disk())?
                     {
@@ -509,7 +532,7 @@ impl Pager<'_> {
                     }
                     self.open = Some(dir);
                 }
-                Err(errno) => return Err(fail(errno, "the directory cannot be opened")),
+                Err(error) => return Err(error),
             }
             return Ok(true);
         }

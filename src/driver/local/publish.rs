@@ -15,7 +15,9 @@
 //! in place, in the same tick and without changing the size.
 
 use super::Store;
-use super::attributes::{GENERATION, apply_new, facts_at, facts_of, proc_path, set_xattr};
+use super::attributes::{
+    GENERATION, apply_new, facts_at, facts_of, proc_path, require_readable, set_xattr,
+};
 use super::lock::TempName;
 use super::path::KeyPath;
 use super::root::{Dir, Slot, attempts, busy, fstat, kind};
@@ -114,6 +116,9 @@ impl Store {
             if self.root.is_at(&parent)? {
                 let mut slot = self.root.slot(&parent, path.leaf)?;
                 precondition.check(self.current(path, &parent, &slot, precondition)?.as_ref())?;
+                if let Some(stat) = &slot.stat {
+                    require_readable(slot.dir(&parent), &slot.name, stat, self.xattrs)?;
+                }
                 slot.make_chunks(&parent, &self.root)?;
                 match self.place(&parent, &slot, new, ready)? {
                     Ok(info) => return Ok(info),

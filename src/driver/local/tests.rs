@@ -1,5 +1,6 @@
 //! What the conformance suite cannot know: the files behind the keys.
 
+mod access;
 mod keys;
 mod races;
 

@@ -1,6 +1,6 @@
 //! The operations that change something.
 
-use super::attributes::{apply, change_to, check, facts, facts_at, facts_of};
+use super::attributes::{apply, change_to, check, facts, facts_at, facts_of, require_readable_fd};
 use super::path::KeyPath;
 use super::publish::{Content, New, check_version, gone, rename};
 use super::read::{link_target, missing, open_to_read};
@@ -189,6 +189,8 @@ impl Store {
             FileType::RegularFile => Some(open_to_read(&found)?),
             _ => None,
         };
+        // The copy has what is told, and all of it.
+        require_readable_fd(&found.fd, &found.stat, self.xattrs)?;
         let info = facts(&found, self.xattrs)?;
         check_version(&info, options.source.as_ref())?;
         let kept = info.attributes.unwrap_or_default();
