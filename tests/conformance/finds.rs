@@ -403,8 +403,8 @@ async fn new_matches_are_told_as_they_come(f: Fixture) {
             loop {
                 match events.recv().await.expect("it goes on").unwrap() {
                     Event::Found(found) => return found.key,
-                    Event::Looked(_) => {}
-                    Event::Skipped(error) => panic!("{error}"),
+                    Event::Looked(_) | Event::Back => {}
+                    Event::Skipped(error) | Event::Away(error) => panic!("{error}"),
                 }
             }
         };
