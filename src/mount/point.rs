@@ -1,9 +1,11 @@
 //! Mount points: what is mounted where, whether somebody answers there, and how it is taken away.
 
 use crate::exit::{Exit, Failure};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -69,6 +71,13 @@ fn parse_line(line: &[u8]) -> Option<MountLine> {
         fs_type: text(fields.get(dash + 1)?),
         source: text(fields.get(dash + 2)?),
     })
+}
+
+/// The device of what is at a path, or of what is open where that is empty. It asks no daemon.
+pub fn device(from: BorrowedFd<'_>, path: &Path) -> io::Result<(u32, u32)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let facts = rustix::fs::statx(from, path, flags, StatxFlags::empty())?;
+    Ok((facts.stx_dev_major, facts.stx_dev_minor))
 }
 
 /// Undoes the kernel's octal escapes of spaces and the like.
@@ -248,15 +257,17 @@ fn with_helper(dir: &Path, lazy: bool) -> io::Result<()> {
     }
 }
 
-/// Processes that have something open below `dir`, as `PID (NAME)`, at most a few, as far as they
-/// are found in time: what the kernel tells of a process can wait for that process, which may wait
-/// for some hung mount.
+/// Processes that use what is mounted at `dir`, as `PID (NAME)`, at most a few, as far as they are
+/// found in time: what the kernel tells of a process can wait for that process, which may wait for
+/// some hung mount.
 pub fn users(dir: &Path) -> Vec<String> {
-    let dir = dir.to_owned();
+    let Ok(Some(line)) = mounted_at(dir) else {
+        return Vec::new();
+    };
     let (sender, receiver) = mpsc::sync_channel(USERS);
     let looking = move || {
         let tell = |user| sender.send(user).is_ok();
-        look_for_users(&dir)
+        look_for_users(line.device)
             .take(USERS)
             .take_while(|user| tell(user.clone()))
             .count()
@@ -268,16 +279,16 @@ pub fn users(dir: &Path) -> Vec<String> {
 /// How many users are told.
 const USERS: usize = 5;
 
-/// It looks at what `/proc` shows this user, and asks no daemon.
-fn look_for_users(dir: &Path) -> impl Iterator<Item = String> {
-    let is_below =
-        move |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
+/// Those that have something of a device open or mapped, as far as `/proc` shows it to this user.
+/// Paths would not tell: they may lead below the mount, or be those of another mount namespace.
+fn look_for_users(of: (u32, u32)) -> impl Iterator<Item = String> {
+    let is_there = move |link: PathBuf| device(CWD, &link).is_ok_and(|device| device == of);
     let uses = move |process: &Path| {
         ["cwd", "root", "exe"]
             .iter()
-            .any(|name| is_below(process.join(name)))
-            || entries(&process.join("fd")).any(is_below)
-            || entries(&process.join("map_files")).any(is_below)
+            .any(|name| is_there(process.join(name)))
+            || entries(&process.join("fd")).any(is_there)
+            || std::fs::read(process.join("maps")).is_ok_and(|maps| is_mapped(&maps, of))
     };
     entries(Path::new("/proc")).filter_map(move |process| {
         let pid: u32 = process.file_name()?.to_str()?.parse().ok()?;
@@ -286,6 +297,15 @@ fn look_for_users(dir: &Path) -> impl Iterator<Item = String> {
             format!("{pid} ({})", String::from_utf8_lossy(name.trim_ascii()))
         })
     })
+}
+
+/// Whether one of the lines of `/proc/PID/maps` is of a device, which is their fourth field.
+fn is_mapped(maps: &[u8], (major, minor): (u32, u32)) -> bool {
+    let device = format!("{major:02x}:{minor:02x}");
+    let mut fields = maps
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b' ').nth(3));
+    fields.any(|field| field == Some(device.as_bytes()))
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -307,6 +327,7 @@ pub fn below(path: &Path, dir: &Path) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_line_of_the_table_is_parsed() {
@@ -370,12 +391,15 @@ mod tests {
     }
 
     #[test]
-    fn users_of_a_directory_are_found() {
+    fn users_of_a_device_are_found() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        assert_eq!(look_for_users(&root).next(), None);
-        let _open = std::fs::File::create(root.join("file")).unwrap();
+        let open = std::fs::File::create(dir.path().join("file")).unwrap();
         let me = std::process::id().to_string();
-        assert!(look_for_users(&root).any(|user| user.starts_with(&me)));
+        let device = device(open.as_fd(), Path::new("")).unwrap();
+        assert!(look_for_users(device).any(|user| user.starts_with(&me)));
+        let other = (device.0, u32::MAX >> 12);
+        assert_eq!(look_for_users(other).next(), None);
+        let maps = b"7f00-7f01 r--s 00000000 fd:1a 131 /mnt/a b\n7f02-7f03 rw-p 00000000 00:00 0\n";
+        assert!(is_mapped(maps, (0xfd, 0x1a)) && !is_mapped(maps, (0xfd, 0x1)));
     }
 }

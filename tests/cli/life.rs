@@ -34,6 +34,11 @@ pub fn trials() -> Vec<Trial> {
         unless(missing, "life::a_busy_mount_stays", a_busy_mount_stays),
         unless(
             missing,
+            "life::what_lies_below_the_mount_keeps_nobody_from_unmounting",
+            what_lies_below_the_mount_keeps_nobody_from_unmounting,
+        ),
+        unless(
+            missing,
             "life::a_hung_daemon_is_told",
             a_hung_daemon_is_told,
         ),
@@ -172,6 +177,21 @@ fn a_busy_mount_stays() {
     assert!(!place.is_mounted() && runs(pid));
     drop(open);
     eventually("the daemon ends with the last open file", || !runs(pid));
+}
+
+/// `cd mnt && bucketfs mount URL .` leaves the shell in the directory below the mount.
+fn what_lies_below_the_mount_keeps_nobody_from_unmounting() {
+    let place = Place::new();
+    std::fs::write(place.path("mnt/below"), "").unwrap();
+    let _file = std::fs::File::open(place.path("mnt/below")).unwrap();
+    let mut shell = Command::new("sleep");
+    let mut shell = shell.arg("60").current_dir(place.mnt()).spawn().unwrap();
+    let pid = place.mount(&[]);
+    let said = place.run(&["umount", &place.text("mnt")]);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+    assert!(!place.is_mounted() && !runs(pid));
 }
 
 fn a_hung_daemon_is_told() {
