@@ -108,7 +108,7 @@ fn after_help() -> String {
         text += &format!("  {:2}  {}\n", exit.code(), exit.about());
     }
     text += "\nRecords and control sockets of mounts are in /run/bucketfs (root), \
-             $XDG_RUNTIME_DIR/bucketfs\nor /tmp/bucketfs-UID; BUCKETFS_RUNTIME_DIR chooses another directory.";
+             $XDG_RUNTIME_DIR/bucketfs\nor /tmp/bucketfs-UID; BUCKETFS_RUNTIME_DIR chooses another directory, by an absolute path.";
     text
 }
 
@@ -148,7 +148,7 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
                 environment: std::env::vars_os().collect(),
             })?;
             if !invocation.fake {
-                mount::daemon::run(&settings, Path::new(&dir), &dirs::runtime_root())?;
+                mount::daemon::run(&settings, Path::new(&dir), &dirs::runtime_root()?)?;
             }
             Ok(Exit::Ok)
         }

@@ -9,6 +9,7 @@ pub mod local;
 mod notify;
 pub mod point;
 pub mod record;
+pub mod register;
 mod session;
 mod watchdog;
 

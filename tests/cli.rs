@@ -15,6 +15,8 @@ mod input;
 mod life;
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/register.rs"]
+mod register;
 #[path = "cli/s3.rs"]
 mod s3;
 #[path = "cli/sentences.rs"]
@@ -29,6 +31,7 @@ fn main() {
     trials.extend(sentences::trials());
     trials.extend(find::trials());
     trials.extend(life::trials());
+    trials.extend(register::trials());
     trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

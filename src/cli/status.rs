@@ -41,7 +41,7 @@ enum Shown {
 /// Shows all mounts, or one.
 pub fn run(dir: Option<&Path>, json: bool) -> Result<Exit, Failure> {
     let dir = dir.map(point::locate).transpose()?;
-    let mut shown = collect(dir.as_deref());
+    let mut shown = collect(dir.as_deref())?;
     if let Some(dir) = &dir
         && shown.is_empty()
     {
@@ -73,11 +73,11 @@ pub fn run(dir: Option<&Path>, json: bool) -> Result<Exit, Failure> {
 
 /// What is known of all mounts, or of the one at `dir`. Daemons are asked side by side, so that
 /// several that hang cost no more time than one.
-fn collect(dir: Option<&Path>) -> Vec<Shown> {
+fn collect(dir: Option<&Path>) -> Result<Vec<Shown>, Failure> {
     let wanted = |mounted: &str| dir.is_none_or(|dir| dir == Path::new(mounted));
-    let listed: Vec<Listed> = dirs::runtime_roots()
+    let listed: Vec<Listed> = dirs::registers()?
         .iter()
-        .flat_map(|root| record::list(root))
+        .flat_map(record::listed)
         .filter(|listed| wanted(&listed.record.dir))
         .collect();
     let known: Vec<String> = listed
@@ -107,15 +107,13 @@ fn collect(dir: Option<&Path>) -> Vec<Shown> {
             })
         })
         .collect();
-    asked
-        .into_iter()
-        .chain(others)
-        .filter_map(|thread| thread.join().ok())
-        .collect()
+    let shown = asked.into_iter().chain(others);
+    Ok(shown.filter_map(|thread| thread.join().ok()).collect())
 }
 
 fn ask(listed: Listed) -> Shown {
-    match control::status(&listed.socket) {
+    let told = listed.socket();
+    match told.and_then(|socket| control::status(&socket)) {
         Ok(report) => Shown::Mounted(Box::new(report)),
         Err(failure) => {
             if !is_silent(&failure) {

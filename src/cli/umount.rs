@@ -19,7 +19,7 @@ const ENDING: Duration = Duration::from_secs(15);
 /// Sends what is dirty, unmounts, and waits until the daemon has gone.
 pub fn run(dir: &Path, timeout: Duration, lazy: bool) -> Result<Exit, Failure> {
     let dir = point::locate(dir)?;
-    match find(&dir) {
+    match find(&dir)? {
         Some(listed) => {
             let outcome = ask(&dir, &listed, timeout, lazy);
             match outcome {
@@ -44,11 +44,10 @@ pub fn run(dir: &Path, timeout: Duration, lazy: bool) -> Result<Exit, Failure> {
 }
 
 /// The living mount at a mount point.
-pub fn find(dir: &Path) -> Option<Listed> {
-    dirs::runtime_roots()
-        .iter()
-        .flat_map(|root| record::list(root))
-        .find(|listed| Path::new(&listed.record.dir) == dir)
+pub fn find(dir: &Path) -> Result<Option<Listed>, Failure> {
+    let registers = dirs::registers()?;
+    let mut listed = registers.iter().flat_map(record::listed);
+    Ok(listed.find(|listed| Path::new(&listed.record.dir) == dir))
 }
 
 fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exit, Failure> {
@@ -60,7 +59,7 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
     let pid = listed.record.pid;
     let mut progress = Progress::new();
     let mut outcome = Err(Failure::other("the daemon gave no answer"));
-    control::ask(&listed.socket, &request, SILENCE, |answer| {
+    control::ask(&listed.socket()?, &request, SILENCE, |answer| {
         outcome = match answer {
             Answer::Progress { files, bytes } => {
                 progress.show(files, bytes);

@@ -36,7 +36,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
         say(String::from_utf8_lossy(sentence).trim_end());
         return Ok(Exit::Ok);
     }
-    let Some(listed) = super::umount::find(&mount.path) else {
+    let Some(listed) = super::umount::find(&mount.path)? else {
         return Err(Failure::new(
             Exit::NotAnswering,
             format!(
@@ -45,7 +45,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
             ),
         ));
     };
-    let status = control::status(&listed.socket)?.fs;
+    let status = control::status(&listed.socket()?)?.fs;
     let inside = point::below(&path, &mount.path).unwrap_or_default();
     let inside = String::from_utf8_lossy(&inside);
     say(remembered(&status, &inside)

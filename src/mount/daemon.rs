@@ -20,6 +20,7 @@ use ready::{Ready, Side};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -364,6 +365,9 @@ fn publish(
         let _inside = runtime.enter();
         crate::control::at_socket(registration.socket(), |path| UnixListener::bind(path))?
     };
+    // The directory may be open to others for reading.
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(registration.socket(), mode)?;
     let pid = std::process::id();
     registration.publish(&Record {
         pid,

@@ -1,14 +1,18 @@
 //! Directories of a mount: private, never shared by two mounts, and clean after a crash.
 
+use super::register::{self, OF_USERS, Register};
 use crate::config::StoreSettings;
 use crate::driver::Location;
 use crate::exit::Failure;
 use crate::key::Key;
-use rustix::fs::FlockOperation;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Chooses the directory of records and control sockets.
 const RUNTIME_VARIABLE: &str = "BUCKETFS_RUNTIME_DIR";
@@ -19,6 +23,8 @@ const MOST_SLOTS: usize = 10_000;
 /// An exclusive lock on a file, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Lock {
+    /// What the path begins at, rather than at the working directory.
+    dir: Option<Arc<OwnedFd>>,
     path: PathBuf,
     file: File,
 }
@@ -26,40 +32,56 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock; `None` when another process holds it.
     pub fn take(path: &Path) -> io::Result<Option<Lock>> {
+        Lock::take_from(None, path)
+    }
+
+    /// As [`Lock::take`], for a name in an open directory.
+    pub fn take_in(dir: &Arc<OwnedFd>, name: &OsStr) -> io::Result<Option<Lock>> {
+        Lock::take_from(Some(dir), Path::new(name))
+    }
+
+    fn take_from(dir: Option<&Arc<OwnedFd>>, path: &Path) -> io::Result<Option<Lock>> {
         loop {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(path)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error.into()),
+            let flags = OFlags::WRONLY | OFlags::CREATE;
+            let file = register::open_plain(dir, path.as_os_str(), flags)?;
+            if !lock(&file)? {
+                return Ok(None);
             }
             // The holder before may have removed the file after it was opened here.
             if file.metadata()?.nlink() > 0 {
-                let path = path.to_owned();
-                return Ok(Some(Lock { path, file }));
+                return Ok(Some(Lock {
+                    dir: dir.cloned(),
+                    path: path.to_owned(),
+                    file,
+                }));
             }
         }
     }
 
-    /// Whether another process holds the lock. The file is not made for that.
-    pub fn is_held(path: &Path) -> bool {
-        OpenOptions::new().write(true).open(path).is_ok_and(|file| {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-                == Err(rustix::io::Errno::WOULDBLOCK)
-        })
+    /// Whether another process holds the lock of that name in an open directory. The file is not
+    /// made for that.
+    pub fn is_held(dir: &Arc<OwnedFd>, name: &OsStr) -> io::Result<bool> {
+        match register::open_plain(Some(dir), name, OFlags::RDONLY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            file => Ok(!lock(&file?)?),
+        }
     }
 
     /// Lets go and removes the file.
     pub fn remove(self) {
+        let from = self.dir.as_ref().map_or(CWD, |dir| dir.as_fd());
         // Removed while it is still locked: nobody can lock a file that is gone.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = rustix::fs::unlinkat(from, &self.path, AtFlags::empty());
         drop(self.file);
+    }
+}
+
+/// Locks a file until it is closed, unless another process has.
+fn lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -199,26 +221,44 @@ pub fn journal(store: &StoreSettings) -> PathBuf {
 }
 
 /// Where records and control sockets are.
-pub fn runtime_root() -> PathBuf {
-    if let Some(chosen) = absolute_variable(RUNTIME_VARIABLE) {
-        return chosen;
+pub fn runtime_root() -> Result<PathBuf, Failure> {
+    if let Some(chosen) = chosen_runtime_root() {
+        return match chosen.is_absolute() {
+            true => Ok(chosen),
+            false => Err(Failure::usage(format!(
+                "{RUNTIME_VARIABLE} is the relative path {chosen:?}; give an absolute one"
+            ))),
+        };
     }
-    match (is_root(), absolute_variable("XDG_RUNTIME_DIR")) {
+    Ok(match (is_root(), absolute_variable("XDG_RUNTIME_DIR")) {
         (true, _) => "/run/bucketfs".into(),
         (false, Some(dir)) => dir.join("bucketfs"),
         (false, None) => of_user("/tmp"),
-    }
+    })
 }
 
-/// Where records may be that this user can see: its own first, and for root those of all users.
-pub fn runtime_roots() -> Vec<PathBuf> {
-    let mut roots = vec![runtime_root()];
-    if is_root() && std::env::var_os(RUNTIME_VARIABLE).is_none() {
-        let users = std::fs::read_dir("/run/user").into_iter().flatten();
-        roots.extend(users.flatten().map(|user| user.path().join("bucketfs")));
-        roots.retain(|root| root.is_dir());
+/// Where records are that this user may believe: its own first, and for root those of all users.
+pub fn registers() -> Result<Vec<Register>, Failure> {
+    let root = runtime_root()?;
+    let own = Register::open(&root).map_err(|error| unusable_runtime_root(&root, &error))?;
+    let mut registers: Vec<Register> = own.into_iter().collect();
+    if is_root() && chosen_runtime_root().is_none() {
+        registers.extend(Register::of_users(Path::new(OF_USERS)));
     }
-    roots
+    Ok(registers)
+}
+
+/// The failure of a runtime directory.
+pub fn unusable_runtime_root(root: &Path, error: &io::Error) -> Failure {
+    Failure::other(format!(
+        "cannot use the runtime directory {}: {error}; choose another one with BUCKETFS_RUNTIME_DIR",
+        root.display()
+    ))
+}
+
+fn chosen_runtime_root() -> Option<PathBuf> {
+    let chosen = std::env::var_os(RUNTIME_VARIABLE)?;
+    (!chosen.is_empty()).then(|| chosen.into())
 }
 
 fn is_root() -> bool {

@@ -299,7 +299,7 @@ impl Place {
         self.mounts.lock().unwrap().push(mount.clone());
         eventually("it is mounted", || {
             assert!(!mount.has_ended(), "it did not start: {}", mount.log());
-            mount.socket().is_some() && mount.is_mounted()
+            mount.is_listed() && mount.is_mounted()
         });
         mount
     }
@@ -418,11 +418,9 @@ impl Mount {
         point::mounted_at(&self.dir).unwrap().is_some()
     }
 
-    fn socket(&self) -> Option<PathBuf> {
-        record::list(&self.run)
-            .into_iter()
-            .find(|listed| listed.record.pid == self.pid)
-            .map(|listed| listed.socket)
+    fn is_listed(&self) -> bool {
+        let listed = record::list(&self.run);
+        listed.iter().any(|listed| listed.record.pid == self.pid)
     }
 
     /// What `bucketfs status --json` tells of it.

@@ -9,12 +9,13 @@ use crate::find::Event;
 use crate::fs::is_of_query;
 use crate::key::Key;
 use crate::mount::point;
+use crate::mount::record::Listed;
 use crate::name::{self, Component};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A directory of a mount.
 pub struct Mount {
-    socket: PathBuf,
+    listed: Listed,
     prefix: Key,
 }
 
@@ -28,7 +29,7 @@ impl Mount {
                 dir.display()
             )));
         };
-        let Some(listed) = umount::find(&mount.path) else {
+        let Some(listed) = umount::find(&mount.path)? else {
             return Err(Failure::new(
                 Exit::NotAnswering,
                 format!(
@@ -53,10 +54,7 @@ impl Mount {
         let prefix = prefix(&inside).ok_or_else(|| {
             Failure::mount_point(format!("{} is no directory of the mount", dir.display()))
         })?;
-        Ok(Mount {
-            socket: listed.socket,
-            prefix,
-        })
+        Ok(Mount { listed, prefix })
     }
 
     /// What the keys of the directory begin with.
@@ -92,11 +90,11 @@ impl Place for Mount {
                 .watch
                 .map(|interval| interval.as_millis().try_into().unwrap_or(u64::MAX)),
         };
-        search::search(&self.socket, &request, heard)
+        search::search(&self.listed.socket()?, &request, heard)
     }
 
     fn remove(&self, key: &Key, etag: &ETag) -> Result<bool, Failure> {
-        search::remove(&self.socket, key, etag)
+        search::remove(&self.listed.socket()?, key, etag)
     }
 }
 
