@@ -29,6 +29,10 @@ const MOST_SEARCHES: usize = 8;
 /// Most documents that are removed at once. A search removes what it finds while it goes on, so these
 /// places are others than its own, and who gets none waits for one.
 const MOST_REMOVALS: usize = 8;
+/// Longest answer in bytes, but for one with a document.
+const LONGEST_ANSWER: u64 = 64 << 20;
+/// Longest answer with a document: each of its bytes may take six in JSON.
+const LONGEST_FOUND: u64 = 6 * crate::find::LARGEST + (1 << 20);
 /// How long a client may take to send its request.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a drain tells its progress; a client that hears nothing for much longer gives up.
@@ -83,6 +87,16 @@ pub enum Request {
         /// The version that matched.
         etag: String,
     },
+}
+
+impl Request {
+    /// How long an answer in bytes may be. The daemon may be another user's.
+    fn longest_answer(&self) -> u64 {
+        match self {
+            Request::Find { texts: true, .. } => LONGEST_FOUND,
+            _ => LONGEST_ANSWER,
+        }
+    }
 }
 
 /// What a daemon answers. `Progress`, `Found`, `Looked`, `Skipped`, `Away` and `Back` are
@@ -340,7 +354,8 @@ pub fn ask(
         .map_err(|error| silent(&error))?;
     let mut reader = BufReader::new(stream);
     loop {
-        let line = read_line(&mut reader, patience).map_err(|error| silent(&error))?;
+        let line = read_line(&mut reader, patience, request.longest_answer())
+            .map_err(|error| silent(&error))?;
         let Some(line) = line else {
             return Err(silent(&"it closed the connection"));
         };
@@ -353,10 +368,12 @@ pub fn ask(
     }
 }
 
-/// Reads a line that arrives within `patience` as a whole; `None` at the end.
+/// Reads a line that arrives within `patience` as a whole, and is no longer than that; `None` at
+/// the end.
 fn read_line(
     reader: &mut BufReader<UnixStream>,
     patience: Duration,
+    longest: u64,
 ) -> io::Result<Option<Vec<u8>>> {
     let end = clock::now() + patience;
     let mut line = Vec::new();
@@ -377,6 +394,11 @@ fn read_line(
         let used = newline.map_or(bytes.len(), |at| at + 1);
         line.extend_from_slice(&bytes[..used]);
         reader.consume(used);
+        if line.len() as u64 > longest {
+            return Err(io::Error::other(format!(
+                "its answer is longer than {longest} bytes"
+            )));
+        }
         if newline.is_some() {
             return Ok(Some(line));
         }
@@ -397,7 +419,8 @@ pub fn status(socket: &Path) -> Result<StatusReport, Failure> {
             report = match answer {
                 Answer::Status(status) => Ok(*status),
                 Answer::Failed { message } => Err(Failure::other(message)),
-                _ => return true,
+                // Whoever goes on with others must not be listened to for ever.
+                _ => return false,
             };
             false
         },
@@ -532,6 +555,35 @@ mod tests {
         });
         assert_eq!(failure.unwrap_err().exit, Exit::NotAnswering);
         assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_given_up() {
+        let (client, mut daemon) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || while daemon.write_all(&[b' '; 4096]).is_ok() {});
+        let mut reader = BufReader::new(client);
+        let told = read_line(&mut reader, Duration::from_secs(60), 1 << 20);
+        let why = told.unwrap_err().to_string();
+        assert_eq!(why, "its answer is longer than 1048576 bytes");
+    }
+
+    #[test]
+    fn a_daemon_that_answers_something_else_is_not_listened_to_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let line = b"{\"answer\":\"progress\",\"files\":1,\"bytes\":1}\n";
+            while stream.write_all(line).is_ok() {}
+        });
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let failure = status(&path).unwrap_err();
+            let _ = sender.send(failure.exit);
+        });
+        let told = receiver.recv_timeout(Duration::from_secs(10));
+        assert_eq!(told, Ok(Exit::Other));
     }
 
     #[test]
