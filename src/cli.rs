@@ -14,7 +14,7 @@ use crate::logging;
 use crate::mount::{self, dirs};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -165,7 +165,7 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Find(find) => find::run(find, &invocation.args),
         Command::Drivers => {
             for driver in DRIVERS {
-                say(driver.about);
+                say(driver.about)?;
             }
             Ok(Exit::Ok)
         }
@@ -189,14 +189,37 @@ fn run(args: Vec<OsString>) -> Result<Exit, Failure> {
                 (false, true) => check::Task::Repair { replace },
                 (false, false) => check::Task::Check,
             };
-            check::run(&settings, task, &mut |line| say(line))
+            let mut said = Ok(());
+            let outcome = check::run(&settings, task, &mut |line| {
+                if said.is_ok() {
+                    said = say(line);
+                }
+            });
+            match outcome {
+                Ok(Exit::Ok) => said.map(|()| Exit::Ok),
+                outcome => outcome,
+            }
         }
     }
 }
 
-/// Prints a line on stdout; whoever closed it does not want more.
-fn say(line: impl AsRef<str>) {
-    let _ = writeln!(std::io::stdout(), "{}", line.as_ref());
+/// Prints a line on stdout. Control characters in it, which may come from names that others gave,
+/// are escaped.
+fn say(line: impl AsRef<str>) -> Result<(), Failure> {
+    print(format!("{}\n", logging::one_line(line.as_ref())).as_bytes()).map(|_| ())
+}
+
+/// Writes to stdout, and waits until it is taken; `false` when whoever reads it has closed it, and
+/// wants no more.
+fn print(text: &[u8]) -> Result<bool, Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::other(format!(
+            "cannot write to standard output: {error}"
+        ))),
+    }
 }
 
 /// Bytes for people.

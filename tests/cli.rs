@@ -13,6 +13,8 @@ mod harness;
 mod input;
 #[path = "cli/life.rs"]
 mod life;
+#[path = "cli/output.rs"]
+mod output;
 #[path = "cli/refusals.rs"]
 mod refusals;
 #[path = "cli/register.rs"]
@@ -31,6 +33,7 @@ fn main() {
     trials.extend(sentences::trials());
     trials.extend(find::trials());
     trials.extend(life::trials());
+    trials.extend(output::trials());
     trials.extend(register::trials());
     trials.extend(s3::trials());
     libtest_mimic::run(&arguments, trials).exit();

@@ -95,7 +95,7 @@ pub fn explain(error: &clap::Error, command: &clap::Command) -> Result<Exit, Fai
     };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = write!(std::io::stdout(), "{}", error.render());
+            super::print(error.render().to_string().as_bytes())?;
             Ok(Exit::Ok)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {

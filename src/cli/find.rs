@@ -5,7 +5,7 @@ mod within;
 
 use super::{args, counted};
 use crate::config::{self, Sources, StoreFlags, values};
-use crate::driver::{self, ETag, ErrorKind, Filter};
+use crate::driver::{self, ETag, ErrorKind, Filter, Match};
 use crate::exit::{Exit, Failure};
 use crate::find::{self, Event, Search};
 use crate::key::Key;
@@ -186,9 +186,16 @@ fn named(argument: &OsStr) -> Named {
 }
 
 fn carry_out(find: &Find, place: &dyn Place, asked: &Asked, mut out: Out) -> Result<Exit, Failure> {
-    let mut to_remove: Vec<(Key, ETag)> = Vec::new();
+    let mut to_remove: Vec<Match> = Vec::new();
     let (mut count, mut changed, mut failed) = (0_u64, 0_u64, None);
     let mut skipped = 0_u64;
+    let mut take = |found: &Match, out: &mut Out| {
+        if !place.remove(&found.key, &found.etag)? {
+            changed += 1;
+            out.complain(&kept(&found.key));
+        }
+        Ok(true)
+    };
     place.search(asked, &mut |event| {
         match event {
             Event::Looked(more) => out.progress(more),
@@ -202,25 +209,22 @@ fn carry_out(find: &Find, place: &dyn Place, asked: &Asked, mut out: Out) -> Res
             Event::Back => out.complain("the store answers again"),
             Event::Found(found) => {
                 count += 1;
-                if !find.delete {
-                    return out.say(&found.key, &found.text) && !find.first;
-                }
-                if !find.yes {
-                    to_remove.push((found.key, found.etag));
+                if find.delete && !find.yes {
+                    to_remove.push(found);
                     return !find.first;
                 }
-                match place.remove(&found.key, &found.etag) {
-                    Ok(true) => return out.say(&found.key, &found.text) && !find.first,
-                    Ok(false) => {
-                        changed += 1;
-                        out.complain(&kept(&found.key));
-                    }
+                // Nothing is removed that was not shown before.
+                let done = match (out.say(&found.key, &found.text), find.delete) {
+                    (Ok(true), true) => take(&found, &mut out),
+                    (wanted, _) => wanted,
+                };
+                return match done {
+                    Ok(wanted) => wanted && !find.first,
                     Err(failure) => {
                         failed = Some(failure);
-                        return false;
+                        false
                     }
-                }
-                return !find.first;
+                };
             }
         }
         true
@@ -230,20 +234,15 @@ fn carry_out(find: &Find, place: &dyn Place, asked: &Asked, mut out: Out) -> Res
         return Err(failure);
     }
     if !to_remove.is_empty() && asks(&format!("remove {}?", counted(count, "document"))) {
-        for (key, etag) in to_remove {
-            match place.remove(&key, &etag)? {
-                true => {
-                    out.say(&key, b"");
-                }
-                false => {
-                    changed += 1;
-                    out.complain(&kept(&key));
-                }
+        for found in to_remove {
+            if !out.say(&found.key, &found.text)? {
+                break;
             }
+            take(&found, &mut out)?;
         }
     }
     if find.count {
-        super::say(count.to_string());
+        super::say(count.to_string())?;
     }
     if changed > 0 {
         return Err(Failure::other(format!(

@@ -1,6 +1,6 @@
 //! `bucketfs status`.
 
-use super::{bytes, counted, is_silent, say};
+use super::{bytes, counted, is_silent, print, say};
 use crate::control::{self, StatusReport};
 use crate::exit::{Exit, Failure};
 use crate::logging::timestamp;
@@ -54,12 +54,12 @@ pub fn run(dir: Option<&Path>, json: bool) -> Result<Exit, Failure> {
     if json {
         let text = serde_json::to_string_pretty(&shown)
             .map_err(|error| Failure::other(format!("cannot print JSON: {error}")))?;
-        say(text);
+        print(format!("{text}\n").as_bytes())?;
     } else if shown.is_empty() {
-        say("no bucketfs mounts");
+        say("no bucketfs mounts")?;
     } else {
         for mount in &shown {
-            say(mount.text());
+            mount.lines().iter().try_for_each(say)?;
         }
     }
     let silent = shown
@@ -133,27 +133,32 @@ impl Shown {
         }
     }
 
-    fn text(&self) -> String {
-        match self {
-            Shown::Mounted(report) => text(report),
-            Shown::NotAnswering(record) => format!(
-                "{} on {}\n  process {} is not answering; umount -l {} takes the mount away",
-                record.url, record.dir, record.pid, record.dir
+    /// Each is one line, whatever names in it hold, once [`say`] has escaped them.
+    fn lines(&self) -> Vec<String> {
+        let (url, dir, what) = match self {
+            Shown::Mounted(report) => return lines(report),
+            Shown::NotAnswering(Record { url, dir, pid, .. }) => (
+                url,
+                dir,
+                format!("process {pid} is not answering; umount -l {dir} takes the mount away"),
             ),
-            Shown::Dead { url, dir } => format!(
-                "{url} on {dir}\n  dead: its process has ended; bucketfs umount {dir} takes the mount away"
+            Shown::Dead { url, dir } => (
+                url,
+                dir,
+                format!("dead: its process has ended; bucketfs umount {dir} takes the mount away"),
             ),
-            Shown::Foreign { url, dir } => {
-                format!(
-                    "{url} on {dir}\n  mounted by another user, or registered in another BUCKETFS_RUNTIME_DIR"
-                )
-            }
-        }
+            Shown::Foreign { url, dir } => (
+                url,
+                dir,
+                "mounted by another user, or registered in another BUCKETFS_RUNTIME_DIR".into(),
+            ),
+        };
+        vec![format!("{url} on {dir}"), format!("  {what}")]
     }
 }
 
 /// A mount for people.
-fn text(report: &StatusReport) -> String {
+fn lines(report: &StatusReport) -> Vec<String> {
     let mut lines = vec![format!("{} on {}", report.url, report.dir)];
     let mut line = |name: &str, value: String| lines.push(format!("  {name:10} {value}"));
     let unmounting = match report.draining {
@@ -296,7 +301,7 @@ fn text(report: &StatusReport) -> String {
             ),
         );
     }
-    lines.join("\n")
+    lines
 }
 
 fn last<T>(all: &[T]) -> &[T] {
@@ -392,7 +397,7 @@ s3://b on /mnt/b
              2000-02-29T00:00:01Z a: somebody else wrote it; kept as a.conflict
   errors     1
              2000-02-29T00:00:02Z flush b: put \"b\": denied (EACCES)";
-        assert_eq!(text(&report), expected);
+        assert_eq!(lines(&report).join("\n"), expected);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn run(dir: &Path, timeout: Duration, lazy: bool) -> Result<Exit, Failure> {
                         && point::mounted_at(&dir).is_ok_and(|line| line.is_none())
                         && listed.record.wait_gone(ENDING) =>
                 {
-                    say(format!("{}: unmounted by somebody else", dir.display()));
+                    say(format!("{}: unmounted by somebody else", dir.display()))?;
                     Ok(Exit::Ok)
                 }
                 outcome => outcome,
@@ -81,8 +81,9 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
     })?;
     progress.end();
     let (report, detached) = outcome?;
+    let mut said = Ok(());
     if detached {
-        say(format!(
+        said = say(format!(
             "{shown} is out of the tree; process {pid} goes on until the last open file is closed"
         ));
     } else if !listed.record.wait_gone(ENDING) {
@@ -91,13 +92,14 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
             format!("{shown} is unmounted, but process {pid} does not end"),
         ));
     }
-    conclude(&report)
+    let exit = conclude(&report)?;
+    said.map(|()| exit)
 }
 
-/// Tells which files could not be sent.
+/// Tells which files could not be sent. That they were not is worse than that it cannot be told.
 fn conclude(report: &DrainReport) -> Result<Exit, Failure> {
     for untold in &report.untold {
-        say(format!(
+        let _ = say(format!(
             "attributes not sent: {}: {}",
             untold.path, untold.reason
         ));
@@ -115,7 +117,7 @@ fn conclude(report: &DrainReport) -> Result<Exit, Failure> {
         };
     }
     for unsent in &report.unsent {
-        say(format!(
+        let _ = say(format!(
             "not sent: {}: {}; its bytes are {}",
             unsent.path,
             unsent.reason,
@@ -171,7 +173,7 @@ fn without_daemon(dir: &Path) -> Result<Exit, Failure> {
             line.source
         ),
         false => format!("{shown}: unmounted; its process sends what is left"),
-    });
+    })?;
     Ok(Exit::Ok)
 }
 

@@ -33,7 +33,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
     if let Some(Ok(sentence)) = &attribute
         && !sentence.is_empty()
     {
-        say(String::from_utf8_lossy(sentence).trim_end());
+        say(String::from_utf8_lossy(sentence).trim_end())?;
         return Ok(Exit::Ok);
     }
     let Some(listed) = super::umount::find(&mount.path)? else {
@@ -50,7 +50,7 @@ pub fn run(path: &Path) -> Result<Exit, Failure> {
     let inside = String::from_utf8_lossy(&inside);
     say(remembered(&status, &inside)
         .or_else(|| remembered_above(&status, &inside))
-        .unwrap_or_else(|| "no error recorded".into()));
+        .unwrap_or_else(|| "no error recorded".into()))?;
     Ok(Exit::Ok)
 }
 

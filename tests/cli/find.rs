@@ -232,7 +232,8 @@ fn what_is_found_is_removed() {
         "--yes",
         "name=Carl",
     ]);
-    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{said:?}");
+    let told = (said.code, said.stdout.as_str());
+    assert_eq!(told, (Some(2), "users/carl\n"), "{said:?}");
     assert!(place.path("store/users/carl").exists());
     // Numbers that no machine word holds are others when their last digit is.
     for n in [0, 1] {
@@ -247,7 +248,7 @@ fn what_is_found_is_removed() {
     expect(
         &said,
         2,
-        "",
+        "users/carl\n",
         "bucketfs: \"users/carl\": somebody else changed the document since it was found; it stays\n\
          bucketfs: 1 of 1 document that matched changed since, and stayed\n",
     );
@@ -293,6 +294,14 @@ fn removing_asks() {
     assert!(!place.path("store/users/ada.json").exists());
     assert!(!place.path("store/users/ben.json").exists());
     assert!(place.path("store/users/carl").exists());
+    let said = on_a_terminal(
+        &place,
+        &format!("{url} --delete --json-out name=Carl"),
+        "y\n",
+    );
+    let line = "{\"key\":\"users/carl\",\"document\":{\"name\":\"Carl\",\"born\":\"1815\"}}";
+    assert!(said.stdout.contains(line), "{said:?}");
+    assert!(!place.path("store/users/carl").exists());
 }
 
 /// A command that goes on, and its lines.

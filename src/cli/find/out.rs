@@ -1,7 +1,9 @@
 //! What `bucketfs find` prints.
 
 use super::Find;
+use crate::cli::print;
 use crate::driver::compact;
+use crate::exit::Failure;
 use crate::key::Key;
 use crate::{logging, name};
 use std::io::{IsTerminal, Write};
@@ -56,19 +58,18 @@ impl Out {
         }
     }
 
-    /// Prints a match; whether more are wanted.
-    pub fn say(&mut self, key: &Key, text: &[u8]) -> bool {
+    /// Prints a match; whether more are wanted. What it gives `true` for has left this program.
+    pub fn say(&mut self, key: &Key, text: &[u8]) -> Result<bool, Failure> {
         self.found += 1;
         let mut line = match self.form {
-            Form::Nothing => return true,
+            Form::Nothing => return Ok(true),
             Form::Key => key.as_bytes().to_vec(),
             Form::Path => path(&self.dir, &self.prefix, key),
             Form::Json => json(key, text).into_bytes(),
         };
         line.push(self.end);
         self.clear();
-        let mut out = std::io::stdout().lock();
-        out.write_all(&line).and_then(|()| out.flush()).is_ok()
+        print(&line)
     }
 
     /// Tells of what went wrong, on a line of its own.
