@@ -14,7 +14,7 @@
 //! | `intent`, `resume` | records of renames of directories, and what becomes of those broken off |
 //! | `dir` | opendir, readdir, readdirplus |
 //! | `query` | directories that are terms, with links to what matches |
-//! | `node`, `later` | setattr, extended attributes, readlink, statfs |
+//! | `node`, `later`, `room` | setattr, extended attributes, readlink, statfs |
 //! | `commit`, `merge`, `lost` | a dirty file's way to the store, and what becomes of losers |
 
 mod aside;
@@ -47,6 +47,7 @@ mod refused;
 mod remove;
 mod rename;
 mod resume;
+mod room;
 mod series;
 mod status;
 mod table;
@@ -73,7 +74,7 @@ use crate::cache::disk::DiskOptions;
 use crate::cache::fetch::{FetchOptions, Fetcher};
 use crate::cache::listing::ListingCache;
 use crate::clock::{self, Instant};
-use crate::driver::{AttributeSupport, Capabilities, Driver, ObjectInfo, Space};
+use crate::driver::{AttributeSupport, Capabilities, Driver, ObjectInfo};
 use crate::key::Key;
 use crate::writeback::stage::{StagingArea, StagingOptions};
 use crate::writeback::upload;
@@ -276,7 +277,7 @@ pub struct Fs {
     acquired: Mutex<Option<Instant>>,
     refused: refused::Refused,
     records: Mutex<Records>,
-    space: Mutex<Option<(Space, Instant)>>,
+    room: room::Room,
     uploads: AtomicU64,
     /// The size of the parts in which files go to the store while they are being written.
     part_ahead: Option<u64>,
@@ -384,7 +385,7 @@ impl Fs {
             acquired: Mutex::default(),
             refused: refused::Refused::default(),
             records: Mutex::default(),
-            space: Mutex::default(),
+            room: room::Room::default(),
             uploads: AtomicU64::new(0),
             part_ahead: upload::part_ahead(&capabilities, options.staging_size),
             rows,

@@ -1,4 +1,4 @@
-//! Attributes, the targets of links, and the room that is left.
+//! Attributes, and the targets of links.
 
 use super::Fs;
 use super::attr::{Attr, Kind};
@@ -12,12 +12,12 @@ use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
     AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo, Result,
-    Space, Strength,
+    Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +67,6 @@ impl SetAttr {
 
 /// What a write by somebody without privilege takes away.
 const PRIVILEGES: u32 = libc::S_ISUID | libc::S_ISGID;
-/// How long the store's room is believed.
-const SPACE_TTL: Duration = Duration::from_secs(5);
-/// What a store without a notion of room is said to have.
-const BOUNDLESS: Space = Space {
-    total: 1 << 50,
-    free: 1 << 50,
-};
 
 impl Fs {
     /// Changes attributes. What a commit that is due carries anyway rides on it; everything else
@@ -479,18 +472,6 @@ impl Fs {
             .read_inode(&inode, 0..size.min(4096), &Pattern::default())
             .await?;
         Ok(target)
-    }
-
-    /// Room in the store, from a moment ago.
-    pub async fn statfs(&self) -> FsResult<Space> {
-        if let Some((space, at)) = *self.space.lock()
-            && at + SPACE_TTL > clock::now()
-        {
-            return Ok(space);
-        }
-        let space = self.driver.space().await?.unwrap_or(BOUNDLESS);
-        *self.space.lock() = Some((space, clock::now()));
-        Ok(space)
     }
 }
 

@@ -471,7 +471,7 @@ impl fuser::Filesystem for Edge {
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         let fs = self.fs.clone();
-        let operation = async move { fs.statfs().await };
+        let operation = async move { Ok(fs.statfs().await) };
         let what = What::new("statfs", request, ino);
         self.run(what, reply, operation, reply::space);
     }

@@ -412,3 +412,36 @@ async fn what_was_appended_behind_others_was_not_told_to_the_kernel() {
     mount.close(handle).await.unwrap();
     assert_eq!(world.get("log").await.unwrap(), "base theirs ours and more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn df_neither_fails_nor_waits_while_the_store_is_silent() {
+    let world = World::memory();
+    let mount = world.mount();
+    let room = async || {
+        let began = tokio::time::Instant::now();
+        let room = mount.fs.statfs().await;
+        (room, began.elapsed())
+    };
+    let second = Duration::from_secs(1);
+    mount.fault.set("space:hang").unwrap();
+    let (guess, took) = room().await;
+    assert!(guess.free > 0 && took < second, "{guess:?} {took:?}");
+    assert_eq!(room().await, (guess, Duration::ZERO));
+    mount.fault.set("space:error=unavailable").unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(100 * second).await;
+        let (again, took) = room().await;
+        assert!(again == guess && took < second, "{again:?} {took:?}");
+    }
+    // What it told is shown again when it is silent anew.
+    mount.fault.set("").unwrap();
+    tokio::time::sleep(100 * second).await;
+    room().await;
+    let (known, took) = room().await;
+    assert!(took < second);
+    mount.fault.set("space:hang").unwrap();
+    tokio::time::sleep(100 * second).await;
+    let (shown, took) = room().await;
+    assert!(shown == known && took < second, "{shown:?} {took:?}");
+    assert_eq!(room().await, (known, Duration::ZERO));
+}
