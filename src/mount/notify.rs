@@ -31,6 +31,14 @@ pub fn stopping(status: &str, patience: Duration) {
     ));
 }
 
+/// Something is going on, also at the end of a service, that takes at least this time.
+pub fn going_on(status: &str, patience: Duration) {
+    let microseconds = patience.as_micros();
+    tell(&format!(
+        "STATUS={status}\nEXTEND_TIMEOUT_USEC={microseconds}"
+    ));
+}
+
 /// A path, or a name in the abstract namespace that begins with `@`.
 fn address(name: &[u8]) -> std::io::Result<SocketAddr> {
     match name {

@@ -39,6 +39,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         unless(
             missing,
+            "life::systemd_is_asked_for_time_while_an_unmount_sends",
+            systemd_is_asked_for_time_while_an_unmount_sends,
+        ),
+        unless(
+            missing,
             "life::a_hung_daemon_is_told",
             a_hung_daemon_is_told,
         ),
@@ -192,6 +197,34 @@ fn what_lies_below_the_mount_keeps_nobody_from_unmounting() {
     shell.wait().unwrap();
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
     assert!(!place.is_mounted() && !runs(pid));
+}
+
+fn systemd_is_asked_for_time_while_an_unmount_sends() {
+    let place = Place::new();
+    let socket = place.path("notify");
+    let notify = UnixDatagram::bind(&socket).unwrap();
+    let mnt = place.text("mnt");
+    let faults = ["--fault", "put:error=unavailable", "--retries", "0"];
+    let mut command = place.command(&[&["mount", "-f", "memory:", &mnt], &faults[..]].concat());
+    let child = command.env("NOTIFY_SOCKET", &socket).spawn().unwrap();
+    eventually("it is mounted", || {
+        place.run(&["status", &mnt]).stdout.contains("on /")
+    });
+    let _ = std::fs::write(place.path("mnt/file"), "precious");
+    let said = place.run(&["umount", "--timeout", "2", &mnt]);
+    assert_eq!(said.code, Some(8), "{said:?}");
+    end(child);
+    notify.set_nonblocking(true).unwrap();
+    let mut heard = Vec::new();
+    let mut buffer = [0; 512];
+    while let Ok(length) = notify.recv(&mut buffer) {
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    assert!(heard[0].starts_with("READY=1\n"), "{heard:?}");
+    assert_eq!(
+        heard[1],
+        "STATUS=sending 1 files, 8 bytes\nEXTEND_TIMEOUT_USEC=62000000"
+    );
 }
 
 fn a_hung_daemon_is_told() {

@@ -96,6 +96,7 @@ pub async fn until_the_end(
         log_file,
     } = mount;
     let draining = Arc::new(AtomicBool::new(false));
+    let mounted = format!("{url} is mounted on {}", session.path().display());
     let status = {
         let (fs, draining, dir) = (session.fs().clone(), draining.clone(), session.path());
         let dir = dir.display().to_string();
@@ -136,7 +137,10 @@ pub async fn until_the_end(
                 draining.store(true, Ordering::Relaxed);
                 match asked(&session, request, &mut signals).await {
                     Some(report) => break report,
-                    None => draining.store(false, Ordering::Relaxed),
+                    None => {
+                        draining.store(false, Ordering::Relaxed);
+                        notify::tell(&format!("STATUS={mounted}"));
+                    }
                 }
             }
         }
@@ -161,17 +165,36 @@ async fn end(
     }
 }
 
-/// Asks systemd for more time again and again; it never returns.
+/// Asks systemd for more time again and again; it never returns. Each file is sent or kept in a
+/// time that has an end.
 async fn tell_systemd(session: &Session) {
     loop {
-        let status = session.fs().status();
-        let text = format!(
-            "sending {} files, {} bytes",
-            status.dirty_files, status.dirty_bytes
-        );
-        notify::stopping(&text, EXTENSION.1);
+        notify::stopping(&left(session), EXTENSION.1);
         tokio::time::sleep(EXTENSION.0).await;
     }
+}
+
+/// Asks systemd for more time, for `patience` is granted to each file, whenever less is left than
+/// before; it never returns. Without progress `ExecStop=` ends in time, and the signal that follows
+/// has the rest kept. The mount may turn out to be busy and stay: it is not said that it stops.
+async fn tell_systemd_of_progress(session: &Session, patience: Duration) {
+    let mut told = None;
+    loop {
+        let left = left(session);
+        if told.as_ref() != Some(&left) {
+            notify::going_on(&left, patience + EXTENSION.1);
+            told = Some(left);
+        }
+        tokio::time::sleep(EXTENSION.0).await;
+    }
+}
+
+fn left(session: &Session) -> String {
+    let status = session.fs().status();
+    format!(
+        "sending {} files, {} bytes",
+        status.dirty_files, status.dirty_bytes
+    )
 }
 
 /// Carries out an unmount that somebody asked for. `None` when the mount is busy and stays.
@@ -195,6 +218,7 @@ async fn asked(
     let report = tokio::select! {
         report = session.fs().drain(timeout) => report,
         () = tell_client(session, &answers) => DrainReport::default(),
+        () = tell_systemd_of_progress(session, timeout) => DrainReport::default(),
         name = signals.end() => {
             log::warn!("{name}: what is not sent yet is kept");
             hurried = true;
