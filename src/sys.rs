@@ -140,6 +140,20 @@ pub fn keep_only(own: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Closes all descriptors but the standard streams and this one. To be called in a process that
+/// has opened no other itself, for what is given to a program does not belong to any value in it.
+pub fn close_inherited(but: &impl AsFd) {
+    const FIRST: libc::c_uint = 3;
+    let own = but.as_fd().as_raw_fd() as libc::c_uint;
+    // SAFETY: as the caller says. Kernels before 5.9 lack it, and then they stay open.
+    unsafe {
+        if own > FIRST {
+            let _ = close_range(FIRST, own - 1);
+        }
+        let _ = close_range(own.max(FIRST - 1) + 1, libc::c_uint::MAX);
+    }
+}
+
 /// # Safety
 ///
 /// Nobody may own a descriptor of the range who uses it later.

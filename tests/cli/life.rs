@@ -39,6 +39,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         unless(
             missing,
+            "life::the_daemon_holds_nothing_of_who_started_it",
+            the_daemon_holds_nothing_of_who_started_it,
+        ),
+        unless(
+            missing,
             "life::systemd_is_asked_for_time_while_an_unmount_sends",
             systemd_is_asked_for_time_while_an_unmount_sends,
         ),
@@ -197,6 +202,24 @@ fn what_lies_below_the_mount_keeps_nobody_from_unmounting() {
     shell.wait().unwrap();
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
     assert!(!place.is_mounted() && !runs(pid));
+}
+
+/// `(exec 9>lock; flock 9; bucketfs mount URL DIR)` gives the lock back at once.
+fn the_daemon_holds_nothing_of_who_started_it() {
+    let place = Place::new();
+    let lock = std::fs::File::create(place.path("lock")).unwrap();
+    let exclusively = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&lock, exclusively).unwrap();
+    // Far from the daemon's own.
+    let inherited = rustix::io::fcntl_dupfd_cloexec(&lock, 100).unwrap();
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+    rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty()).unwrap();
+    place.mount(&[]);
+    drop((lock, inherited));
+    let lock = std::fs::File::open(place.path("lock")).unwrap();
+    eventually("the lock is free", || {
+        rustix::fs::flock(&lock, exclusively).is_ok()
+    });
 }
 
 fn systemd_is_asked_for_time_while_an_unmount_sends() {

@@ -28,6 +28,9 @@ pub fn split() -> io::Result<Side> {
         }
         Forked::Child => {
             drop(reader);
+            // Whoever waits for a lock or the end of a pipe that its caller has does not wait for
+            // the mount's.
+            sys::close_inherited(&writer);
             rustix::process::setsid()?;
             // It keeps no directory from being unmounted. Every path was made absolute before.
             std::env::set_current_dir("/")?;
