@@ -41,10 +41,16 @@ const IGNORED: &[&str] = &[
     "diratime",
     "fg",
     "group",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
     "noauto",
     "nodiratime",
+    "nodirsync",
     "nofail",
     "nogroup",
+    "noiversion",
     "nolazytime",
     "nomand",
     "noowner",
@@ -55,6 +61,8 @@ const IGNORED: &[&str] = &[
     "owner",
     "relatime",
     "silent",
+    "strictatime",
+    "symfollow",
     "user",
     "users",
 ];
@@ -95,10 +103,16 @@ fn one(option: &str, found: &mut MountOptions) -> Result<(), Failure> {
         ("exec", None) => kernel.noexec = false,
         ("noexec", None) => kernel.noexec = true,
         ("noatime", None) => kernel.noatime = true,
-        ("atime" | "relatime", None) => kernel.noatime = false,
+        ("atime" | "relatime" | "strictatime", None) => kernel.noatime = false,
         ("sync", None) => kernel.sync = true,
         ("async", None) => kernel.sync = false,
         ("dirsync", None) => kernel.dirsync = true,
+        ("nodirsync", None) => kernel.dirsync = false,
+        ("nosymfollow", None) => {
+            return Err(Failure::usage(
+                "the mount option nosymfollow is not supported: links would be followed; leave it away",
+            ));
+        }
         ("comment" | "user", Some(_)) => {}
         ("remount", None) => {
             return Err(Failure::usage(
@@ -205,6 +219,12 @@ mod tests {
     }
 
     #[test]
+    fn every_plain_option_of_mount_is_known() {
+        let list = "lazytime,strictatime,iversion,noiversion,loud,mand,nomand,silent,symfollow,dirsync,nodirsync";
+        assert_eq!(parse([list]).unwrap(), MountOptions::default());
+    }
+
+    #[test]
     fn an_unknown_option_names_the_nearest() {
         for (list, message) in [
             (
@@ -221,6 +241,10 @@ mod tests {
                 "a mount keeps its options: to change them, bucketfs umount it and mount it again",
             ),
             ("ro=1", "the mount option ro takes no value"),
+            (
+                "nosymfollow",
+                "the mount option nosymfollow is not supported: links would be followed; leave it away",
+            ),
         ] {
             assert_eq!(parse([list]).unwrap_err().message, message);
         }
