@@ -486,12 +486,29 @@ impl Fs {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let inode = &handle.inode;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 if keep_size => return Ok(()),
             0 => {
-                if end <= inode.state().attr.size {
+                let mut state = inode.state();
+                // Nothing is reserved where nothing grows. All the same it counts as a write, by
+                // which privileges go.
+                if !keep_size && end > state.attr.size {
+                    drop(state);
+                    return self.resize(inode, end, uid, Some(&handle));
+                }
+                let mut without = state.attr;
+                without.drop_privilege_bits();
+                if uid == 0 || without == state.attr {
                     return Ok(());
                 }
-                return self.resize(inode, end, uid, Some(&handle));
+                if handle.is_overtaken(&state) {
+                    drop(state);
+                    return Err(Self::overtaken(inode));
+                }
+                self.stage(&mut state);
+                self.wrote(&mut state, uid, false);
+                handle.wrote(&state);
+                drop(state);
+                self.mark_dirty(inode);
+                return Ok(());
             }
             libc::FALLOC_FL_PUNCH_HOLE if keep_size => {}
             libc::FALLOC_FL_ZERO_RANGE => {}

@@ -172,6 +172,30 @@ async fn fallocate_reserves_punches_and_zeroes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fallocate_that_changes_no_length_takes_privileges_away() {
+    for (uid, mode, left) in [
+        (7, 0, 0o755),
+        (7, libc::FALLOC_FL_KEEP_SIZE, 0o755),
+        (0, 0, 0o4755),
+    ] {
+        let world = World::memory();
+        world.put("f", "0123456789").await;
+        let mount = world.mount();
+        let suid = SetAttr {
+            mode: Some(0o4755),
+            ..SetAttr::default()
+        };
+        mount.setattr("f", suid).await.unwrap();
+        let handle = mount.open("f", WRITE).await.unwrap();
+        mount.fs.fallocate(handle, 0, 5, mode, uid).unwrap();
+        assert_eq!(mount.stat("f").await.unwrap().mode, left);
+        mount.close(handle).await.unwrap();
+        assert_eq!(world.get("f").await.unwrap(), "0123456789");
+        assert_eq!(world.mount().stat("f").await.unwrap().mode, left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lseek_finds_data_and_holes() {
     let world = World::memory();
     let mount = world.mount();
