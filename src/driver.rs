@@ -89,6 +89,13 @@ pub trait Driver: Send + Sync + Debug + 'static {
         Ok(())
     }
 
+    /// The clock by which the store tells [`ObjectInfo::modified`], as its answers told it, and else
+    /// this machine's. It may be a little behind the store's, and is ahead only of one that was set
+    /// back since. Nothing is asked for that.
+    fn wall(&self) -> SystemTime {
+        crate::clock::wall()
+    }
+
     /// Facts of an object, with attributes and commit ids where they are kept.
     async fn head(&self, key: &Key) -> Result<ObjectInfo>;
 

@@ -27,6 +27,8 @@ mod queries;
 mod races;
 #[path = "fs/reading.rs"]
 mod reading;
+#[path = "fs/records.rs"]
+mod records;
 #[path = "fs/regression.rs"]
 mod regression;
 #[path = "fs/renames.rs"]

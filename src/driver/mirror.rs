@@ -243,6 +243,10 @@ impl Driver for Mirror {
         self.0.primary.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.0.primary.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.head(key).await
     }

@@ -40,8 +40,7 @@ use crate::key::Key;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use probe::{Findings, known};
-use refusal::Purpose;
-use site::Site;
+use refusal::{Purpose, estranged};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -441,6 +440,10 @@ impl Driver for Bucket {
         }
     }
 
+    fn wall(&self) -> SystemTime {
+        self.store.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.head_object(key).await
     }
@@ -582,17 +585,4 @@ impl Driver for Bucket {
         }
         self.store.delete_bucket(name).await
     }
-}
-
-/// An answer of a service that is not what S3 answers.
-fn estranged(error: Error, site: &Site) -> Error {
-    let why = error.message();
-    let why = match error.kind() {
-        ErrorKind::Corrupt => {
-            format!("{site} does not answer like S3 ({why}); is the endpoint right?")
-        }
-        ErrorKind::Unavailable => format!("{site} cannot answer now ({why}); try again later"),
-        _ => why.to_owned(),
-    };
-    Error::new(error.kind(), why).retry(error.retryable())
 }

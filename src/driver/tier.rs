@@ -314,6 +314,10 @@ impl Driver for Tier {
         self.0.slow.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.0.slow.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.slow.head(key).await
     }

@@ -218,9 +218,10 @@ pub struct ObjectInfo {
 pub const SETTLING: Duration = Duration::from_secs(2);
 
 impl ObjectInfo {
-    /// Whether all changes have been made by now that can have the time of the last one.
-    pub fn is_settled(&self) -> bool {
-        clock::seconds(clock::wall()) >= clock::seconds(self.modified) + SETTLING.as_secs()
+    /// Whether all changes have been made that can have the time of the last one, when it is `now`
+    /// by the store's clock ([`super::Driver::wall`]).
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        clock::seconds(now) >= clock::seconds(self.modified) + SETTLING.as_secs()
     }
 
     /// The attributes; none where this answer does not tell them.

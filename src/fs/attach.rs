@@ -164,7 +164,7 @@ impl Fs {
                     let inode = Inode::new(attr, key.clone(), Some(place.clone()), since);
                     inode.state().marker = marker_known(&marker);
                     if let Some(info) = marker.info() {
-                        inode.state().note_attributes(info);
+                        inode.state().note_attributes(info, self.driver.wall());
                     }
                     inode
                 })
@@ -208,7 +208,7 @@ impl Fs {
                 nlink,
                 ..attr
             };
-            state.note_attributes(info);
+            state.note_attributes(info, self.driver.wall());
             reapply(&mut state);
         } else if self.capabilities.attributes == AttributeSupport::Object
             && !state.vouches(info.modified)
@@ -272,7 +272,7 @@ impl Fs {
                     state.attr =
                         Attr::of_directory(inode.ino, Some(info), self.started, &self.options);
                     state.attr.ctime = ctime;
-                    state.note_attributes(info);
+                    state.note_attributes(info, self.driver.wall());
                     reapply(&mut state);
                 }
                 state.marker = marker_known(marker).or(state.marker);

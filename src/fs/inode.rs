@@ -209,10 +209,10 @@ impl State {
         self.told = None;
     }
 
-    /// Notes the attributes that the store tells.
-    pub fn note_attributes(&mut self, info: &ObjectInfo) {
+    /// Notes the attributes that the store tells, when it is `now` by its clock.
+    pub fn note_attributes(&mut self, info: &ObjectInfo, now: SystemTime) {
         self.attributes.clone_from(&info.attributes);
-        self.told = (info.attributes.is_some() && info.is_settled()).then_some(info.modified);
+        self.told = (info.attributes.is_some() && info.is_settled(now)).then_some(info.modified);
     }
 
     /// Whether the attributes that are known are still those of an object with this time of its

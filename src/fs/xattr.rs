@@ -48,7 +48,7 @@ impl Fs {
                     if state.file.dirty {
                         self.show_stored(inode, &mut state, &info);
                     }
-                    state.note_attributes(&info);
+                    state.note_attributes(&info, self.driver.wall());
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -139,6 +139,10 @@ impl<P: Policy> Driver for Layered<P> {
         self.inner.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.inner.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.run(Operation::Head, Some(key), self.inner.head(key))
             .await

@@ -319,6 +319,10 @@ impl Driver for Buckets {
         }
     }
 
+    fn wall(&self) -> SystemTime {
+        self.store.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         if let Some(place) = place(key).filter(|place| place.key.is_empty()) {
             return match self.find(&place.name).await? {

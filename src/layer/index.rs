@@ -5,7 +5,8 @@
 //! whether a record still holds; any other record is ignored. For the next mount the records of a
 //! directory are written to objects of our own (`.bucketfs/index/DIGEST.PART`), in the background
 //! and by compare-and-set. An object may change twice in one second, so no record is written, and
-//! none of another mount is believed, before the time that it tells is [`crate::driver::SETTLING`] past.
+//! none of another mount is believed, before the time that it tells is [`crate::driver::SETTLING`]
+//! past by the store's clock.
 //!
 //! One listing of the index objects' keys tells which directories have any; while directories are
 //! listed it is asked for again once a minute, behind them. Where none has, nothing else is
@@ -114,7 +115,8 @@ impl Shared {
 
     fn learn(&self, key: &Key, info: &ObjectInfo, attributes: &Arc<Attributes>, own: bool) {
         if !self.is_hidden(key) {
-            self.known.lock().learn(key, info, attributes, own);
+            let now = self.inner.wall();
+            self.known.lock().learn(key, info, attributes, own, now);
         }
     }
 
@@ -291,6 +293,10 @@ impl Driver for Index {
         self.inner.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.inner.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let told = self.inner.head(key).await;
         match &told {
@@ -348,7 +354,7 @@ impl Driver for Index {
             && let Some(source) = &source
             && !source.own
         {
-            tokio::time::sleep(source.doubtful()).await;
+            tokio::time::sleep(source.doubtful(self.inner.wall())).await;
         }
         let attributes = options.attributes.clone().map(Arc::new);
         let attributes = attributes.or_else(|| Some(source.as_ref()?.attributes.clone()));

@@ -97,6 +97,10 @@ impl Driver for Prefix {
         self.inner.takes(&self.full(key))
     }
 
+    fn wall(&self) -> SystemTime {
+        self.inner.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let key = self.object("head", key, ErrorKind::NotFound)?;
         self.inner.head(&key).await.map_err(strip(&self.prefix))

@@ -57,6 +57,10 @@ impl Driver for ReadOnly {
         self.0.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.0.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.0.head(key).await
     }

@@ -249,6 +249,10 @@ impl Driver for Retry {
         self.inner.takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.inner.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.retry(|_| self.inner.head(key)).await
     }

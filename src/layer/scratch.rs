@@ -328,6 +328,10 @@ impl Driver for Scratch {
         self.driver(key).takes(key)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.shared.store.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.driver(key).head(key).await
     }

@@ -8,10 +8,10 @@ use bucketfs::fs::{Kind, SetAttr, StatAttrs};
 use bucketfs::key::Key;
 use std::time::Duration;
 
-const DAY: Duration = Duration::from_secs(60);
+pub const DAY: Duration = Duration::from_secs(60);
 
 /// A file with a mode that is not the default one.
-async fn save(mount: &Mount, path: &str, bits: u32) {
+pub async fn save(mount: &Mount, path: &str, bits: u32) {
     let handle = mount.open(path, CREATE).await.unwrap();
     mount.write(handle, 0, "text").unwrap();
     mount.setattr(path, mode(bits)).await.unwrap();
@@ -19,17 +19,17 @@ async fn save(mount: &Mount, path: &str, bits: u32) {
 }
 
 /// The end of a mount.
-async fn end(mount: Mount) {
+pub async fn end(mount: Mount) {
     let report = mount.fs.drain(DAY).await;
     assert!(report.unsent.is_empty());
 }
 
-async fn settle() {
+pub async fn settle() {
     tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
 /// How many index objects there are.
-async fn indexes(world: &World) -> usize {
+pub async fn indexes(world: &World) -> usize {
     let keys = world.keys().await;
     let own = keys
         .iter()
@@ -37,7 +37,7 @@ async fn indexes(world: &World) -> usize {
     own.count()
 }
 
-async fn modes(mount: &Mount, path: &str) -> Vec<u32> {
+pub async fn modes(mount: &Mount, path: &str) -> Vec<u32> {
     let names = mount.ls(path.trim_end_matches('/')).await.unwrap();
     let mut modes = Vec::new();
     for name in names {
@@ -47,7 +47,7 @@ async fn modes(mount: &Mount, path: &str) -> Vec<u32> {
 }
 
 /// Three files in a directory, and a mount that has ended.
-async fn three() -> World {
+pub async fn three() -> World {
     clock::simulate(1);
     let world = World::s3();
     let mount = world.mount();

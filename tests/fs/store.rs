@@ -1,6 +1,7 @@
 //! One store in memory that shows less than it can: what the drivers of other stores look like.
 
 use async_trait::async_trait;
+use bucketfs::clock;
 use bucketfs::driver::memory::Memory;
 use bucketfs::driver::{
     AttributeChange, AttributeSupport, Body, Capabilities, Change, CopyCapability, CopyOptions,
@@ -15,6 +16,7 @@ use futures::stream::BoxStream;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Holds back answers that were given already.
@@ -73,6 +75,8 @@ pub struct Plain {
     pub memory: Memory,
     pub capabilities: Capabilities,
     pub digests: bool,
+    /// Seconds that the store's clock is ahead of this machine's.
+    pub ahead: i64,
     /// Held while the feed is to tell nothing.
     pub feed: Arc<Mutex<()>>,
     /// Makes test and write one step where etags are translated.
@@ -91,6 +95,7 @@ impl Plain {
             memory,
             capabilities,
             digests: false,
+            ahead: 0,
             feed: Arc::default(),
             step: Arc::default(),
         }
@@ -178,7 +183,17 @@ impl Plain {
         })
     }
 
+    /// A time of this machine as the store's clock tells it.
+    fn shifted(&self, time: SystemTime) -> SystemTime {
+        let ahead = Duration::from_secs(self.ahead.unsigned_abs());
+        match self.ahead >= 0 {
+            true => time + ahead,
+            false => time - ahead,
+        }
+    }
+
     async fn told(&self, key: &Key, mut info: ObjectInfo) -> Result<ObjectInfo> {
+        info.modified = self.shifted(info.modified);
         info.etag = self.shown(key, &info.etag).await?;
         if self.capabilities.attributes == AttributeSupport::None {
             info.attributes = None;
@@ -194,6 +209,10 @@ impl Plain {
 impl Driver for Plain {
     fn capabilities(&self) -> Capabilities {
         self.capabilities.clone()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.shifted(clock::wall())
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

@@ -63,6 +63,10 @@ impl Driver for Account {
         claims(self)
     }
 
+    fn wall(&self) -> SystemTime {
+        self.store.wall()
+    }
+
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         no_bucket("head", key)
     }
@@ -173,6 +177,10 @@ impl Late {
 impl Driver for Late {
     fn capabilities(&self) -> Capabilities {
         claims(&self.reader.account)
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.reader.wall()
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {

@@ -1,5 +1,6 @@
 //! What the service's refusals mean: the one table from codes and statuses to kinds.
 
+use super::site::Site;
 use super::xml::{self, Complaint};
 use crate::driver::{Error, ErrorKind};
 use crate::key::Key;
@@ -337,6 +338,19 @@ fn plain(body: &[u8]) -> String {
     } else {
         line.to_owned()
     }
+}
+
+/// An answer of a service that is not what S3 answers.
+pub(super) fn estranged(error: Error, site: &Site) -> Error {
+    let why = error.message();
+    let why = match error.kind() {
+        ErrorKind::Corrupt => {
+            format!("{site} does not answer like S3 ({why}); is the endpoint right?")
+        }
+        ErrorKind::Unavailable => format!("{site} cannot answer now ({why}); try again later"),
+        _ => why.to_owned(),
+    };
+    Error::new(error.kind(), why).retry(error.retryable())
 }
 
 #[cfg(test)]

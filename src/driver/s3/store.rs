@@ -8,7 +8,7 @@ use super::sign::{self, Credentials};
 use super::site::Site;
 use super::verify::Etags;
 use super::{StaticCredentials, meta, trust};
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::driver::web::connect::{self, Client, Proxies};
 use crate::driver::web::{self as connection, Payload};
 use crate::driver::{Body, Error, ErrorKind, OpenOptions, Result};
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -49,6 +49,9 @@ pub(super) struct Store {
     pub written: HeaderMap,
     /// Seconds that the service's clock is ahead of ours.
     skew: AtomicI64,
+    /// The service's clock as the last answer told it, and when that came. A leaf lock, held for
+    /// moments only.
+    told: Mutex<Option<(SystemTime, Instant)>>,
     /// Where buckets are looked for first.
     pub site: Site,
 }
@@ -238,6 +241,7 @@ impl Store {
             always,
             written: written(options)?,
             skew: AtomicI64::new(0),
+            told: Mutex::new(None),
             site,
         })
     }
@@ -269,6 +273,9 @@ impl Store {
                 .request(request)
                 .await
                 .map_err(|error| connection::unanswered(&error, &site.peer()))?;
+            if let Some(theirs) = meta::date(response.headers()) {
+                *self.told.lock() = Some((theirs, clock::now()));
+            }
             let status = response.status();
             if status.is_success() || status == StatusCode::NOT_MODIFIED {
                 return Ok(response);
@@ -383,6 +390,15 @@ impl Store {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// The service's clock, at most what an answer takes and a second behind it; this machine's
+    /// where no answer told it.
+    pub fn wall(&self) -> SystemTime {
+        match *self.told.lock() {
+            Some((theirs, at)) => theirs + clock::now().saturating_duration_since(at),
+            None => clock::wall(),
+        }
     }
 
     /// Adopts the service's clock if that of a request is too far from it, which was signed with

@@ -46,17 +46,18 @@ impl Record {
             && (self.modified == told || !self.exact && self.modified == told + 1)
     }
 
-    /// Whether every change of the object that has its time has been made by now.
-    pub fn is_settled(&self) -> bool {
-        clock::seconds(clock::wall()) >= self.modified + SETTLING.as_secs()
+    /// Whether every change of the object that has its time has been made when it is `now` by the
+    /// store's clock.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        clock::seconds(now) >= self.modified + SETTLING.as_secs()
     }
 
-    /// For how long a change may still have a time that is taken for the one of this: by who wrote
-    /// it, and whose own record may be a second late.
-    pub fn doubtful(&self) -> Duration {
+    /// For how long, when it is `now` by the store's clock, a change may still have a time that is
+    /// taken for the one of this: by who wrote it, and whose own record may be a second late.
+    pub fn doubtful(&self, now: SystemTime) -> Duration {
         let long = SETTLING + Duration::from_secs(1);
         let until = SystemTime::UNIX_EPOCH + Duration::from_secs(self.modified) + long;
-        let left = until.duration_since(clock::wall());
+        let left = until.duration_since(now);
         left.map_or(Duration::ZERO, |left| left.min(long))
     }
 }
@@ -156,8 +157,16 @@ impl Known {
         result
     }
 
-    /// Notes what was told of an object, or written with it by this mount.
-    pub fn learn(&mut self, key: &Key, info: &ObjectInfo, attributes: &Arc<Attributes>, own: bool) {
+    /// Notes what was told of an object, or written with it by this mount, when it is `now` by the
+    /// store's clock.
+    pub fn learn(
+        &mut self,
+        key: &Key,
+        info: &ObjectInfo,
+        attributes: &Arc<Attributes>,
+        own: bool,
+        now: SystemTime,
+    ) {
         let Some(size) = info.size else { return };
         let (directory, name) = place(key);
         self.learned += 1;
@@ -166,7 +175,7 @@ impl Known {
             size,
             modified: clock::seconds(info.modified),
             exact: !own,
-            certain: own || info.is_settled(),
+            certain: own || info.is_settled(now),
             own,
             attributes: attributes.clone(),
             commit: info.commits.first().copied(),

@@ -11,7 +11,7 @@ use futures::stream::{self, StreamExt};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(2);
@@ -106,13 +106,14 @@ impl Shared {
         }
         let digest = digest(directory, &top);
         let parts = {
+            let wall = self.inner.wall();
             let mut known = self.known.lock();
             let Some(known) = known.get(directory) else {
                 return Ok(());
             };
             // What is too young to be written makes it due once more.
-            let young = known.records.values().any(|record| !record.is_settled());
-            known.changed = young.then(|| {
+            let young = |record: &Record| record.certain && !record.is_settled(wall);
+            known.changed = known.records.values().any(young).then(|| {
                 let now = clock::now();
                 let last = now.checked_sub(QUIET - SETTLING).unwrap_or(now);
                 Changed { first: now, last }
@@ -123,12 +124,13 @@ impl Shared {
             let mut rounds = 0;
             loop {
                 rounds += 1;
+                let wall = self.inner.wall();
                 let (text, etag) = {
                     let mut known = self.known.lock();
                     let Some(known) = known.get(directory) else {
                         return Ok(());
                     };
-                    let records = settled(known, part, parts);
+                    let records = settled(known, part, parts, wall);
                     let text = file::write(
                         &Self::below(directory, &top),
                         records.iter().map(|(name, record)| (*name, *record)),
@@ -182,13 +184,14 @@ impl Shared {
     }
 }
 
-/// The records of a part that may be written, in the order of their names.
-fn settled(known: &Directory, part: u32, parts: u32) -> BTreeMap<&Bytes, &Record> {
+/// The records of a part that may be written when it is `now` by the store's clock, in the order of
+/// their names.
+fn settled(known: &Directory, part: u32, parts: u32, now: SystemTime) -> BTreeMap<&Bytes, &Record> {
     known
         .records
         .iter()
         .filter(|(name, record)| {
-            record.is_settled() && record.certain && part_of(name, parts) == part
+            record.is_settled(now) && record.certain && part_of(name, parts) == part
         })
         .collect()
 }

@@ -27,6 +27,26 @@ async fn the_clock_of_the_server_is_adopted() {
     server.await.expect("one request");
 }
 
+/// Records of attributes are young or old by the clock that tells their times.
+#[tokio::test]
+async fn the_clock_of_the_server_is_told_by_any_answer() {
+    for shift in [-7200, 7200] {
+        let theirs = |time: std::time::SystemTime| {
+            let seconds = clock::seconds(time).saturating_add_signed(shift);
+            std::time::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        let date = httpdate::fmt_http_date(theirs(clock::wall()));
+        let good = format!("{GOOD}Date: {date}\r\n");
+        let (bucket, server) = serve(vec![answer("200 OK", &good, "")]).await;
+        bucket.head(&Key::from("k")).await.expect("an object");
+        server.await.expect("one request");
+        let (told, now) = (bucket.wall(), theirs(clock::wall()));
+        let behind = now.duration_since(told).unwrap_or_default();
+        assert!(behind < Duration::from_secs(60), "{behind:?}");
+        assert!(told <= now + Duration::from_secs(1));
+    }
+}
+
 /// All are signed before the first answer corrects the clock.
 #[tokio::test]
 async fn the_clock_is_corrected_for_all_requests_that_are_under_way() {
