@@ -28,7 +28,7 @@ use crate::task;
 use async_trait::async_trait;
 use catalogue::Catalogue;
 use futures::stream::{self, BoxStream, StreamExt};
-use known::{Known, place};
+use known::{Known, Record, place};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -356,14 +356,20 @@ impl Driver for Index {
         {
             tokio::time::sleep(source.doubtful(self.inner.wall())).await;
         }
+        let replaced = options.attributes.is_some();
         let attributes = options.attributes.clone().map(Arc::new);
         let attributes = attributes.or_else(|| Some(source.as_ref()?.attributes.clone()));
         let copy = self.inner.copy(from, to, options).await;
         let stored = attributes.clone().unwrap_or_default();
         let info = self.shared.failed(to, &stored, copy)?;
         let size = info.size.or_else(|| Some(source.as_ref()?.size));
+        // What keeps its attributes has those that the source has now. A condition on an etag that is
+        // a digest does not hold them, so the record is passed on only if it is fresh.
+        let sure = replaced || source.as_ref().is_some_and(Record::is_fresh);
         match (attributes, size) {
-            (Some(attributes), Some(size)) => self.shared.wrote(to, &info, size, &attributes),
+            (Some(attributes), Some(size)) if sure => {
+                self.shared.wrote(to, &info, size, &attributes);
+            }
             _ => self.shared.known.lock().copied(from, to),
         }
         Ok(info)

@@ -160,6 +160,7 @@ pub fn read(directory: &Key, text: &[u8]) -> Vec<(Bytes, Record)> {
                 attributes: Arc::new(attributes),
                 commit: commit.map(CommitId),
                 at: 0,
+                shown: None,
             };
             Some((name.into(), record))
         })
@@ -192,6 +193,7 @@ mod tests {
             attributes: Arc::new(attributes),
             commit: Some(CommitId(u64::MAX)),
             at: 0,
+            shown: None,
         };
         let all = [
             (Bytes::from_static(b"line\nbreak"), record(attributes)),

@@ -12,6 +12,11 @@ use std::time::{Duration, SystemTime};
 /// How many records are kept in memory, over all directories.
 const CAPACITY: usize = 200_000;
 
+/// How long ago the store may have shown that a record holds for a copy to get it: as long as a
+/// change of what another mount wrote waits to be told from that, and longer than the keys of a
+/// listing's page wait for their copies.
+const FRESH: Duration = Duration::from_secs(3);
+
 /// How long what was told of a directory's marker is believed: no listing of the directory above
 /// tells whether it is still so.
 const MARKER_TTL: Duration = Duration::from_secs(60);
@@ -35,6 +40,8 @@ pub struct Record {
     pub commit: Option<CommitId>,
     /// When it was learned, in the order of what was learned.
     pub at: u64,
+    /// When the store last showed that it holds, to this mount.
+    pub shown: Option<Instant>,
 }
 
 impl Record {
@@ -50,6 +57,12 @@ impl Record {
     /// store's clock.
     pub fn is_settled(&self, now: SystemTime) -> bool {
         clock::seconds(now) >= self.modified + SETTLING.as_secs()
+    }
+
+    /// Whether the store has just shown that it holds.
+    pub fn is_fresh(&self) -> bool {
+        let shown = |at: Instant| clock::now() <= at + FRESH;
+        self.certain && self.shown.is_some_and(shown)
     }
 
     /// For how long, when it is `now` by the store's clock, a change may still have a time that is
@@ -180,6 +193,7 @@ impl Known {
             attributes: attributes.clone(),
             commit: info.commits.first().copied(),
             at: self.learned,
+            shown: Some(clock::now()),
         };
         let told = ObjectInfo {
             attributes: Some(attributes.clone()),
@@ -193,7 +207,7 @@ impl Known {
             if name.is_empty() {
                 directory.marker = Some((Some(told), clock::now()));
             }
-            if let Some(known) = directory.records.get(&name) {
+            if let Some(known) = directory.records.get_mut(&name) {
                 // An answer from before an own change of the same second must not undo it.
                 let older = known.own
                     && !own
@@ -202,7 +216,11 @@ impl Known {
                     && !record.certain;
                 let same = known.is_of(info) && known.attributes == record.attributes;
                 let better = known.exact != record.exact || !known.certain && record.certain;
-                if older || same && known.commit == record.commit && !better {
+                if older {
+                    return;
+                }
+                if same && known.commit == record.commit && !better {
+                    known.shown = record.shown;
                     return;
                 }
             }
@@ -274,8 +292,13 @@ impl Known {
 
     /// Notes that an object is a copy of another one whose attributes are not known.
     pub fn copied(&mut self, from: &Key, to: &Key) {
+        let (directory, name) = place(from);
+        let expected = self.peek(&directory).is_some_and(|directory| {
+            let record = directory.records.get(&name);
+            directory.expected || record.is_some_and(|from| from.attributes.exceed_listings())
+        });
         self.forget(to);
-        if self.peek(&place(from).0).is_some_and(|from| from.expected) {
+        if expected {
             self.change(&place(to).0, |to| to.expected = true);
         }
     }
@@ -311,6 +334,7 @@ impl Known {
         }
         record.modified = clock::seconds(info.modified);
         record.exact = true;
+        record.shown = Some(clock::now());
         // One text for both.
         record.etag = info.etag.clone();
         info.attributes = Some(record.attributes.clone());
