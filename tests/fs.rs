@@ -21,6 +21,8 @@ mod limits;
 mod names;
 #[path = "fs/offload.rs"]
 mod offload;
+#[path = "fs/parts.rs"]
+mod parts;
 #[path = "fs/queries.rs"]
 mod queries;
 #[path = "fs/races.rs"]

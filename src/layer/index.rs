@@ -47,6 +47,8 @@ const PART: usize = 8192;
 const PARTS: u32 = 64;
 /// Pages of listings that are shorter are no reason to read an index.
 const FEW: usize = 3;
+/// The largest index object that is read or written.
+const LARGEST: u64 = 32 << 20;
 /// How many objects of a listing may lack a record before its index is read again.
 const MISSED: usize = 4;
 

@@ -1,12 +1,14 @@
 //! Which directories of a bucket have an index, and how it is read.
 
-use super::{PLACE, Shared, WIDTH, digest, file};
+use super::known::Part;
+use super::{LARGEST, PLACE, Shared, WIDTH, digest, file};
 use crate::clock::{self, Instant};
 use crate::driver::{ETag, ErrorKind, GetOptions, ListRequest, Result};
 use crate::key::Key;
 use crate::task;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,9 +159,11 @@ impl Shared {
                 }
             };
             let records = file::read(&Self::below(directory, top), &text);
+            let digest = Md5::digest(&text).into();
             let mut known = self.known.lock();
             known.read(directory, records);
-            known.change(directory, |known| known.parts.insert(part, etag));
+            let told = Part { etag, digest };
+            known.change(directory, |known| known.parts.insert(part, told));
         }
         if whole {
             let mut known = self.known.lock();
@@ -172,9 +176,15 @@ impl Shared {
         directory.strip_prefix(top).unwrap_or_default()
     }
 
+    /// The etag and the text of an index object. What is too large to be one has no text.
     async fn read_part(&self, key: &Key) -> Result<(ETag, Bytes)> {
         let told = self.inner.get(key, GetOptions::default()).await?;
-        let (info, text) = told.found()?.collect().await?;
+        let object = told.found()?;
+        if object.range.end > LARGEST {
+            log::debug!("{key:?} is too large for an index");
+            return Ok((object.info.etag, Bytes::new()));
+        }
+        let (info, text) = object.collect().await?;
         Ok((info.etag, text))
     }
 }

@@ -6,10 +6,11 @@ use crate::key::Key;
 use bytes::Bytes;
 use lru::LruCache;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How many records are kept in memory, over all directories.
+/// How many records and directories are kept in memory.
 const CAPACITY: usize = 200_000;
 
 /// How long ago the store may have shown that a record holds for a copy to get it: as long as a
@@ -65,6 +66,11 @@ impl Record {
         self.certain && self.shown.is_some_and(shown)
     }
 
+    /// Whether another record of the object is to be believed instead.
+    fn is_behind(&self, other: &Record) -> bool {
+        self.modified < other.modified || self.modified == other.modified && !self.certain
+    }
+
     /// For how long, when it is `now` by the store's clock, a change may still have a time that is
     /// taken for the one of this: by who wrote it, and whose own record may be a second late.
     pub fn doubtful(&self, now: SystemTime) -> Duration {
@@ -82,6 +88,14 @@ pub struct Changed {
     pub last: Instant,
 }
 
+/// An index object as it was last read or written.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub etag: ETag,
+    /// The digest of its text.
+    pub digest: [u8; 16],
+}
+
 /// A directory.
 #[derive(Debug, Default)]
 pub struct Directory {
@@ -92,10 +106,12 @@ pub struct Directory {
     pub expected: bool,
     /// What is still to be written.
     pub changed: Option<Changed>,
-    /// The etags of the index objects that were read or written, by their number.
-    pub parts: HashMap<u32, ETag>,
+    /// The index objects that were read or written, by their number.
+    pub parts: HashMap<u32, Part>,
     /// When they were read.
     pub read: Option<Instant>,
+    /// How often records of an index object were taken in.
+    pub reads: u64,
     /// The marker's facts, or that there is none, and when that was told.
     pub marker: Option<(Option<ObjectInfo>, Instant)>,
 }
@@ -109,13 +125,31 @@ impl Directory {
             self.changed = Some(Changed { first, last: now });
         }
     }
+
+    /// Forgets an eighth of the records, those learned longest ago, where there are more than that.
+    fn thin(&mut self, most: usize) {
+        if self.records.len() <= most {
+            return;
+        }
+        let mut ages: Vec<u64> = self.records.values().map(|record| record.at).collect();
+        let mut surplus = ages.len().div_ceil(8);
+        let (_, oldest, _) = ages.select_nth_unstable(surplus - 1);
+        let oldest = *oldest;
+        self.records.retain(|_, record| {
+            let goes = record.at <= oldest && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
 }
 
 /// All directories; those used longest ago go first.
 #[derive(Debug)]
 pub struct Known {
     directories: LruCache<Key, Directory>,
-    records: usize,
+    /// How many directories and records there are, and may be.
+    weight: usize,
+    capacity: usize,
     learned: u64,
 }
 
@@ -129,9 +163,14 @@ pub fn place(key: &Key) -> (Key, Bytes) {
 
 impl Known {
     pub fn new() -> Self {
+        Known::of(CAPACITY)
+    }
+
+    fn of(capacity: usize) -> Self {
         Known {
             directories: LruCache::unbounded(),
-            records: 0,
+            weight: 0,
+            capacity,
             learned: 0,
         }
     }
@@ -155,17 +194,19 @@ impl Known {
 
     /// Changes a directory, which is made if it is not there.
     pub fn change<R>(&mut self, key: &Key, act: impl FnOnce(&mut Directory) -> R) -> R {
+        let new = !self.directories.contains(key);
         let directory = self
             .directories
             .get_or_insert_mut(key.clone(), Directory::default);
         let before = directory.records.len();
         let result = act(directory);
-        self.records = self.records + directory.records.len() - before;
-        while self.records > CAPACITY && self.directories.len() > 1 {
+        directory.thin(self.capacity);
+        self.weight = self.weight + usize::from(new) + directory.records.len() - before;
+        while self.weight > self.capacity && self.directories.len() > 1 {
             let Some((_, gone)) = self.directories.pop_lru() else {
                 break;
             };
-            self.records -= gone.records.len();
+            self.weight -= gone.records.len() + 1;
         }
         result
     }
@@ -325,7 +366,7 @@ impl Known {
             // Somebody has changed it since, be it only its attributes: an etag may stay the same.
             if record.modified < clock::seconds(info.modified) {
                 directory.records.remove(&name);
-                self.records -= 1;
+                self.weight -= 1;
                 if name.is_empty() {
                     directory.marker = None;
                 }
@@ -345,14 +386,24 @@ impl Known {
         false
     }
 
-    /// Takes in what an index object told. What is known already is younger.
+    /// Takes in what an index object told. Of two records of one object the younger one stays, in
+    /// whatever order they come.
     pub fn read(&mut self, directory: &Key, records: Vec<(Bytes, Record)>) {
         self.change(directory, |directory| {
+            directory.reads += 1;
             for (name, record) in records {
                 let tells = record.attributes.exceed_listings();
                 directory.kept |= tells;
                 directory.expected |= tells;
-                directory.records.entry(name).or_insert(record);
+                match directory.records.entry(name) {
+                    Entry::Occupied(known) if !known.get().is_behind(&record) => {}
+                    Entry::Occupied(mut known) => {
+                        known.insert(record);
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(record);
+                    }
+                }
             }
         });
     }
@@ -379,5 +430,55 @@ impl Known {
                 known.touch();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(known: &mut Known, key: &str) {
+        let attributes = Arc::new(Attributes {
+            mode: Some(0o100_600),
+            ..Attributes::default()
+        });
+        let info = ObjectInfo {
+            size: Some(1),
+            etag: ETag::new("e"),
+            modified: SystemTime::UNIX_EPOCH,
+            attributes: None,
+            commits: Vec::new(),
+            version: None,
+        };
+        known.learn(&Key::from(key), &info, &attributes, false, clock::wall());
+    }
+
+    #[test]
+    fn the_records_of_one_directory_are_bounded_and_those_learned_last_stay() {
+        let mut known = Known::of(100);
+        for i in 0..1000 {
+            told(&mut known, &format!("d/{i:03}"));
+            assert!(known.weight <= 101);
+        }
+        let directory = known.peek(&"d/".into()).expect("the only one");
+        assert_eq!(known.weight, directory.records.len() + 1);
+        assert!((80..=100).contains(&directory.records.len()));
+        for i in 920..1000 {
+            assert!(directory.records.contains_key(format!("{i}").as_bytes()));
+        }
+    }
+
+    #[test]
+    fn directories_of_which_nothing_is_known_are_bounded() {
+        let mut known = Known::of(100);
+        for i in 0..1000 {
+            known.read(&format!("d{i}/").as_str().into(), Vec::new());
+        }
+        assert_eq!((known.directories.len(), known.weight), (100, 100));
+        known.no_marker(&"d999/".into());
+        told(&mut known, "d999/f");
+        assert_eq!((known.directories.len(), known.weight), (99, 100));
+        known.forget(&"d999/f".into());
+        assert_eq!(known.weight, 99);
     }
 }
