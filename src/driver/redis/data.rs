@@ -5,6 +5,7 @@
 mod calls;
 mod find;
 mod json;
+mod large;
 mod moves;
 mod names;
 mod scan;
@@ -85,6 +86,7 @@ struct Shared {
     seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
     bases: Mutex<LruCache<(Key, ETag), Bytes>>,
     gone: Mutex<LruCache<Key, (Bytes, i64, clock::Instant)>>,
+    large: Arc<large::Large>,
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(most: usize) -> Mutex<LruCache<K, V>> {
@@ -108,6 +110,7 @@ impl Data {
             seen: cache(SEEN),
             bases: cache(BASES),
             gone: cache(BASES),
+            large: Arc::default(),
         }))
     }
 }

@@ -65,7 +65,7 @@ impl Told {
     }
 }
 
-fn refused(kind: ErrorKind, why: impl Into<String>) -> Error {
+pub(super) fn refused(kind: ErrorKind, why: impl Into<String>) -> Error {
     Error::new(kind, why)
 }
 
@@ -180,6 +180,11 @@ impl Data {
         if_none_match: Option<&ETag>,
     ) -> Result<Option<(ObjectInfo, Bytes)>> {
         let (name, form) = self.0.names.stored(key);
+        if let (Form::Text, Some(etag), None) = (form, if_match, if_none_match)
+            && let Some(piece) = self.piece(key, etag, range.clone()).await?
+        {
+            return Ok(Some(piece));
+        }
         let [from, to] = [range.start, range.end].map(|at| at.min(1 << 52).to_string());
         let arguments = [
             form.word(),
@@ -196,10 +201,9 @@ impl Data {
         let mut told = Told::parse(told)?;
         if form == Form::Text {
             let content = bytes(told.content)?;
-            return Ok(Some((
-                self.info(key, told.etag, told.left, told.size),
-                content,
-            )));
+            let info = self.info(key, told.etag, told.left, told.size);
+            self.note_large(key, &info, content.len());
+            return Ok(Some((info, content)));
         }
         let text = told.render()?;
         self.remember(key, &told.etag, &text);

@@ -3,10 +3,9 @@
 use super::names::Form;
 use super::{Data, FIND};
 use crate::driver::redis::answer::{self, array, bytes, garbled};
-use crate::driver::{Match, Matches, Query, Result};
+use crate::driver::{Match, Matches, Query, Result, Term};
 use crate::key::Key;
 use ::redis::Value;
-use serde_json::json;
 use std::ops::Bound;
 
 /// How many keys one page looks at, and one step of it at most and at least; for a step the server
@@ -31,9 +30,8 @@ impl Data {
         let names = names.take_while(|name| name.starts_with(&query.prefix));
         let names: Vec<Key> = names.take(PAGE + 1).cloned().collect();
         drop(index);
-        let terms = query.filter.terms.iter();
-        let terms = terms.map(|term| json!({"p": term.path, "v": term.value}));
-        let terms = serde_json::Value::from_iter(terms).to_string();
+        let terms: Vec<String> = query.filter.terms.iter().map(asked).collect();
+        let terms = format!("[{}]", terms.join(","));
         let (mut found, mut size, mut at) = (Vec::new(), 0, 0);
         let end = names.len().min(PAGE);
         while at < end && found.len() < query.limit && size < FULL {
@@ -68,6 +66,16 @@ impl Data {
             next: next.map(answer::token),
         })
     }
+}
+
+/// A term as the script takes it. The server compares numbers as doubles, and so leaves out none that
+/// is equal.
+fn asked(term: &Term) -> String {
+    let value = serde_json::from_str::<serde_json::Value>(&term.value);
+    // A number beyond all doubles stays as it is written.
+    let value = value.map_or_else(|_| term.value.clone(), |value| value.to_string());
+    let path = serde_json::Value::from(term.path.clone());
+    format!(r#"{{"p":{path},"v":{value}}}"#)
 }
 
 /// The version and the text of a key, if that is shown under the name.
