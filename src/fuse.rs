@@ -14,7 +14,7 @@ mod reply;
 pub use killed::Pending;
 pub use notify::NotifyQueue;
 
-use crate::fs::{Fs, FsError, FsResult};
+use crate::fs::{Caller, Entry, Fs, FsError, FsResult, Opened};
 use crate::layer::FaultPlan;
 use crate::task;
 use fuser::{Errno, INodeNo, Request};
@@ -194,6 +194,28 @@ impl What {
             fs.forget_pages([self.ino, self.other]);
         }
         fs.forget_entries(&self.names);
+    }
+}
+
+/// Takes back what an entry makes the kernel hold: a lookup.
+fn let_entry_go(fs: &Arc<Fs>, entry: Entry) {
+    fs.forget(entry.attr.ino, 1);
+}
+
+/// Takes back what an open makes the kernel hold: a handle.
+fn let_handle_go(fs: &Arc<Fs>, opened: Opened) {
+    let fs = fs.clone();
+    task::spawn(async move {
+        // Its failure is recorded by the commit.
+        let _ = fs.release(opened.handle).await;
+    });
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
     }
 }
 

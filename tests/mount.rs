@@ -66,6 +66,8 @@ mod riak;
 mod scratch;
 #[path = "mount/session.rs"]
 mod session;
+#[path = "mount/strings.rs"]
+mod strings;
 #[path = "mount/rethinkdb.rs"]
 mod tables;
 #[path = "mount/versions.rs"]
@@ -90,6 +92,7 @@ fn main() {
     trials.extend(access::trials());
     trials.extend(network::trials());
     trials.extend(redis::trials());
+    trials.extend(strings::trials());
     trials.extend(layout::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());

@@ -1,8 +1,7 @@
 //! The kernel's operations: decode, call [`crate::fs`], reply.
 
-use super::{Edge, What, decode, descriptors, reply, told};
-use crate::fs::{Caller, Entry, Fs, Listed, Lookup, Opened, SetAttr};
-use crate::task;
+use super::{Edge, What, caller, decode, descriptors, let_entry_go, let_handle_go, reply, told};
+use crate::fs::{Listed, Lookup, SetAttr};
 use decode::set_time;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags,
@@ -14,35 +13,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The longest write the kernel sends in one request.
 const MAX_WRITE: u32 = 1 << 20;
 /// How many requests the kernel may have in the background (read-ahead, asynchronous I/O).
 const MAX_BACKGROUND: u16 = 64;
-
-/// Takes back what an entry makes the kernel hold: a lookup.
-fn let_entry_go(fs: &Arc<Fs>, entry: Entry) {
-    fs.forget(entry.attr.ino, 1);
-}
-
-/// Takes back what an open makes the kernel hold: a handle.
-fn let_handle_go(fs: &Arc<Fs>, opened: Opened) {
-    let fs = fs.clone();
-    task::spawn(async move {
-        // Its failure is recorded by the commit.
-        let _ = fs.release(opened.handle).await;
-    });
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
-}
 
 impl fuser::Filesystem for Edge {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {

@@ -363,9 +363,9 @@ async fn a_failure_that_passes_is_no_reason_to_send_all_of_a_large_file() {
         let handle = handle.unwrap();
         mount.write(handle, 0, "new").unwrap();
         mount.fault.set(&format!("upload:error={error}")).unwrap();
+        mount.cost();
         mount.fs.fsync(handle).await.unwrap_err();
         mount.fault.clear();
-        mount.cost();
         mount.close(handle).await.unwrap();
         let cost = mount.cost();
         assert!(!cost.contains("get "), "{error}: {cost}");

@@ -64,10 +64,6 @@ pub fn trials() -> Vec<Trial> {
         ),
         usual("redis::a_listing_never_scans", a_listing_never_scans),
         usual(
-            "redis::a_large_string_is_brought_once",
-            a_large_string_is_brought_once,
-        ),
-        usual(
             "redis::what_is_written_here_costs_no_look_of_its_own",
             what_is_written_here_costs_no_look_of_its_own,
         ),
@@ -411,45 +407,6 @@ say(attempt(os.close, fd))";
     assert_eq!(read(&server.mount("n", "/0?layout=objects"), "f"), "new");
     let status = mount.status();
     assert_eq!(status["fs"]["conflicts"].as_array().unwrap().len(), 0);
-}
-
-fn a_large_string_is_brought_once(place: &Place) {
-    use std::os::unix::fs::FileExt;
-    let server = Server::start(place, &[]);
-    let content = crate::harness::pattern(24 << 20, 1);
-    let source = place.path("content");
-    fs::write(&source, &content).unwrap();
-    let set = format!(
-        "redis-cli -p {} -x set big < {}",
-        server.port,
-        source.display()
-    );
-    let said = place.run(Command::new("sh").args(["-c", &set]));
-    assert_eq!(said.stdout.trim(), "OK");
-    let mount = server.mount("m", "/0");
-    let file = fs::File::open(mount.path("big")).unwrap();
-    server.ask(&["config", "resetstat"]);
-    let mut piece = vec![0; 4096];
-    for at in (0..24).map(|turn| ((turn * 7 + 3) % 24) << 20) {
-        file.read_exact_at(&mut piece, at).unwrap();
-        assert!(piece == content[at as usize..][..4096]);
-    }
-    // The scripts for facts, if any, are of the open.
-    let calls = server.ask(&["info", "commandstats"]);
-    let count = |name: &str| {
-        let line = calls.lines().find_map(|line| line.strip_prefix(name));
-        let calls = line.and_then(|line| line.strip_prefix(":calls=")?.split(',').next());
-        calls.map_or(0, |calls| calls.parse::<u32>().unwrap())
-    };
-    assert_eq!(count("cmdstat_get"), 1, "{calls}");
-    assert_eq!(count("cmdstat_evalsha"), 0, "{calls}");
-    server.ask(&["setrange", "big", "5", "other"]);
-    drop(file);
-    let mut now = content;
-    now[5..10].copy_from_slice(b"other");
-    eventually("the feed has told", || {
-        fs::read(mount.path("big")).is_ok_and(|told| told == now)
-    });
 }
 
 fn a_listing_never_scans(place: &Place) {
