@@ -162,6 +162,13 @@ impl Fs {
                 self.table.insert(&key, Kind::Directory, |ino| {
                     let attr = Attr::of_directory(ino, marker.info(), self.started, &self.options);
                     let inode = Inode::new(attr, key.clone(), Some(place.clone()), since);
+                    let told = marker.info().map(|info| info.modified);
+                    if let Some((mtime, ctime)) = self.table.changed(&key, told) {
+                        let mut state = inode.state();
+                        state.attr.mtime = mtime;
+                        state.attr.ctime = ctime;
+                        state.local_times = true;
+                    }
                     inode.state().marker = marker_known(&marker);
                     if let Some(info) = marker.info() {
                         inode.state().note_attributes(info, self.driver.wall());

@@ -10,19 +10,28 @@ use super::inode::{Inode, Place, ROOT};
 use super::query::{self, is_of_query};
 use crate::key::Key;
 use bytes::Bytes;
+use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 /// The inodes in use.
 #[derive(Debug)]
 pub struct Table {
     numbers: Mutex<Numbers>,
     root: Arc<Inode>,
+    /// The times of the last changes (mtime and ctime) of directories that are not in use, where their
+    /// entries were changed here: no store knows. A leaf lock.
+    times: Mutex<LruCache<Key, (SystemTime, SystemTime)>>,
 }
+
+/// Of how many directories that are not in use that is known.
+const TIMES: NonZeroUsize = NonZeroUsize::new(10_000).expect("10,000 is not 0");
 
 /// What the kernel's numbers mean.
 #[derive(Debug)]
@@ -130,7 +139,19 @@ impl Table {
                 asleep: HashMap::new(),
             }),
             root,
+            times: Mutex::new(LruCache::new(TIMES)),
         }
+    }
+
+    /// Takes the times (mtime and ctime) of a directory that was not in use, whose entries were changed
+    /// here, unless the store tells of something younger.
+    pub fn changed(
+        &self,
+        key: &Key,
+        modified: Option<SystemTime>,
+    ) -> Option<(SystemTime, SystemTime)> {
+        let times = self.times.lock().pop(key);
+        times.filter(|(_, ctime)| modified.is_none_or(|modified| modified <= *ctime))
     }
 
     /// The root directory.
@@ -322,8 +343,13 @@ impl Table {
             };
             {
                 let mut siblings = parent.children();
+                let mut changed = None;
                 let unused = {
                     let state = current.state();
+                    if state.local_times && !state.removed && !state.superseded {
+                        let times = (state.attr.mtime, state.attr.ctime);
+                        changed = Some((state.key.clone(), times));
+                    }
                     state.lookups == 0
                         && state.handles == 0
                         && !state.file.dirty
@@ -336,6 +362,9 @@ impl Table {
                     && current.asleep.load(Ordering::Relaxed) == 0;
                 if !unused {
                     return;
+                }
+                if let Some((key, times)) = changed {
+                    self.times.lock().put(key, times);
                 }
                 if siblings
                     .get(&name)

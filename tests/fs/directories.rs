@@ -2,6 +2,7 @@
 
 use crate::store::Plain;
 use crate::world::*;
+use bucketfs::driver::{AttributeChange, Driver};
 use bucketfs::fs::SetAttr;
 use std::time::Duration;
 
@@ -294,4 +295,33 @@ async fn a_directory_whose_listing_tells_its_name_only_has_its_own_mode() {
     let mount = world.mount();
     mount.stat("d/file").await.unwrap();
     assert_eq!(mount.stat("d/sub").await.unwrap().mode, 0o700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_times_of_a_directory_stay_when_the_kernel_forgets_it() {
+    let world = World::memory();
+    let mount = world.mount();
+    mount.mkdir("d").await.unwrap();
+    later().await;
+    mount.save("d/f", "x").await.unwrap();
+    let before = mount.stat("d").await.unwrap();
+    for _ in 0..2 {
+        later().await;
+        mount.forget_all();
+        let after = mount.stat("d").await.unwrap();
+        assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime));
+    }
+    // What others do to it later is seen.
+    later().await;
+    mount.forget_all();
+    let change = AttributeChange {
+        mode: Some(0o040_700),
+        ..AttributeChange::default()
+    };
+    let key = "d/".into();
+    let changed = world.raw().set_attributes(&key, change, None);
+    let changed = changed.await.unwrap();
+    later().await;
+    let after = mount.stat("d").await.unwrap();
+    assert!(after.ctime >= changed.modified && after.mode == 0o700);
 }
