@@ -45,11 +45,15 @@ impl Register {
     /// That of this user at a path, made where there is none. One that is there stays as it is.
     pub fn make(path: &Path) -> io::Result<Register> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Register::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let register = Register::open(path)?.ok_or(io::ErrorKind::NotFound)?;
+        match register.is_own {
+            true => Ok(register),
+            false => Err(io::Error::other("it belongs to another user")),
+        }
     }
 
     /// That of this user at a path; `None` where there is none. Refused where others could put
-    /// something in it.
+    /// something in it. Root may name that of another user, and changes nothing there.
     pub fn open(path: &Path) -> io::Result<Option<Register>> {
         // A slash at the end would have a link followed.
         let path: PathBuf = path.components().collect();
@@ -60,12 +64,13 @@ impl Register {
             }
             dir => dir?,
         };
-        let owner = rustix::process::geteuid().as_raw();
-        check(&dir, |uid| uid == owner)?;
+        let user = rustix::process::geteuid().as_raw();
+        let is_own = rustix::fs::fstat(&dir)?.st_uid == user;
+        check(&dir, |uid| uid == user || user == 0)?;
         Ok(Some(Register {
             dir: readable(&dir)?.into(),
             path,
-            is_own: true,
+            is_own,
         }))
     }
 

@@ -357,7 +357,7 @@ def say(*words):
         let mounts = std::mem::take(&mut *self.mounts.lock().unwrap());
         for mount in mounts {
             if mount.ends_well {
-                kill(mount.pid, Signal::TERM);
+                mount.send(Signal::TERM);
                 mount.ends(0);
             }
             let log = mount.log();
@@ -478,9 +478,16 @@ impl Mount {
         }
     }
 
+    /// Sends the daemon a signal. The number of one that has ended may be another process's by now.
+    fn send(&self, signal: Signal) {
+        if !self.has_ended() {
+            kill(self.pid, signal);
+        }
+    }
+
     /// Kills the daemon.
     pub fn kill(&self) {
-        kill(self.pid, Signal::KILL);
+        self.send(Signal::KILL);
         eventually("the daemon is killed", || self.has_ended());
         self.child.lock().unwrap().take();
     }

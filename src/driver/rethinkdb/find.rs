@@ -41,6 +41,10 @@ fn add(wanted: &driver::Term, holds: &mut Vec<Term>) {
     }
     // Files show numbers by the shortest text that tells the double: the one that the text tells.
     match Json::parse(wanted.value.as_bytes()) {
+        // No field has it: what is asked for is found nowhere, and sends nothing.
+        Ok(Json::Number(number)) if !number.parse().is_ok_and(f64::is_finite) => {
+            holds.push(at.is(term::text(&number)));
+        }
         Ok(value) if !mentions_others(&value) => holds.push(at.is(datum(&canonical(&value)))),
         _ => {}
     }
@@ -81,6 +85,7 @@ mod tests {
                     has(row, "a"),
                     is(&a, "1.2345678901234567e19"),
                     has(row, "b"),
+                    is(&field(row, "b"), "\"1e999\""),
                 ],
             ),
             (
