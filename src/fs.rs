@@ -99,9 +99,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// How long attributes and names are believed while a change feed invalidates them.
 const WATCHED_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the kernel believes at most that there is no such name. It cannot be told to forget
-/// all such names when the feed breaks or tells too much at once; asked again, most are answered
-/// from what is known here.
+/// How long the kernel believes at most that there is no such name, where there is a feed. It cannot
+/// be told to forget all such names when the feed begins, breaks or tells too much at once; asked
+/// again, most are answered from what is known here.
 const ABSENT_TTL: Duration = Duration::from_secs(10);
 
 /// Where an exclusive create (`O_EXCL`) is decided.

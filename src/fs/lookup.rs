@@ -185,7 +185,8 @@ impl Fs {
     /// How long the kernel may believe that a name is absent.
     fn told_absent_ttl(&self, name: &[u8]) -> Duration {
         let ttl = self.negative_ttl(name);
-        match self.is_watching() {
+        // Also before the feed begins: it tells nothing of what is made until then.
+        match self.capabilities.watch {
             true => ttl.min(ABSENT_TTL),
             false => ttl,
         }

@@ -95,6 +95,21 @@ async fn the_kernel_asks_again_for_absent_names_and_the_store_is_not_asked() {
     assert_eq!(mount.cost(), "");
 }
 
+/// A feed tells nothing of what was made before it began.
+#[tokio::test(start_paused = true)]
+async fn the_kernel_asks_again_for_names_that_were_absent_before_the_feed_began() {
+    let world = World::watched();
+    let hour = Duration::from_secs(3600);
+    let mount = world.mount_with(|options| options.negative_ttl = hour, false);
+    match mount.fs.lookup(ROOT, b"new").await.unwrap() {
+        Lookup::Absent(ttl) => assert!(ttl <= Duration::from_secs(10), "{ttl:?}"),
+        found => panic!("{found:?}"),
+    }
+    world.put("new", "x").await;
+    settle().await;
+    assert!(mount.ino("new").await.is_ok());
+}
+
 /// The kernel throws away attributes that are on their way to it when it is told to forget them, and
 /// then reads no further than the size that it knows: that of the version before the open.
 #[tokio::test(start_paused = true)]
