@@ -163,6 +163,28 @@ impl AttributeChange {
         *self == AttributeChange::default()
     }
 
+    /// What makes attributes of others, as far as a change can.
+    pub fn between(old: &Attributes, new: &Attributes) -> AttributeChange {
+        fn changed<T: Clone + PartialEq>(old: &Option<T>, new: &Option<T>) -> Option<T> {
+            new.clone().filter(|_| old != new)
+        }
+        let set = new
+            .user
+            .iter()
+            .filter(|(name, value)| old.user.get(*name) != Some(*value));
+        let set = set.map(|(name, value)| (name.clone(), Some(value.clone())));
+        let gone = old.user.keys().filter(|name| !new.user.contains_key(*name));
+        AttributeChange {
+            mode: changed(&old.mode, &new.mode),
+            uid: changed(&old.uid, &new.uid),
+            gid: changed(&old.gid, &new.gid),
+            mtime: changed(&old.mtime, &new.mtime),
+            atime: changed(&old.atime, &new.atime),
+            content_type: changed(&old.content_type, &new.content_type),
+            user: set.chain(gone.map(|name| (name.clone(), None))).collect(),
+        }
+    }
+
     /// Puts a later change behind this one.
     pub fn extend(&mut self, later: &AttributeChange) {
         self.mode = later.mode.or(self.mode);

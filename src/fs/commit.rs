@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub options: PutOptions,
     pub generation: u64,
     id: CommitId,
+    /// The attributes that a copy which should have set them may not have set.
+    pub unset: Option<Attributes>,
 }
 
 /// Where a commit's bytes are.
@@ -185,7 +187,9 @@ impl Fs {
             self.attempt(inode, &plan);
             let error = match self.send(&mut plan).await {
                 Ok(info) => {
-                    if self.settle(inode, &plan, &info).await || plan.generation >= due {
+                    let clean = self.settle(inode, &plan, &info).await;
+                    self.set_later(inode, &mut plan)?;
+                    if clean || plan.generation >= due {
                         return Ok(());
                     }
                     continue;
@@ -371,6 +375,7 @@ impl Fs {
             },
             generation: state.file.generation,
             id,
+            unset: None,
         })))
     }
 
@@ -418,6 +423,7 @@ impl Fs {
                     // The bytes are there, and that is what a commit promises.
                     Err(error) => {
                         log::warn!("{:?} has no modes and times of its own: {error}", plan.key);
+                        plan.unset = Some(later);
                         Ok(info)
                     }
                 }

@@ -3,6 +3,7 @@
 //! `cp -a` do.
 
 use super::Fs;
+use super::commit::Plan;
 use super::errno::{FsError, FsResult};
 use super::inode::{Inode, State};
 use super::node::apply;
@@ -108,6 +109,18 @@ impl Fs {
         let mut changed = self.changed.lock();
         changed.entry(inode.ino).or_insert_with(|| inode.clone());
         Ok(true)
+    }
+
+    /// Lets the attributes wait that the copy behind a commit may not have set. It may have been
+    /// applied all the same: then it is what the next commit meets.
+    pub(super) fn set_later(&self, inode: &Arc<Inode>, plan: &mut Plan) -> FsResult<()> {
+        let Some(unset) = plan.unset.take() else {
+            return Ok(());
+        };
+        self.attempt(inode, plan);
+        let change = AttributeChange::between(&plan.options.attributes, &unset);
+        self.defer(inode, &change)?;
+        Ok(())
     }
 
     /// What a rename can carry with it: all attributes, where some are still to be told.

@@ -114,6 +114,40 @@ async fn modes_and_times_of_what_went_ahead_are_set_by_a_copy() {
     assert!(holds(&world, "copied", 0..20).await);
 }
 
+/// The copy may have been applied, or not: neither loses a mode, nor the race of the next write.
+#[tokio::test]
+async fn modes_that_a_copy_behind_the_parts_did_not_set_are_set_later() {
+    for fault in ["copy:lost-reply@1", "copy:error=unavailable@1"] {
+        for again in [false, true] {
+            let mut store = Plain::s3();
+            store.digests = false;
+            let world = World::over(store);
+            let mount = world.mount();
+            let handle = mount.open("big", CREATE).await.unwrap();
+            write(&mount, handle, 0..20);
+            let mode = SetAttr {
+                mode: Some(0o600),
+                ..SetAttr::default()
+            };
+            mount.setattr("big", mode).await.unwrap();
+            mount.fault.set(fault).unwrap();
+            mount.flush(handle).await.unwrap();
+            if again {
+                write(&mount, handle, 20..21);
+                mount.flush(handle).await.unwrap();
+            } else {
+                mount.fs.fsync(handle).await.unwrap();
+            }
+            mount.close(handle).await.unwrap();
+            let info = world.raw().head(&Key::from("big")).await.unwrap();
+            assert_eq!(info.told_attributes().mode, Some(0o100_600), "{fault}");
+            let end = 20 + u64::from(again);
+            assert!(holds(&world, "big", 0..end).await, "{fault}");
+            assert_eq!(world.keys().await, ["big"], "{fault}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_changed_behind_is_sent_again() {
     for change in ["write", "cut", "rename"] {
