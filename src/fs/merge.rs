@@ -97,7 +97,9 @@ impl Fs {
             Err(error) => return Err(error.into()),
         };
         let own = |id: &CommitId| attempts.iter().find(|attempt| attempt.id == *id).copied();
-        if let Some(attempt) = info.commits.first().and_then(own) {
+        // Other tools keep the id when they write other bytes.
+        let fits = |attempt: &Attempt| info.size.is_none_or(|size| size == attempt.size);
+        if let Some(attempt) = info.commits.first().and_then(own).filter(fits) {
             return Ok(Fate::Applied(attempt, Box::new(info)));
         }
         if let Some(attempt) = info.commits.iter().find_map(own) {

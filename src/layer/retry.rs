@@ -182,12 +182,14 @@ fn collided(error: &Error) -> bool {
 }
 
 /// Decides about a write that failed after an earlier attempt: where it collided with what may be
-/// that one, the version that is there is ours if its newest commit id is. A failure to find out is
+/// that one, the version that is there is ours if its newest commit id is. Other tools keep the id
+/// when they write other bytes: a known `size` must be that of ours too. A failure to find out is
 /// reported in place of the collision, since it leaves open what happened.
 async fn recognise(
     inner: &dyn Driver,
     key: &Key,
     commits: &[CommitId],
+    size: Option<u64>,
     failure: Error,
 ) -> Result<ObjectInfo> {
     let collision = failure.after_lost_reply();
@@ -197,8 +199,9 @@ async fn recognise(
     if !inner.capabilities().commit_ids {
         return Err(collision);
     }
+    let fits = |info: &ObjectInfo| size.is_none() || info.size.is_none() || info.size == size;
     match inner.head(key).await {
-        Ok(info) if info.commits.first() == Some(own) => Ok(info),
+        Ok(info) if info.commits.first() == Some(own) && fits(&info) => Ok(info),
         Err(error) if error.retryable() => Err(error),
         Ok(_) | Err(_) => Err(collision),
     }
@@ -214,7 +217,7 @@ impl Retry {
         options: &CopyOptions,
         collision: Error,
     ) -> Result<ObjectInfo> {
-        let collision = match recognise(&*self.inner, to, &options.commits, collision).await {
+        let collision = match recognise(&*self.inner, to, &options.commits, None, collision).await {
             Err(error) if !error.retryable() => error,
             decided => return decided,
         };
@@ -274,9 +277,11 @@ impl Driver for Retry {
         let send = |again| {
             let (body, options) = (body.clone(), options.clone());
             async move {
-                let commits = options.commits.clone();
+                let (commits, size) = (options.commits.clone(), Some(body.len()));
                 match self.inner.put(key, body, options).await {
-                    Err(error) if again => recognise(&*self.inner, key, &commits, error).await,
+                    Err(error) if again => {
+                        recognise(&*self.inner, key, &commits, size, error).await
+                    }
                     decided => decided,
                 }
             }
@@ -312,7 +317,9 @@ impl Driver for Retry {
         let options = &options;
         self.retry(|again| async move {
             match self.inner.copy(from, to, options.clone()).await {
-                Err(error) if again => recognise(&*self.inner, to, &options.commits, error).await,
+                Err(error) if again => {
+                    recognise(&*self.inner, to, &options.commits, None, error).await
+                }
                 decided => decided,
             }
         })

@@ -48,7 +48,7 @@ impl Upload for RetryUpload {
         let send = |again| async move {
             match self.inner.complete(precondition.clone()).await {
                 Err(error) if again => {
-                    recognise(&*self.driver, &self.key, &self.commits, error).await
+                    recognise(&*self.driver, &self.key, &self.commits, None, error).await
                 }
                 decided => decided,
             }
