@@ -77,8 +77,13 @@ struct Shared {
 /// The digest that an index object of a directory is called by.
 fn digest(directory: &Key, top: &Key) -> String {
     let below = &directory.as_bytes()[top.len()..];
-    let bytes = Md5::digest(below);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    // This is done for each entry of a listing: it makes one string, and not one for each byte.
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    let digits = Md5::digest(below);
+    let digits = digits.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let mut text = String::with_capacity(32);
+    text.extend(digits.map(digit));
+    text
 }
 
 impl Shared {
@@ -517,5 +522,19 @@ impl Upload for IndexedUpload {
 
     async fn abort(&self) -> Result<()> {
         self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other versions of this program look for the same names.
+    #[test]
+    fn an_index_object_is_called_by_the_md5_of_its_directory() {
+        let (empty, top) = (Key::empty(), Key::from("bucket/"));
+        assert_eq!(digest(&empty, &empty), "d41d8cd98f00b204e9800998ecf8427e");
+        let below = Key::from("bucket/d/");
+        assert_eq!(digest(&below, &top), "d79e91794b459637e0b21a6f676ca5d9");
     }
 }
