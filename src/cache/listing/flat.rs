@@ -37,30 +37,51 @@ impl ListingCache {
     ) {
         let mut told: BTreeMap<Key, Vec<ListEntry>> = BTreeMap::new();
         told.extend(flat.open.keys().map(|key| (key.clone(), Vec::new())));
+        // Keys come in order, so that those of a directory follow each other: this leads to the
+        // directory of the last one.
+        let mut way: Vec<(Key, Vec<ListEntry>)> = Vec::new();
+        let mut leave = |(directory, mut entries): (Key, Vec<ListEntry>)| {
+            told.entry(directory).or_default().append(&mut entries);
+        };
+        // One that began before this listing did is known in part only.
+        let begun = flat.open.contains_key(top);
         for entry in &page.entries {
             if !entry.key.starts_with(top) {
                 continue;
             }
+            while let Some(left) = way.pop_if(|(directory, _)| !entry.key.starts_with(directory)) {
+                leave(left);
+            }
             let bytes = entry.key.bytes();
-            let mut start = top.len();
+            let mut start = way
+                .last()
+                .map_or(top.len(), |(directory, _)| directory.len());
+            if way.is_empty() {
+                way.push((top.clone(), Vec::new()));
+            }
             loop {
                 let slash = bytes[start..].iter().position(|byte| *byte == b'/');
                 let end = slash.map_or(bytes.len(), |at| start + at + 1);
-                let directory = Key::new(bytes.slice(..start));
-                // One that began before this listing did is known in part only.
-                if start > top.len() || flat.open.contains_key(&directory) {
-                    let child = Key::new(bytes.slice(..end));
-                    let entries = told.entry(directory).or_default();
-                    if entries.last().is_none_or(|last| last.key != child) {
-                        let object = entry.object.clone().filter(|_| end == bytes.len());
-                        entries.push(ListEntry { key: child, object });
-                    }
+                let child = Key::new(bytes.slice(..end));
+                if let Some((_, entries)) = way.last_mut()
+                    && entries.last().is_none_or(|last| last.key != child)
+                {
+                    let object = entry.object.clone().filter(|_| end == bytes.len());
+                    entries.push(ListEntry {
+                        key: child.clone(),
+                        object,
+                    });
                 }
                 if slash.is_none() {
                     break;
                 }
+                way.push((child, Vec::new()));
                 start = end;
             }
+        }
+        way.into_iter().for_each(&mut leave);
+        if !begun {
+            told.remove(top);
         }
         let last = page.entries.last().map(|entry| &entry.key);
         for (directory, entries) in told {
