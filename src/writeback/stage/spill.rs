@@ -6,7 +6,9 @@ use super::memory::Memory;
 use crate::driver::{Body, Source};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -155,9 +157,19 @@ impl SpillFile {
 
     /// Reads a range; what lies behind the end of the file is zero.
     fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut out = BytesMut::zeroed((range.end - range.start) as usize);
-        fill(&self.file, &mut out, range.start)?;
-        Ok(out.freeze())
+        let len = (range.end - range.start) as usize;
+        // What is read into need not be zero before.
+        let mut out = Vec::with_capacity(len);
+        while out.len() < len {
+            let at = range.start + out.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut out), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        out.resize(len, 0);
+        Ok(out.into())
     }
 
     /// Makes a range zeros, giving its blocks back where the filesystem can.
