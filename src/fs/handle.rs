@@ -13,6 +13,7 @@ use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{ErrorKind, GetOptions, GetOutcome};
 use crate::writeback::upload;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{MutexGuard, RwLockReadGuard};
@@ -30,8 +31,10 @@ pub struct Handle {
     maps: bool,
     /// The generation of the first change made through it whose fate it has not been told, or 0.
     untold: AtomicU64,
-    /// The last loss of the inode that it has been told, or that was before its open.
+    /// The last loss of the inode that an fsync has told, or that was before its open.
     known: AtomicU64,
+    /// The last loss that a flush has told, and whose flush that was.
+    flushed: Mutex<(u64, u64)>,
     /// How often others' bytes had been merged into the file when it was opened, or last read.
     merges: AtomicU64,
     /// Its close commits: it was opened for writing, or its open made or emptied the file.
@@ -63,18 +66,25 @@ impl Handle {
         self.merges.load(Ordering::Relaxed) != state.file.merges
     }
 
-    /// The answer to a flush: also of a loss that another handle, or a later try in the
-    /// background, has met. Each handle that wrote is told once, also where it wrote before and
-    /// after, or only after: that follows the lost bytes, and is not in the file that was opened.
-    fn told(&self, result: FsResult<()>) -> FsResult<()> {
+    /// The answer to a flush or an fsync: also of a loss that another handle, or a later try in the
+    /// background, has met. Each handle that wrote is told, also where it wrote before and after, or
+    /// only after: that follows the lost bytes, and is not in the file that was opened. A flush may
+    /// be the close of a child that has inherited the descriptor, where nobody looks: it tells its
+    /// owner only, while an fsync has told it once and for all.
+    fn told(&self, result: FsResult<()>, by: Told) -> FsResult<()> {
         let state = self.inode.state();
         let untold = self.untold.load(Ordering::Relaxed) != 0;
+        let mut flushed = self.flushed.lock();
         if let Some((upto, error)) = state.file.lost.as_deref()
             && self.known.load(Ordering::Relaxed) < *upto
-            && (untold || result.is_err())
+            && (flushed.0 < *upto || Told::Flush(flushed.1) != by)
+            && (untold || result.is_err() || flushed.0 >= *upto)
         {
             self.untold.store(0, Ordering::Relaxed);
-            self.known.store(*upto, Ordering::Relaxed);
+            match by {
+                Told::Flush(owner) => *flushed = (*upto, owner),
+                Told::Fsync => self.known.store(*upto, Ordering::Relaxed),
+            }
             return Err(error.clone());
         }
         if result.is_ok() && !state.file.dirty {
@@ -82,6 +92,14 @@ impl Handle {
         }
         result
     }
+}
+
+/// What tells a loss.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Of somebody, as the kernel numbers them: processes that share no descriptors differ.
+    Flush(u64),
+    Fsync,
 }
 
 /// The answer to an open.
@@ -199,6 +217,7 @@ impl Fs {
             maps,
             untold: AtomicU64::new(if truncated { file.generation } else { 0 }),
             known: AtomicU64::new(state.losses()),
+            flushed: Mutex::default(),
             merges: AtomicU64::new(file.merges),
             commits,
             executes,
@@ -403,10 +422,15 @@ impl Fs {
 
     /// What close does first: commits what is dirty.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> FsResult<()> {
+        self.flush_of(handle, 0).await
+    }
+
+    /// The same, by one of those who have the handle.
+    pub async fn flush_of(self: &Arc<Self>, handle: u64, owner: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
         if handle.commits {
             let result = self.commit(&handle.inode).await;
-            return handle.told(result);
+            return handle.told(result, Told::Flush(owner));
         }
         Ok(())
     }
@@ -415,7 +439,7 @@ impl Fs {
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
         let result = self.sync_inode(&handle.inode).await;
-        handle.told(result)
+        handle.told(result, Told::Fsync)
     }
 
     pub(super) async fn sync_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {

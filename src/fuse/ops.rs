@@ -316,7 +316,7 @@ impl fuser::Filesystem for Edge {
         request: &Request,
         ino: INodeNo,
         handle: FileHandle,
-        _lock_owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
@@ -329,7 +329,7 @@ impl fuser::Filesystem for Edge {
             {
                 return Ok(());
             }
-            fs.flush(handle.0).await
+            fs.flush_of(handle.0, owner.0).await
         };
         let what = What::new("flush", request, ino);
         self.run(what, reply, operation, reply::empty);

@@ -192,6 +192,32 @@ async fn a_commit_that_others_built_upon_is_recognised() {
     }
 }
 
+/// The descriptors that a child inherits are closed when it ends, and nobody looks at that.
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_the_close_of_a_child_was_told_is_told_the_writer_too() {
+    for fsyncs in [false, true] {
+        let world = World::memory();
+        world.put("f", "base").await;
+        let mount = world.mount();
+        let handle = mount.open("f", WRITE | libc::O_TRUNC).await.unwrap();
+        mount.write(handle, 0, "mine").unwrap();
+        world.put("f", "theirs").await;
+        for child in 1..3 {
+            let told = mount.fs.flush_of(handle, child).await;
+            assert_eq!(told.unwrap_err().errno(), libc::ESTALE);
+        }
+        if fsyncs {
+            let told = mount.fs.fsync(handle).await.map_err(|error| error.errno());
+            assert_eq!(told, Err(libc::ESTALE));
+            assert_eq!(mount.close(handle).await, Ok(()));
+        } else {
+            assert_eq!(mount.close(handle).await, Err(libc::ESTALE));
+        }
+        assert_eq!(world.get("f").await.unwrap(), "theirs");
+        assert_eq!(world.conflicts("f").await, ["mine"]);
+    }
+}
+
 /// A tool that stores again what it found beside the bytes keeps the commit id too.
 #[tokio::test(start_paused = true)]
 async fn other_bytes_under_an_own_commit_id_are_not_taken_for_own_ones() {
