@@ -169,7 +169,7 @@ impl Shared {
     fn marked(&self, etag: &ETag) -> PutOptions {
         let mut attributes = Attributes::default();
         // Only the bytes of a copy are ever used.
-        let source = Source::of(etag, &attributes);
+        let source = Source::of(etag, &attributes, None);
         self.mark.set(&mut attributes, &source);
         PutOptions {
             attributes,
@@ -417,7 +417,7 @@ impl Driver for Tier {
                 if source.is_none_or(|source| source.etag != before) {
                     return Ok(());
                 }
-                let value = Mark::value(&Source::of(&info.etag, &Attributes::default()));
+                let value = Mark::value(&Source::of(&info.etag, &Attributes::default(), None));
                 let remark = AttributeChange {
                     user: [(shared.mark.name().to_owned(), Some(value))].into(),
                     ..AttributeChange::default()

@@ -16,6 +16,7 @@ use crate::key::Key;
 use futures::StreamExt;
 use futures::future::{BoxFuture, join_all};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Objects above this size are carried over in the background, unless their bytes are here: what
 /// waits for the write has a deadline.
@@ -254,7 +255,7 @@ impl Shared {
         self.join(at).await?;
         match (&step.how, &step.etag) {
             (How::Written(body, options), Some(etag)) => {
-                let source = Source::of(etag, &options.attributes);
+                let source = Source::of(etag, &options.attributes, Some(body.len()));
                 let put = replica.ask("put", async |driver| {
                     let body = async || Ok(body.clone());
                     self.put_copy(&*driver, key, &source, options, body).await
@@ -329,7 +330,7 @@ impl Shared {
             true => options.attributes.clone(),
             false => copy.told_attributes(),
         };
-        let source = Source::of(etag, &attributes);
+        let source = Source::of(etag, &attributes, copy.size);
         self.mark.set(&mut attributes, &source);
         let options = CopyOptions {
             source: Some(copy.etag),
@@ -371,7 +372,8 @@ impl Shared {
         if marked.etag != *before {
             return Ok(false);
         }
-        let (name, source) = (self.mark.name().to_owned(), Source::of(etag, now));
+        let source = Source::of(etag, now, copy.size);
+        let name = self.mark.name().to_owned();
         change.user.insert(name, Some(Mark::value(&source)));
         match driver.set_attributes(key, change, Some(copy.etag)).await {
             Ok(_) => Ok(true),
@@ -463,9 +465,10 @@ impl Shared {
         };
         let mut attributes = info.told_attributes();
         self.mark.strip(&mut attributes);
-        let source = Source::of(&info.etag, &attributes);
+        let source = Source::of(&info.etag, &attributes, info.size);
         if let Some(mut copy) = copy {
             let marked = self.mark.take(&mut copy);
+            let marked = marked.filter(|_| !is_touched(&attributes, &copy));
             if marked.as_ref() == Some(&source) {
                 return Ok(false);
             }
@@ -546,6 +549,19 @@ impl Shared {
 /// Whether these are the attributes of a link or a special file.
 pub(super) fn is_special(attributes: &Attributes) -> bool {
     attributes.require_plain("put").is_err()
+}
+
+/// Whether somebody has written to a copy of an object with these attributes, as its time tells. Some
+/// stores keep whole seconds.
+pub(super) fn is_touched(attributes: &Attributes, copy: &ObjectInfo) -> bool {
+    let copied = copy.attributes.as_ref().and_then(|told| told.mtime);
+    let (Some(was), Some(is)) = (attributes.mtime, copied) else {
+        return false;
+    };
+    let apart = is
+        .duration_since(was)
+        .unwrap_or_else(|before| before.duration());
+    apart >= Duration::from_secs(1)
 }
 
 /// What makes a copy's attributes the others, if a change can. What the copy's source never had,

@@ -1,6 +1,6 @@
 //! Brings replicas up to date: in the background what is known to lack, and on demand everything.
 
-use super::carry::is_special;
+use super::carry::{is_special, is_touched};
 use super::reads::bit;
 use super::roles::is_role;
 use super::{Mirror, Shared};
@@ -216,7 +216,8 @@ impl Shared {
                 (Some(theirs), Some(marked)) if told(&*self.origin) => {
                     let mut attributes = theirs.told_attributes();
                     self.mark.strip(&mut attributes);
-                    if Source::of(&theirs.etag, &attributes) == *marked {
+                    let source = Source::of(&theirs.etag, &attributes, theirs.size);
+                    if source == *marked && !is_touched(&attributes, &copy) {
                         return Ok(Mended::Same);
                     }
                 }

@@ -26,26 +26,36 @@ pub(in crate::driver) struct Source {
     pub etag: ETag,
     /// The attributes that it had.
     pub attributes: String,
+    /// Its size, where that is known.
+    pub size: Option<u64>,
 }
 
 impl Source {
     /// What a copy of an object tells.
-    pub fn of(etag: &ETag, attributes: &Attributes) -> Source {
+    pub fn of(etag: &ETag, attributes: &Attributes, size: Option<u64>) -> Source {
         Source {
             etag: etag.clone(),
             attributes: Mark::digest(attributes),
+            size,
         }
     }
 
     fn encode(&self) -> Bytes {
-        format!("{} {}", self.attributes, self.etag.as_str()).into()
+        let size = self.size.map(|size| format!(":{size}"));
+        let size = size.unwrap_or_default();
+        format!("{}{size} {}", self.attributes, self.etag.as_str()).into()
     }
 
     fn decode(text: &[u8]) -> Option<Source> {
         let (attributes, etag) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        let (attributes, size) = match attributes.split_once(':') {
+            Some((attributes, size)) => (attributes, Some(size.parse().ok()?)),
+            None => (attributes, None),
+        };
         Some(Source {
             etag: ETag::new(etag),
             attributes: attributes.to_owned(),
+            size,
         })
     }
 }
@@ -74,13 +84,16 @@ impl Mark {
         attributes.user.insert(self.0.clone(), source.encode());
     }
 
-    /// Takes it from the attributes that a store told.
+    /// Takes it from the attributes that a store told. What somebody else did to the bytes can leave
+    /// it there: none is given where the object has another size.
     pub fn take(&self, info: &mut ObjectInfo) -> Option<Source> {
         let attributes = info.attributes.as_mut()?;
         if !attributes.user.contains_key(&self.0) {
             return None;
         }
-        Source::decode(&Arc::make_mut(attributes).user.remove(&self.0)?)
+        let source = Source::decode(&Arc::make_mut(attributes).user.remove(&self.0)?)?;
+        let other = |marked| info.size.is_some_and(|size| size != marked);
+        (!source.size.is_some_and(other)).then_some(source)
     }
 
     /// Attributes without what another order of the stores has left there.
@@ -127,9 +140,9 @@ mod tests {
     fn a_mark_comes_back_and_those_of_nested_stores_are_kept_apart() {
         let (outer, inner) = (Mark::new(0), Mark::new(1));
         let mut attributes = Attributes::default();
-        let source = Source::of(&ETag::new("\"an etag\" -1"), &attributes);
+        let source = Source::of(&ETag::new("\"an etag\" -1"), &attributes, None);
         outer.set(&mut attributes, &source);
-        let nested = Source::of(&ETag::new("other"), &attributes);
+        let nested = Source::of(&ETag::new("other"), &attributes, None);
         inner.set(&mut attributes, &nested);
         assert_ne!(source.attributes, nested.attributes);
         let mut info = ObjectInfo {
@@ -144,5 +157,25 @@ mod tests {
         assert_eq!(inner.take(&mut info), None);
         assert_eq!(outer.take(&mut info), Some(source));
         assert!(info.told_attributes().user.is_empty());
+    }
+
+    #[test]
+    fn a_mark_is_none_of_bytes_of_another_size() {
+        let mark = Mark::new(0);
+        let mut attributes = Attributes::default();
+        let source = Source::of(&ETag::new("e"), &attributes, Some(10));
+        mark.set(&mut attributes, &source);
+        for (size, told) in [(Some(10), true), (None, true), (Some(4), false)] {
+            let mut info = ObjectInfo {
+                size,
+                etag: ETag::new("own"),
+                modified: SystemTime::UNIX_EPOCH,
+                attributes: Some(Arc::new(attributes.clone())),
+                commits: Vec::new(),
+                version: None,
+            };
+            let taken = mark.take(&mut info);
+            assert_eq!(taken, told.then(|| source.clone()), "{size:?}");
+        }
     }
 }

@@ -225,7 +225,7 @@ async fn a_change_of_attributes_makes_no_copy_equal_that_an_earlier_one_did_not_
 
 #[test]
 fn a_change_makes_a_copy_what_it_should_be_or_is_none() {
-    let source = |attributes: &Attributes| Source::of(&ETag::new("e"), attributes);
+    let source = |attributes: &Attributes| Source::of(&ETag::new("e"), attributes, None);
     let bare = Attributes {
         mode: Some(0o100_640),
         ..Attributes::default()
