@@ -76,10 +76,10 @@ pub trait Driver: Send + Sync + Debug + 'static {
     /// What this driver can do. It does not change while the driver lives.
     fn capabilities(&self) -> Capabilities;
 
-    /// Whether an object may have attributes that a listing did not tell, as far as anybody told.
-    /// Nothing is asked for that.
-    fn has_attributes(&self, key: &Key) -> bool {
-        let _ = key;
+    /// Whether an object, last modified at a time if that was told, may have attributes that a
+    /// listing did not tell, as far as anybody told. Nothing is asked for that.
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        let _ = (key, modified);
         false
     }
 

@@ -13,6 +13,8 @@ mod commits;
 mod conflicts;
 #[path = "fs/directories.rs"]
 mod directories;
+#[path = "fs/guesses.rs"]
+mod guesses;
 #[path = "fs/index.rs"]
 mod index;
 #[path = "fs/limits.rs"]
@@ -35,6 +37,8 @@ mod records;
 mod regression;
 #[path = "fs/renames.rs"]
 mod renames;
+#[path = "fs/replies.rs"]
+mod replies;
 #[path = "fs/resumed.rs"]
 mod resumed;
 #[path = "fs/scratch.rs"]

@@ -112,7 +112,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     value(Group::Caching, "metadata-ttl", "DURATION", "1s", "How long names and attributes are believed, or minimal, or indefinite"),
     value(Group::Caching, "negative-metadata-ttl", "DURATION", "(that of --metadata-ttl)", "How long an absent name is believed absent"),
     value(Group::Caching, "consistency", "MODE", "close-to-open", "close-to-open: each open asks the store; ttl: opens trust --metadata-ttl"),
-    value(Group::Caching, "stat-attrs", "WHICH", "lazy", "Stored attributes that no listing and no index tells: lazy: of directories that have some; full: of all; none: not shown at all"),
+    value(Group::Caching, "stat-attrs", "WHICH", "lazy", "Stored attributes that no listing and no index tells: lazy: of directories that have some, and of new files; full: of all; none: not shown at all"),
     switch(Group::Caching, "no-index", "Neither read nor write the index of attributes below .bucketfs/, by which listings show them"),
     value(Group::Caching, "memory", "SIZE", "256M", "Memory for cached content"),
     value(Group::Caching, "cache-dir", "DIR", "(no disk cache)", "Cache content on disk below this directory"),

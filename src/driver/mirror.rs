@@ -235,8 +235,8 @@ impl Driver for Mirror {
         self.0.claims.clone()
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.0.primary.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.0.primary.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

@@ -306,8 +306,8 @@ impl Driver for Tier {
         }
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.0.slow.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.0.slow.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

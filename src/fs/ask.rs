@@ -146,18 +146,22 @@ impl Fs {
 
     /// Whether attributes have to be asked for that nobody told of what was found in a directory.
     pub(super) fn must_ask(&self, prefix: &Key, target: &Target, found: &Found) -> bool {
-        let untold = match found {
-            _ if target.form == Form::Chunk => false,
-            Found::Nothing | Found::Directory(Marker::Absent) => false,
-            Found::Directory(Marker::Unknown) => true,
+        let (untold, modified) = match found {
+            _ if target.form == Form::Chunk => (false, None),
+            Found::Nothing | Found::Directory(Marker::Absent) => (false, None),
+            Found::Directory(Marker::Unknown) => (true, None),
             Found::Directory(Marker::Present(info)) | Found::Object(info) => {
-                info.attributes.is_none()
+                (info.attributes.is_none(), Some(info.modified))
             }
         };
         let expected = || match found {
-            Found::Directory(_) => self.driver.has_attributes(&target.directory_prefix(prefix)),
+            Found::Directory(_) => {
+                let key = target.directory_prefix(prefix);
+                self.driver.has_attributes(&key, modified)
+            }
             Found::Object(_) | Found::Nothing => {
-                self.driver.has_attributes(&target.object_key(prefix))
+                let key = target.object_key(prefix);
+                self.driver.has_attributes(&key, modified)
             }
         };
         untold

@@ -174,10 +174,13 @@ impl Fs {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Step::Head(key, etag) => {
-                    self.learn_attributes(inode, &key, &etag).await?;
-                    continue;
-                }
+                Step::Head(key, etag) => match self.learn_attributes(inode, &key, &etag).await {
+                    Ok(()) => continue,
+                    Err(error) if error.errno() == libc::ESTALE => {
+                        return Err(self.lose(inode, libc::ESTALE, NO_FILE).await);
+                    }
+                    Err(error) => return Err(error),
+                },
                 Step::Send(plan) => plan,
             };
             let mut plan = plan;
@@ -517,6 +520,7 @@ impl Fs {
 }
 
 const LOST: &str = "somebody else changed or removed it since it was opened here";
+const NO_FILE: &str = "it is a link or a special file in the store, and was not known as one here";
 const LOST_NEW: &str = "somebody else created it first";
 
 pub(super) fn version_of(origin: &Origin) -> Version {

@@ -248,7 +248,7 @@ impl Fs {
     /// as `touch` does, asks in vain: but it is only an open that can be refused for the kernel to
     /// look the name up anew. A first write that found another version would have to fail.
     async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool, reads: bool) -> FsResult<()> {
-        let (version, cached, key) = {
+        let asked = {
             let state = inode.state();
             // What is gone and open nowhere has no bytes: the kernel came by a name of before.
             let gone = state.removed && state.handles == 0;
@@ -261,20 +261,24 @@ impl Fs {
             let acquired = *self.acquired.lock();
             let trusted = acquired.is_none_or(|acquired| state.checked >= acquired);
             let fresh = state.is_fresh(self.metadata_ttl());
-            if truncate && trusted && state.file.version.is_some() {
-                return Ok(());
-            }
-            if self.options.consistency == Consistency::Ttl && trusted && fresh {
-                return Ok(());
-            }
-            let version = state.file.version.clone();
-            let cached = version.as_ref().is_some_and(|version| {
-                // The kernel's pages need not be all of it.
-                let wants_all = reads && !truncate && version.size <= BLOCK;
-                (!wants_all && (state.handles > 0 || state.file.pages_valid))
-                    || self.begins_here(version)
-            });
-            (version, cached, state.key.clone())
+            let known = truncate && trusted && state.file.version.is_some();
+            let trusts = self.options.consistency == Consistency::Ttl && trusted && fresh;
+            (!known && !trusts).then(|| {
+                let version = state.file.version.clone();
+                let cached = version.as_ref().is_some_and(|version| {
+                    // The kernel's pages need not be all of it.
+                    let wants_all = reads && !truncate && version.size <= BLOCK;
+                    (!wants_all && (state.handles > 0 || state.file.pages_valid))
+                        || self.begins_here(version)
+                });
+                (version, cached, state.key.clone())
+            })
+        };
+        let Some((version, cached, key)) = asked else {
+            return match truncate {
+                true => self.learn_before_change(inode).await,
+                false => Ok(()),
+            };
         };
         let reads = reads && !truncate;
         // The bytes of a small file come with its version: what replaces it after the open cannot
@@ -362,6 +366,7 @@ impl Fs {
                 return Ok(());
             }
         }
+        let guessed = self.is_guessed(inode, &info);
         let another = super::attr::Attr::of_object(0, &info, &self.options).kind != inode.kind;
         if another || !self.adopt(inode, &info, since) {
             // Older handles keep the old version, and what a link is is no file: the name gets a
@@ -374,7 +379,11 @@ impl Fs {
             return Ok(());
         }
         self.note_object(inode, Some(&info), since);
-        Ok(())
+        // The kernel let the caller in by what a listing had left to guess.
+        match guessed {
+            true => Err(FsError::plain(libc::ESTALE)),
+            false => Ok(()),
+        }
     }
 
     /// Waits until no operation of this mount is changing the store for an inode, and keeps others

@@ -78,6 +78,9 @@ impl Fs {
         }
         let _names = self.names.read().await;
         let _turn = inode.turn.lock().await;
+        if set.changes_attributes() || set.size.is_some() {
+            self.learn_before_change(&inode).await?;
+        }
         if let Some(size) = set.size {
             if inode.kind != Kind::File {
                 return Err(FsError::plain(libc::EISDIR));
@@ -85,9 +88,6 @@ impl Fs {
             // Through a handle or a path: a new length equal to the old one changes only times.
             let handle = set.handle.and_then(|handle| self.handle(handle).ok());
             self.resize(&inode, size, uid, handle.as_deref())?;
-        }
-        if set.changes_attributes() {
-            self.learn_before_change(&inode).await?;
         }
         let now = clock::wall();
         let mut change = AttributeChange {

@@ -62,7 +62,11 @@ impl Fs {
         match (self.capabilities.attributes, self.options.stat_attrs) {
             (AttributeSupport::None, _) | (_, StatAttrs::None) => false,
             (AttributeSupport::Listed, _) | (_, StatAttrs::Full) => true,
-            (AttributeSupport::Object, StatAttrs::Lazy) => self.driver.has_attributes(&inode.key()),
+            (AttributeSupport::Object, StatAttrs::Lazy) => {
+                // Of a version whose attributes are unknown, this is when it was written.
+                let written = inode.state().attr.mtime;
+                self.driver.has_attributes(&inode.key(), Some(written))
+            }
         }
     }
 

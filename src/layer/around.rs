@@ -131,8 +131,8 @@ impl<P: Policy> Driver for Layered<P> {
         self.inner.capabilities()
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.inner.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.inner.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

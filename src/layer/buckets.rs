@@ -302,8 +302,8 @@ impl Driver for Buckets {
         }
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.store.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.store.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

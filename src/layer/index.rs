@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
 
 /// Where index objects are, below the top of a bucket.
@@ -47,6 +47,8 @@ const PART: usize = 8192;
 const PARTS: u32 = 64;
 /// Pages of listings that are shorter are no reason to read an index.
 const FEW: usize = 3;
+/// How long after a change an index tells it, in nearly all cases.
+const ANNOUNCED: Duration = Duration::from_secs(20);
 /// The largest index object that is read or written.
 const LARGEST: u64 = 32 << 20;
 /// How many objects of a listing may lack a record before its index is read again.
@@ -273,7 +275,7 @@ impl Driver for Index {
         self.inner.capabilities()
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
         let (directory, name) = place(key);
         {
             let known = self.shared.known.lock();
@@ -289,10 +291,14 @@ impl Driver for Index {
         };
         let catalogues = self.shared.catalogues.lock();
         catalogues.get(&top).is_some_and(|catalogue| {
+            // Somebody writes indexes here, and that of a new file may come yet.
+            let known = catalogue.told.map(|told| told - ANNOUNCED);
+            let is_young = known.zip(modified).is_some_and(|(known, at)| at > known);
             !catalogue.directories.is_empty()
-                && catalogue
-                    .directories
-                    .contains_key(&digest(&directory, &top))
+                && (is_young
+                    || catalogue
+                        .directories
+                        .contains_key(&digest(&directory, &top)))
         })
     }
 

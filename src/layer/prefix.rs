@@ -89,8 +89,8 @@ impl Driver for Prefix {
         }
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.inner.has_attributes(&self.full(key))
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.inner.has_attributes(&self.full(key), modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

@@ -49,8 +49,8 @@ impl Driver for ReadOnly {
         }
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.0.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.0.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

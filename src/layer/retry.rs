@@ -244,8 +244,8 @@ impl Driver for Retry {
         self.inner.capabilities()
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.inner.has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.inner.has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

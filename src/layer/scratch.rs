@@ -320,8 +320,8 @@ impl Driver for Scratch {
         self.claims.clone()
     }
 
-    fn has_attributes(&self, key: &Key) -> bool {
-        self.driver(key).has_attributes(key)
+    fn has_attributes(&self, key: &Key, modified: Option<SystemTime>) -> bool {
+        self.driver(key).has_attributes(key, modified)
     }
 
     fn takes(&self, key: &Key) -> Result<()> {

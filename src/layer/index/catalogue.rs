@@ -11,7 +11,7 @@ use futures::stream::{self, StreamExt};
 use md5::{Digest, Md5};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How many pages of index objects' keys are asked for. In a bucket with more directories than that
 /// each one is asked for its index.
@@ -29,6 +29,8 @@ pub(super) struct Catalogue {
     /// Whether there are others than those.
     pub more: bool,
     pub asked: Option<Instant>,
+    /// The store's time when it was asked.
+    pub told: Option<SystemTime>,
 }
 
 impl Shared {
@@ -49,6 +51,7 @@ impl Shared {
         let mut request = ListRequest::flat(&top.join(PLACE));
         let mut catalogue = Catalogue {
             asked: Some(clock::now()),
+            told: Some(self.inner.wall()),
             ..Catalogue::default()
         };
         for page in 0..=PAGES {
