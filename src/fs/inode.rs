@@ -165,6 +165,13 @@ pub struct Attempt {
     pub size: u64,
 }
 
+impl Attempt {
+    /// Whether a version is what it has made. Other tools keep the id when they write other bytes.
+    pub fn made(&self, info: &ObjectInfo) -> bool {
+        info.commits.first() == Some(&self.id) && info.size.is_none_or(|size| size == self.size)
+    }
+}
+
 impl FileState {
     /// The commit ids of the next version: one of its own, and those before it.
     pub fn next_commits(&self) -> Vec<CommitId> {

@@ -3,7 +3,7 @@
 use super::attr::{Attr, Kind};
 use super::errno::{FsError, FsResult};
 use super::handle::Opened;
-use super::inode::Inode;
+use super::inode::{Attempt, Inode};
 use super::lookup::Entry;
 use super::target::{Form, Target};
 use super::{ExclusiveCreate, Fs};
@@ -283,11 +283,21 @@ impl Fs {
         };
         let size = body.len();
         let empty = self.known_absent(directory, name, kind);
+        let attempt = Attempt {
+            id: commits[0],
+            generation: 0,
+            size,
+        };
         let mut info = match self.driver.put(&key, body, options).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::Exists => {
-                self.forget_entry(directory, name);
-                return Err(FsError::plain(libc::EEXIST));
+                match self.made_by(&key, Some(attempt)).await {
+                    Ok(Some(info)) => *info,
+                    _ => {
+                        self.forget_entry(directory, name);
+                        return Err(FsError::plain(libc::EEXIST));
+                    }
+                }
             }
             Err(error) => return Err(self.unsure(directory, name, error)),
         };

@@ -29,6 +29,14 @@ pub(super) enum Fate {
     Unknown,
 }
 
+/// Whether what was appended is behind others' bytes now.
+pub(super) enum Merged {
+    Not,
+    Behind,
+    /// It is there already, by the commit that was refused.
+    Own(Box<ObjectInfo>),
+}
+
 /// What a commit does that met another version than it expected.
 pub(super) enum Collision {
     /// It is tried again, upon what is there now.
@@ -60,7 +68,23 @@ impl Fs {
                 self.go_on_from(inode, attempt, *info);
                 true
             }
-            (Fate::NotApplied, _) => self.merge_append(inode, merges).await?,
+            (Fate::NotApplied, plan) => {
+                let refused = plan.as_ref().map(Plan::attempt);
+                let found = match self.merge_append(inode, merges, refused).await? {
+                    Merged::Behind => return Ok(Collision::Passed),
+                    Merged::Own(info) => Some(info),
+                    Merged::Not => self.made_by(key, refused).await?,
+                };
+                match (found, plan, refused) {
+                    (Some(info), Some(plan), Some(attempt)) => {
+                        if self.resume(inode, plan, attempt, *info).await {
+                            return Ok(Collision::Done);
+                        }
+                        true
+                    }
+                    _ => false,
+                }
+            }
             (Fate::BuiltUpon(attempt), _) => {
                 let behind = self.merge_behind(inode, attempt, merges).await?;
                 if !behind && self.replaced_by_others(inode, attempt) {
@@ -75,6 +99,23 @@ impl Fs {
             true => Collision::Passed,
             false => Collision::Lost,
         })
+    }
+
+    /// What a commit has made that was refused all the same: something between here and the store
+    /// may have sent it twice, and given the second answer.
+    pub(super) async fn made_by(
+        &self,
+        key: &Key,
+        refused: Option<Attempt>,
+    ) -> FsResult<Option<Box<ObjectInfo>>> {
+        let Some(attempt) = refused.filter(|_| self.capabilities.commit_ids) else {
+            return Ok(None);
+        };
+        match self.driver.head(key).await {
+            Ok(info) => Ok(attempt.made(&info).then(|| Box::new(info))),
+            Err(error) if error.retryable() => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     /// What became of the commits whose answers were lost, now that another version than the
@@ -97,9 +138,8 @@ impl Fs {
             Err(error) => return Err(error.into()),
         };
         let own = |id: &CommitId| attempts.iter().find(|attempt| attempt.id == *id).copied();
-        // Other tools keep the id when they write other bytes.
-        let fits = |attempt: &Attempt| info.size.is_none_or(|size| size == attempt.size);
-        if let Some(attempt) = info.commits.first().and_then(own).filter(fits) {
+        let made = |attempt: &Attempt| attempt.made(&info);
+        if let Some(attempt) = info.commits.first().and_then(own).filter(made) {
             return Ok(Fate::Applied(attempt, Box::new(info)));
         }
         if let Some(attempt) = info.commits.iter().find_map(own) {
@@ -185,7 +225,8 @@ impl Fs {
             state.file.append_from = Some(attempt.size);
             state.file.exclusive = false;
         }
-        self.merge_append(inode, merges).await
+        let merged = self.merge_append(inode, merges, None).await?;
+        Ok(matches!(merged, Merged::Behind))
     }
 
     /// Whether everything dirty was committed before others changed the file: then the name is
@@ -211,12 +252,13 @@ impl Fs {
         &self,
         inode: &Arc<Inode>,
         merges: &mut u32,
-    ) -> FsResult<bool> {
+        refused: Option<Attempt>,
+    ) -> FsResult<Merged> {
         let key = {
             let state = inode.state();
             let mergeable = state.file.append_from.is_some() && !state.file.exclusive;
             if !mergeable || *merges >= MERGES {
-                return Ok(false);
+                return Ok(Merged::Not);
             }
             state.key.clone()
         };
@@ -234,10 +276,16 @@ impl Fs {
             Ok(outcome) => outcome.found()?.collect().await?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // A new file that is absent again may be tried again; an old one was removed.
-                return Ok(inode.state().file.base.is_none());
+                return Ok(match inode.state().file.base {
+                    None => Merged::Behind,
+                    Some(_) => Merged::Not,
+                });
             }
             Err(error) => return Err(error.into()),
         };
+        if refused.is_some_and(|attempt| attempt.made(&info)) {
+            return Ok(Merged::Own(Box::new(info)));
+        }
         let version = Arc::new(Version {
             key: key.clone(),
             etag: info.etag.clone(),
@@ -248,14 +296,14 @@ impl Fs {
             let mut guard = inode.state();
             let state = &mut *guard;
             let (Some(from), Some(stage)) = (state.file.append_from, &state.file.stage) else {
-                return Ok(false);
+                return Ok(Merged::Not);
             };
             if stage.has_away() {
-                return Ok(false);
+                return Ok(Merged::Not);
             }
             let tail = stage.read(from..stage.size())?;
             if version.size + tail.len() as u64 > self.max_file_size() {
-                return Ok(false);
+                return Ok(Merged::Not);
             }
             let mut merged = Stage::new(
                 &self.area,
@@ -291,7 +339,7 @@ impl Fs {
             from
         };
         self.tell_end(inode, from);
-        Ok(true)
+        Ok(Merged::Behind)
     }
 
     /// Tells the kernel what the file is from an offset on, where it has put something else. Earlier

@@ -2,8 +2,7 @@
 
 use crate::store::Plain;
 use crate::world::*;
-use bucketfs::driver::{Driver, PutOptions, Strength};
-use bucketfs::key::Key;
+use bucketfs::driver::Strength;
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
@@ -215,50 +214,6 @@ async fn a_loss_that_the_close_of_a_child_was_told_is_told_the_writer_too() {
         }
         assert_eq!(world.get("f").await.unwrap(), "theirs");
         assert_eq!(world.conflicts("f").await, ["mine"]);
-    }
-}
-
-/// A tool that stores again what it found beside the bytes keeps the commit id too.
-#[tokio::test(start_paused = true)]
-async fn other_bytes_under_an_own_commit_id_are_not_taken_for_own_ones() {
-    for retry in [false, true] {
-        let world = World::memory();
-        world.put("f", "base").await;
-        let mount = world.mount_with(|_| {}, retry);
-        let handle = mount.open("f", WRITE).await.unwrap();
-        mount.write(handle, 0, "mine").unwrap();
-        mount.fault.set("put:lost-reply@1,put:delay=5s@2+").unwrap();
-        let flush = async {
-            if !retry {
-                assert_eq!(mount.flush(handle).await, Err(libc::EIO));
-            }
-            mount.flush(handle).await
-        };
-        let edit = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let key = Key::from("f");
-            let found = world.raw().head(&key).await.unwrap();
-            let options = PutOptions {
-                commits: found.commits,
-                ..PutOptions::default()
-            };
-            world
-                .raw()
-                .put(&key, "mine and theirs".into(), options)
-                .await
-        };
-        let (flushed, edited) = tokio::join!(flush, edit);
-        edited.unwrap();
-        assert_eq!(flushed, Ok(()), "retry {retry}");
-        // What is written to the version before has lost.
-        mount.write(handle, 0, "M").unwrap();
-        assert_eq!(
-            mount.close(handle).await,
-            Err(libc::ESTALE),
-            "retry {retry}"
-        );
-        assert_eq!(world.get("f").await.unwrap(), "mine and theirs");
-        assert_eq!(world.conflicts("f").await, ["Mine"]);
     }
 }
 
