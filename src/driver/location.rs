@@ -3,7 +3,9 @@
 use super::{Driver, Error, ErrorKind, Result};
 use crate::key::Key;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,7 +54,49 @@ impl Location {
                 Error::new(error.kind(), why)
             })
         };
-        parts.iter().enumerate().map(parse).collect()
+        let parts: Vec<Location> = parts.iter().enumerate().map(parse).collect::<Result<_>>()?;
+        // What is written to one would be written to the other, and what is removed there gone here.
+        for (at, part) in parts.iter().enumerate() {
+            for (before, other) in parts[..at].iter().enumerate() {
+                if part.overlaps(other) {
+                    let why = format!(
+                        "stores {} and {} of {}: are the same, or one lies in the other; name stores that share nothing",
+                        before + 1,
+                        at + 1,
+                        url.scheme()
+                    );
+                    return Err(Error::new(ErrorKind::InvalidArgument, why));
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Whether two stores have objects in common, as far as their URLs tell.
+    fn overlaps(&self, other: &Location) -> bool {
+        let place = |location: &Location| {
+            let url = &location.url;
+            let host = url.host_str().map(str::to_ascii_lowercase);
+            let query = url.query().map(str::to_owned);
+            (url.scheme().to_owned(), host, url.port(), query)
+        };
+        let path = |location: &Location| {
+            let path = PathBuf::from("/").join(OsStr::from_bytes(&location.path()));
+            match location.scheme() {
+                "file" => path.canonicalize().unwrap_or(path),
+                _ => path,
+            }
+        };
+        self.leaves().into_iter().any(|one| {
+            let others = other.leaves();
+            let mut alike = others.iter().filter(|other| place(other) == place(one));
+            // Each of those in memory is another one.
+            one.scheme() != "memory"
+                && alike.any(|other| {
+                    let (one, other) = (path(one), path(other));
+                    one.starts_with(&other) || other.starts_with(&one)
+                })
+        })
     }
 
     /// The stores that it is made of; none where it is one store.

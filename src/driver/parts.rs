@@ -285,6 +285,32 @@ mod tests {
         }
     }
 
+    /// Room that was made in the fast store of a tier over itself was made by removing files.
+    #[test]
+    fn stores_that_share_objects_are_refused() {
+        for text in [
+            "tier:file:///a,file:///a",
+            "tier:file:///a/cache,file:///a",
+            "mirror:file:///a,file:///b,file:///a/../a/d",
+            "mirror:redis://h/0?layout=objects,redis://u:x@H/0?layout=objects",
+            "mirror:s3://b,s3://b/x/y",
+            "tier:memory:,(mirror:file:///a,(tier:memory:,file:///a/b))",
+        ] {
+            let refused = parts(text).unwrap_err();
+            assert!(refused.contains("lies in the other"), "{text}: {refused}");
+        }
+        for text in [
+            "mirror:memory:,memory:",
+            "mirror:file:///a,file:///ab",
+            "mirror:s3://b/x,s3://b/y",
+            "mirror:s3://b?endpoint-url=http://x,s3://b?endpoint-url=http://y",
+            "mirror:redis://h/0?layout=objects,redis://h/1?layout=objects",
+            "mirror:redis://h:1/0?layout=objects,redis://h:2/0?layout=objects",
+        ] {
+            assert_eq!(parts(text).unwrap().len(), 2, "{text}");
+        }
+    }
+
     #[test]
     fn passwords_within_are_seen_and_not_shown() {
         let text = "mirror:redis://u:hunter2@h/0,(tier:memory:,redis://u:hunter3@i/0)";
