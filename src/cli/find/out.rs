@@ -6,6 +6,7 @@ use crate::driver::compact;
 use crate::exit::Failure;
 use crate::key::Key;
 use crate::{logging, name};
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -105,10 +106,24 @@ impl Out {
     }
 }
 
-/// The path of a key as a mount shows it.
+/// The path of a key as a mount shows it. Where a directory has its name, which only the mount on
+/// `dir` can tell, a file has another.
 fn path(dir: &[u8], prefix: &Key, key: &Key) -> Vec<u8> {
     let inside = key.strip_prefix(prefix).unwrap_or_else(|| key.clone());
-    [dir, &name::path(inside.as_bytes())].concat()
+    let path = [dir, &name::path(inside.as_bytes())].concat();
+    let is_directory = |path: &[u8]| {
+        let found = Path::new(OsStr::from_bytes(path)).symlink_metadata();
+        found.is_ok_and(|found| found.is_dir())
+    };
+    let last = inside.as_bytes().rsplit(|byte| *byte == b'/').next();
+    match last.filter(|_| !dir.is_empty() && is_directory(&path)) {
+        Some(last) => {
+            let plain = name::encode(last).into_names().join(&b'/').len();
+            let beside = name::encode_file_beside(last).into_names();
+            [&path[..path.len() - plain], &beside.join(&b'/')].concat()
+        }
+        None => path,
+    }
 }
 
 /// A key and its document on one line.
@@ -136,6 +151,32 @@ mod tests {
         let long = format!("d/{}", "x".repeat(300));
         let path = path(b"", &Key::empty(), &long.as_str().into());
         assert_eq!(path.split(|byte| *byte == b'/').count(), 3);
+    }
+
+    #[test]
+    fn a_file_beside_a_directory_has_the_name_that_the_mount_gives_it() {
+        let mount = tempfile::tempdir().unwrap();
+        let long = "x".repeat(300);
+        let names = name::path(long.as_bytes());
+        for directory in [b"t".as_slice(), b"a/b", &names] {
+            std::fs::create_dir_all(mount.path().join(OsStr::from_bytes(directory))).unwrap();
+        }
+        let dir = [mount.path().as_os_str().as_bytes(), b"/"].concat();
+        let long_beside = [&names[..], b"%~f"].concat();
+        for (key, wanted) in [
+            ("t", b"t%~f".as_slice()),
+            ("t/inner", b"t/inner"),
+            ("u", b"u"),
+            ("a/b", b"a/b%~f"),
+            (&long, &long_beside),
+        ] {
+            let path = path(&dir, &Key::empty(), &key.into());
+            let inside = path.strip_prefix(&dir[..]).unwrap();
+            assert_eq!(
+                String::from_utf8_lossy(inside),
+                String::from_utf8_lossy(wanted)
+            );
+        }
     }
 
     #[test]
