@@ -1,5 +1,6 @@
 //! Whole buckets: listing, deleting many, and the buckets of an account.
 
+use super::object::undeleted;
 use super::refusal::{Failed, Purpose, Refusal};
 use super::site::Query;
 use super::store::{Call, Outgoing, Store, Target};
@@ -135,7 +136,7 @@ impl Bucket {
                             missing: ErrorKind::Changed,
                             ..Purpose::of("delete_many", Some(key))
                         };
-                        Err(purpose.error(Failed::Refused(refusal)))
+                        Err(undeleted(&purpose, Failed::Refused(refusal)))
                     }
                     _ => Ok(()),
                 };
@@ -176,7 +177,7 @@ impl Bucket {
             .store
             .ask(&self.target, &call)
             .await
-            .map_err(|failed| purpose.error(failed))?;
+            .map_err(|failed| undeleted(&purpose, failed))?;
         let failed = xml::undeleted(&body).map_err(|error| purpose.name(error))?;
         Ok(failed
             .into_iter()
@@ -185,7 +186,7 @@ impl Bucket {
                     "NoSuchKey" => StatusCode::NOT_FOUND,
                     _ => StatusCode::BAD_REQUEST,
                 };
-                (key, Refusal { status, complaint })
+                (key, Refusal::late(status, complaint))
             })
             .collect())
     }

@@ -4,7 +4,7 @@
 //! copy is an upload of parts copied from the source; a small object is read and put instead, which
 //! takes fewer requests. Objects that are too large for one copy go in parts as well.
 
-use super::refusal::{Failed, Purpose};
+use super::refusal::{Failed, Purpose, Refusal};
 use super::store::Call;
 use super::{Bucket, MAX_OBJECT, meta, object, site, xml};
 use crate::clock;
@@ -296,11 +296,11 @@ impl Bucket {
                     self.target.classes.told(to, class);
                     Ok((etag, modified, headers))
                 }
-                Err(complaint) => Err(Failed::Refused(super::refusal::Refusal {
+                Err(complaint) => Err(Failed::Refused(Refusal::late(
                     // The status was a success before the copy failed.
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    StatusCode::INTERNAL_SERVER_ERROR,
                     complaint,
-                })),
+                ))),
             }
         };
         match send.await {

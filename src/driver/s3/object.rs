@@ -42,6 +42,17 @@ pub(super) fn written_etag(headers: &HeaderMap, purpose: &Purpose<'_>) -> Result
         })
 }
 
+/// The error of a delete. That there is no such object may be what was wanted; a bucket that is
+/// gone, or was never here, is not.
+pub(super) fn undeleted(purpose: &Purpose<'_>, failed: Failed) -> Error {
+    let bucketless = matches!(&failed, Failed::Refused(refusal) if refusal.bucket_missing());
+    let error = purpose.error(failed);
+    if !bucketless {
+        return error;
+    }
+    purpose.name(Error::new(ErrorKind::Unavailable, error.message()).retry(false))
+}
+
 impl Bucket {
     /// An etag as the conditions of writes want it.
     pub(super) fn condition(&self, etag: &ETag) -> Result<HeaderValue> {
@@ -332,7 +343,7 @@ impl Bucket {
             {
                 Ok(())
             }
-            Err(failed) => Err(purpose.error(failed)),
+            Err(failed) => Err(undeleted(&purpose, failed)),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::site::Site;
 use super::xml::{self, Complaint};
 use crate::driver::{Error, ErrorKind};
 use crate::key::Key;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 /// The longest sentence of a server that is passed on, in characters.
@@ -16,6 +17,8 @@ pub(super) struct Refusal {
     pub status: StatusCode,
     /// What the body says; its code is empty where there is none.
     pub complaint: Complaint,
+    /// It comes from whatever stands in front of the service, and tells nothing of what is there.
+    pub foreign: bool,
 }
 
 /// Why a request did not succeed.
@@ -117,7 +120,30 @@ impl Refusal {
         if complaint.region.is_none() {
             complaint.region = header("x-amz-bucket-region");
         }
-        Refusal { status, complaint }
+        let foreign = match status.as_u16() {
+            // It answers a condition, and whoever asked under one does not get here.
+            304 => true,
+            // Who is sent elsewhere by these is to log in there, and a DELETE has nothing to show.
+            200..300 | 302 | 303 => true,
+            // Simple servers tell nothing of what is missing. A page about it is none of S3's.
+            404 => !body.is_empty() || is_page(headers) && !is_signed(headers),
+            _ => false,
+        };
+        let foreign = foreign && complaint.code.is_empty();
+        Refusal {
+            status,
+            complaint,
+            foreign,
+        }
+    }
+
+    /// What a service says behind a good status.
+    pub fn late(status: StatusCode, complaint: Complaint) -> Self {
+        Refusal {
+            status,
+            complaint,
+            foreign: false,
+        }
     }
 
     /// Replaces words that must not be shown.
@@ -133,7 +159,12 @@ impl Refusal {
 
     /// Whether it says that there is no such object, while the bucket may be there.
     pub fn object_missing(&self) -> bool {
-        self.status == StatusCode::NOT_FOUND && self.complaint.code != "NoSuchBucket"
+        self.status == StatusCode::NOT_FOUND && !self.foreign && !self.bucket_missing()
+    }
+
+    /// Whether it says that there is no such bucket.
+    pub fn bucket_missing(&self) -> bool {
+        self.complaint.code == "NoSuchBucket"
     }
 
     /// Whether it says that another write came at the same moment.
@@ -145,6 +176,9 @@ impl Refusal {
     /// status, so it comes first.
     pub fn kind(&self, lost: ErrorKind, missing: ErrorKind) -> (ErrorKind, bool) {
         use ErrorKind as K;
+        if self.foreign {
+            return (K::Unavailable, true);
+        }
         match (self.complaint.code.as_str(), self.status.as_u16()) {
             ("NoSuchKey" | "NoSuchVersion" | "XMinioObjectNotFound", _) => (missing, false),
             ("NoSuchBucket" | "NoSuchUpload", _) => (K::NotFound, false),
@@ -223,6 +257,7 @@ impl Refusal {
                 | "XMinioServerNotInitialized",
                 _,
             ) => (K::Unavailable, true),
+            ("TemporaryRedirect", _) | ("", 307) => (K::Unavailable, true),
             (_, 404) => (missing, false),
             (_, 412) => (lost, false),
             (_, 409) => (lost, true),
@@ -315,7 +350,10 @@ impl Refusal {
             "InvalidObjectState" => {
                 "the object is archived: restore it before it is read, renamed or copied"
             }
-            "PermanentRedirect" | "TemporaryRedirect" => "name the bucket's region or its endpoint",
+            "PermanentRedirect" => "name the bucket's region or its endpoint",
+            "" if self.foreign => {
+                "S3 does not answer like that: something in front of it does, or the endpoint is wrong"
+            }
             "" if message.contains("HTTP request to an HTTPS")
                 || message.contains("HTTP request was sent to HTTPS") =>
             {
@@ -324,6 +362,28 @@ impl Refusal {
             _ => return None,
         })
     }
+}
+
+/// Whether an answer is one for people.
+pub(super) fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| {
+            let kind = kind.trim();
+            kind.eq_ignore_ascii_case("text/html") || kind.eq_ignore_ascii_case("text/plain")
+        })
+}
+
+/// Whether an answer has headers that only services like S3 send: some, moto among them, call a
+/// HEAD's missing body a page.
+fn is_signed(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        ["x-amz", "x-goog-", "x-guploader-"]
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
+    })
 }
 
 /// The first line of an answer that is no XML, unless it is a page for people.
@@ -364,6 +424,7 @@ mod tests {
                 code: code.into(),
                 ..Complaint::default()
             },
+            foreign: false,
         }
     }
 
@@ -396,6 +457,9 @@ mod tests {
             (501, "NotImplemented", K::Unsupported, false),
             (400, "RequestTimeout", K::Timeout, true),
             (400, "SomethingNew", K::InvalidArgument, false),
+            (301, "PermanentRedirect", K::InvalidArgument, false),
+            (307, "TemporaryRedirect", K::Unavailable, true),
+            (307, "", K::Unavailable, true),
         ] {
             let got = refusal(status, code).kind(K::Exists, K::Changed);
             assert_eq!(got, (kind, retryable), "{status} {code}");

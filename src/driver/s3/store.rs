@@ -2,12 +2,12 @@
 //! what was wrong with the region, the clock or the credentials.
 
 use super::class::Classes;
-use super::refusal::{Failed, Refusal};
+use super::refusal::{Failed, Refusal, is_page};
 use super::restated::Restated;
 use super::sign::{self, Credentials};
 use super::site::Site;
 use super::verify::Etags;
-use super::{StaticCredentials, meta, trust};
+use super::{StaticCredentials, meta, trust, xml};
 use crate::clock::{self, Instant};
 use crate::driver::web::connect::{self, Client, Proxies};
 use crate::driver::web::{self as connection, Payload};
@@ -21,7 +21,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sigv4::http_request::SignableBody;
 use aws_types::service_config::ServiceConfigKey;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION, USER_AGENT};
+use http::header::{CONTENT_LENGTH, IF_NONE_MATCH, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use parking_lot::{Mutex, RwLock};
@@ -277,7 +277,10 @@ impl Store {
                 *self.told.lock() = Some((theirs, clock::now()));
             }
             let status = response.status();
-            if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            let unchanged = status == StatusCode::NOT_MODIFIED
+                && matches!(call.method, Method::GET | Method::HEAD)
+                && call.headers.contains_key(IF_NONE_MATCH);
+            if status.is_success() || unchanged {
                 return Ok(response);
             }
             let (parts, body) = response.into_parts();
@@ -328,7 +331,16 @@ impl Store {
         call: &Call<'_>,
     ) -> std::result::Result<(HeaderMap, Bytes), Failed> {
         let (parts, body) = self.send(target, call).await?.into_parts();
-        Ok((parts.headers, connection::collect(body, LARGEST).await?))
+        let body = connection::collect(body, LARGEST).await?;
+        // What a login page in front of the service answers to a DELETE removes nothing.
+        if call.method == Method::DELETE
+            && !body.is_empty()
+            && (is_page(&parts.headers) || xml::complaint(&body).is_some())
+        {
+            let refusal = Refusal::read(parts.status, &parts.headers, &body);
+            return Err(Failed::Refused(refusal));
+        }
+        Ok((parts.headers, body))
     }
 
     fn request(

@@ -1,6 +1,7 @@
 //! The driver against servers that answer by a script: what no well-behaved server shows.
 
 mod deletes;
+mod foreign;
 mod kept;
 mod parts;
 mod requests;

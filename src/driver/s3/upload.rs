@@ -301,11 +301,11 @@ impl S3Upload {
             let (headers, body) = self.bucket.store.ask(&self.bucket.target, &call).await?;
             match xml::completed(&body)? {
                 Ok(etag) => Ok((etag, headers)),
-                Err(complaint) => Err(Failed::Refused(Refusal {
+                Err(complaint) => Err(Failed::Refused(Refusal::late(
                     // The status was a success before the service had put the parts together.
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    StatusCode::INTERNAL_SERVER_ERROR,
                     complaint,
-                })),
+                ))),
             }
         };
         let (etag, headers) = send.await.map_err(|failed| match failed {
@@ -361,10 +361,10 @@ impl S3Upload {
             let (_, body) = self.bucket.store.ask(&self.bucket.target, &call).await?;
             match xml::copied(&body)? {
                 Ok((etag, _)) => Ok(etag),
-                Err(complaint) => Err(Failed::Refused(Refusal {
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                Err(complaint) => Err(Failed::Refused(Refusal::late(
+                    StatusCode::INTERNAL_SERVER_ERROR,
                     complaint,
-                })),
+                ))),
             }
         };
         let etag = send.await.map_err(|failed| purpose.error(failed))?;
