@@ -111,6 +111,19 @@ pub fn memory() -> u64 {
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
+/// How many of the bytes written to a TCP socket the other side has not acknowledged, sent or not.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    type Count = libc::c_int;
+    // SAFETY: SIOCOUTQ has the number of TIOCOUTQ, and the kernel writes one int behind the
+    // pointer. It knows the kind of the descriptor.
+    let count = unsafe {
+        let outq =
+            rustix::ioctl::Getter::<{ libc::TIOCOUTQ as rustix::ioctl::Opcode }, Count>::new();
+        rustix::ioctl::ioctl(socket, outq)?
+    };
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 /// Another way to the connection of a FUSE device, with its own list of the requests read from it.
 pub fn clone_fuse_device(device: impl AsFd) -> io::Result<OwnedFd> {
     // FUSE_DEV_IOC_CLONE

@@ -148,7 +148,7 @@ impl Link {
                 headers.insert(name, value);
             }
         }
-        let answer = self.0.client.request(request).await;
+        let answer = connect::request(&self.0.client, request).await;
         let answer = answer.map_err(|error| web::unanswered(&error, &self.peer()))?;
         match answer.status() {
             status if status.is_success() => Ok(answer),

@@ -268,9 +268,7 @@ impl Store {
             };
             let skew = self.skew.load(Ordering::Relaxed);
             let request = self.request(&site, target, call, identity.as_ref(), skew)?;
-            let response = self
-                .client
-                .request(request)
+            let response = connect::request(&self.client, request)
                 .await
                 .map_err(|error| connection::unanswered(&error, &site.peer()))?;
             if let Some(theirs) = meta::date(response.headers()) {

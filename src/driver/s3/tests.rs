@@ -3,6 +3,7 @@
 mod deletes;
 mod foreign;
 mod kept;
+mod lines;
 mod parts;
 mod requests;
 

@@ -2,21 +2,26 @@
 //! encrypted where the endpoint is.
 
 use super::Payload;
-use crate::driver::{Error, ErrorKind, Result};
-use http::{HeaderValue, Uri};
+use crate::driver::{Error, ErrorKind, Result, progress};
+use crate::sys;
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{self, Connected, HttpConnector};
+use hyper_util::client::legacy::connect::{self, Connected, HttpConnector, capture_connection};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::RootCertStore;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::pin::Pin;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -97,6 +102,57 @@ pub(in crate::driver) fn system_roots() -> RootCertStore {
     }
     roots.add_parsable_certificates(system.certs);
     roots
+}
+
+/// How often it is looked at whether the bytes of a request go on.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Makes a request. That its body goes on is told as progress: the other side's acknowledgements
+/// count, for what was read of the body waits in the buffers of this side for as long as a slow
+/// line takes, and a small body is read at once.
+pub(in crate::driver) async fn request(
+    client: &Client,
+    mut request: Request<Payload>,
+) -> std::result::Result<Response<Incoming>, legacy::Error> {
+    if request.body().is_end_stream() {
+        return client.request(request).await;
+    }
+    let taken = capture_connection(&mut request);
+    let mut answer = pin!(client.request(request));
+    let mut last = None;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let mut extras = http::Extensions::new();
+        if let Some(connected) = &*taken.connection_metadata() {
+            connected.get_extras(&mut extras);
+        }
+        let arrived = extras.get::<Arc<Line>>().and_then(|line| line.arrived());
+        // The first look tells where it began.
+        if last.is_some() && arrived > last {
+            progress::step();
+        }
+        last = arrived;
+    }
+}
+
+/// What is known of the bytes that were written to a connection.
+struct Line {
+    written: AtomicU64,
+    /// The connection's socket. It is closed with the connection, however long others know of it.
+    socket: Mutex<Option<OwnedFd>>,
+}
+
+impl Line {
+    /// How many bytes the other side has acknowledged.
+    fn arrived(&self) -> Option<u64> {
+        let socket = self.socket.lock();
+        let waiting = sys::unacknowledged(socket.as_ref()?).ok()?;
+        self.written.load(Ordering::Relaxed).checked_sub(waiting)
+    }
 }
 
 /// Connects to the destination, or to the proxy before it.
@@ -186,21 +242,43 @@ pub(in crate::driver) struct Connection {
     proxied: bool,
     /// Something was written since the last read.
     asked: bool,
+    line: Arc<Line>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        *self.line.socket.lock() = None;
+    }
 }
 
 impl Connection {
     fn new(io: TokioIo<TcpStream>, proxied: bool) -> Self {
+        // Without it nothing is known of the bytes on their way, and only their being read counts.
+        let socket = io.inner().as_fd().try_clone_to_owned().ok();
         Connection {
             io,
             proxied,
             asked: false,
+            line: Arc::new(Line {
+                written: AtomicU64::new(0),
+                socket: Mutex::new(socket),
+            }),
+        }
+    }
+
+    fn wrote(&self, count: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = count {
+            self.line
+                .written
+                .fetch_add(*count as u64, Ordering::Relaxed);
         }
     }
 }
 
 impl connect::Connection for Connection {
     fn connected(&self) -> Connected {
-        self.io.inner().connected().proxy(self.proxied)
+        let connected = self.io.inner().connected().proxy(self.proxied);
+        connected.extra(self.line.clone())
     }
 }
 
@@ -227,7 +305,9 @@ impl Write for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.asked = true;
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let count = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.wrote(&count);
+        count
     }
 
     fn poll_write_vectored(
@@ -236,7 +316,9 @@ impl Write for Connection {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.asked = true;
-        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+        let count = Pin::new(&mut self.io).poll_write_vectored(cx, pieces);
+        self.wrote(&count);
+        count
     }
 
     fn is_write_vectored(&self) -> bool {
