@@ -24,6 +24,7 @@ mod deadline;
 mod fault;
 mod index;
 mod limit;
+mod outage;
 mod prefix;
 mod progress;
 mod read_only;
@@ -114,17 +115,16 @@ pub fn stack(opened: Opened, options: &LayerOptions) -> Result<Stack> {
     }
     let stats = Arc::new(Stats::default());
     driver = Layered::over(driver, stats.clone());
-    driver = Layered::over(driver, Arc::new(Deadline::new(options.deadline)));
+    let deadline = Arc::new(Deadline::new(options.deadline));
+    driver = Layered::over(driver, deadline.clone());
     let limit = Arc::new(Limit::new(options.concurrency));
     driver = Layered::over(driver, limit.clone());
-    driver = Arc::new(Retry::new(
-        driver,
-        RetryOptions {
-            retries: options.retries,
-            patience: options.deadline,
-            ..RetryOptions::default()
-        },
-    ));
+    let retry = RetryOptions {
+        retries: options.retries,
+        patience: options.deadline,
+        ..RetryOptions::default()
+    };
+    driver = Arc::new(Retry::over(driver, retry, &deadline));
     if opened.is_store {
         driver = Arc::new(Buckets::new(driver, options.create_buckets));
     }

@@ -10,7 +10,9 @@ use crate::driver::{
     PutOptions, Query, Removal, Replicated, Result, Space, Upload, VersionInfo,
 };
 use crate::key::Key;
+use crate::layer::outage::{Outage, is_answer};
 use crate::layer::progress::{self, Progress};
+use crate::layer::{Deadline, Operation};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -66,6 +68,7 @@ pub struct Retry {
 #[derive(Debug)]
 struct Shared {
     options: RetryOptions,
+    outage: Arc<Outage>,
     budget: Mutex<Budget>,
 }
 
@@ -120,6 +123,7 @@ impl Attempts {
     }
 
     /// Waits until the next attempt may begin, or gives the error back when there is to be none.
+    /// The progress is that of a body on its way out.
     async fn again(&mut self, error: Error, body: Option<&Progress>) -> Result<()> {
         let options = &self.shared.options;
         if !error.retryable() || self.failed >= options.retries {
@@ -129,7 +133,12 @@ impl Attempts {
         let most = options.base.saturating_mul(growth).min(options.longest);
         let pause = most.mul_f64(clock::random() as f64 / u64::MAX as f64);
         let last = body.map_or(self.progress, |body| body.last().max(self.progress));
-        if clock::now() + pause >= last + options.patience || !self.shared.take_token() {
+        let due = clock::now() + pause;
+        let outage = &self.shared.outage;
+        if due >= last + options.patience && !is_answer(Operation::Head, Some(&error)) {
+            outage.waited(last, options.patience);
+        }
+        if due >= last + outage.patience(options.patience) || !self.shared.take_token() {
             return Err(error);
         }
         self.failed += 1;
@@ -142,13 +151,26 @@ impl Attempts {
 impl Retry {
     /// Retries over a driver.
     pub fn new(inner: Arc<dyn Driver>, options: RetryOptions) -> Self {
+        Retry::with(inner, options, Arc::default())
+    }
+
+    /// Retries over a driver that has this deadline: who gets less time there tries no longer here.
+    pub fn over(inner: Arc<dyn Driver>, options: RetryOptions, deadline: &Deadline) -> Self {
+        Retry::with(inner, options, deadline.outage().clone())
+    }
+
+    fn with(inner: Arc<dyn Driver>, options: RetryOptions, outage: Arc<Outage>) -> Self {
         let budget = Mutex::new(Budget {
             tokens: f64::from(options.burst),
             filled: clock::now(),
         });
         Retry {
             inner,
-            shared: Arc::new(Shared { options, budget }),
+            shared: Arc::new(Shared {
+                options,
+                outage,
+                budget,
+            }),
         }
     }
 
@@ -165,10 +187,14 @@ async fn retry<T, F: Future<Output = Result<T>>>(
     send: impl Fn(bool) -> F,
 ) -> Result<T> {
     let mut attempts = Attempts::new(shared);
+    let steps = Progress::begin();
     loop {
-        match send(attempts.failed > 0).await {
+        match steps.clone().of(send(attempts.failed > 0)).await {
             Ok(value) => return Ok(value),
-            Err(error) => attempts.again(error, body).await?,
+            Err(error) => {
+                attempts.progress = attempts.progress.max(steps.last());
+                attempts.again(error, body).await?;
+            }
         }
     }
 }

@@ -17,14 +17,15 @@ fn fixture(options: RetryOptions) -> Fixture {
     let stats = Arc::new(Stats::default());
     let driver = Layered::over(Arc::new(memory.clone()), plan.clone());
     let driver = Layered::over(driver, stats.clone());
-    let driver = Layered::over(driver, Arc::new(Deadline::new(Duration::from_secs(30))));
+    let deadline = Arc::new(Deadline::new(Duration::from_secs(30)));
+    let driver = Layered::over(driver, deadline.clone());
     // One place only: whoever holds it while asking for another hangs.
     let driver = Layered::over(driver, Arc::new(Limit::new(1)));
     Fixture {
         memory,
         plan,
         stats,
-        driver: Arc::new(Retry::new(driver, options)),
+        driver: Arc::new(Retry::over(driver, options, &deadline)),
     }
 }
 
@@ -151,6 +152,83 @@ async fn an_outage_is_not_multiplied() {
     let seconds = 60;
     let sent = f.stats.snapshot().count(Operation::Head);
     assert!((120..100 + 20 + seconds).contains(&sent), "{sent}");
+}
+
+/// How many seconds a request waits, in vain unless `answered`.
+async fn waits(f: &Fixture, answered: bool) -> u64 {
+    let begin = clock::now();
+    let head = f.driver.head(&key("k")).await;
+    let silent = matches!(&head, Err(error) if error.kind() == ErrorKind::Timeout);
+    assert_eq!(silent, !answered, "{head:?}");
+    begin.elapsed().as_secs()
+}
+
+/// Creators in one directory come one after the other: the kernel holds it for each lookup.
+#[tokio::test(start_paused = true)]
+async fn who_comes_later_to_a_silent_store_waits_for_a_part_of_the_deadline() {
+    let f = fixture(RetryOptions::default());
+    put(&f.memory, "k", "hello").await;
+    f.plan.set("*:hang").unwrap();
+    assert_eq!(waits(&f, false).await, 30);
+    for _ in 0..20 {
+        assert_eq!(waits(&f, false).await, 3);
+    }
+    // Any answer ends it.
+    f.plan.set("list:error=denied").unwrap();
+    let list = f.driver.list(crate::driver::ListRequest::flat(&key("")));
+    assert_eq!(list.await.unwrap_err().kind(), ErrorKind::Denied);
+    f.plan.set("*:hang").unwrap();
+    assert_eq!(waits(&f, false).await, 30);
+    assert_eq!(waits(&f, false).await, 3);
+    f.plan.set("").unwrap();
+    assert_eq!(waits(&f, true).await, 0);
+    f.plan.set("*:hang").unwrap();
+    assert_eq!(waits(&f, false).await, 30);
+}
+
+/// An answer takes longer than a part of the deadline, and so only who has all of it hears it.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_became_slow_is_heard_again() {
+    let f = fixture(RetryOptions::default());
+    put(&f.memory, "k", "hello").await;
+    f.plan.set("*:hang").unwrap();
+    assert_eq!(waits(&f, false).await, 30);
+    f.plan.set("*:delay=5s").unwrap();
+    let begin = clock::now();
+    while f.driver.head(&key("k")).await.is_err() {}
+    assert!(
+        begin.elapsed() < Duration::from_secs(130),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(waits(&f, true).await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_answer_is_enough_for_a_store_not_to_be_silent() {
+    let plan = Arc::new(FaultPlan::none());
+    let deadline = Arc::new(Deadline::new(Duration::from_secs(30)));
+    let driver = Layered::over(Arc::new(Memory::new()), plan.clone());
+    let driver = Layered::over(driver, deadline);
+    plan.set("head:hang").unwrap();
+    let (name, other) = (key("k"), key(""));
+    let silent = async {
+        let begin = clock::now();
+        driver.head(&name).await.unwrap_err();
+        driver.head(&name).await.unwrap_err();
+        begin.elapsed().as_secs()
+    };
+    let lives = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            driver
+                .list(crate::driver::ListRequest::flat(&other))
+                .await
+                .unwrap();
+        }
+    };
+    let took = tokio::select! { took = silent => took, () = lives => 0 };
+    assert_eq!(took, 60);
 }
 
 #[tokio::test(start_paused = true)]
