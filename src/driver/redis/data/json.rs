@@ -99,11 +99,13 @@ impl Document {
                 let mut seen = HashSet::new();
                 let mut fields = Vec::with_capacity(members.len());
                 for (name, value) in &members {
-                    if !seen.insert(name) {
+                    let field = name_of(name);
+                    // What is spelled in two ways is one field.
+                    if !seen.insert(field.clone()) {
                         return Err(refuse(format!("the field {name:?} is there twice")));
                     }
                     let place = format!("the field {name:?}");
-                    fields.push((name_of(name), scalar(value, &place)?));
+                    fields.push((field, scalar(value, &place)?));
                 }
                 match fields.is_empty() {
                     true => Err(empty("hash")),
@@ -323,6 +325,10 @@ mod tests {
             ("{\"a\": {\"b\": 1}}", "the field \"a\" is an object within"),
             ("[[1]]", "item 0 is a list within"),
             ("{\"a\": 1, \"a\": 2}", "twice"),
+            (
+                "{\"a\": \"5\", \"$binary:YQ==\": \"6\"}",
+                "the field \"$binary:YQ==\" is there twice",
+            ),
             ("{\"a\": {\"$binary\": \"!\"}}", "no base64"),
         ] {
             let error = Document::parse(text.as_bytes()).expect_err(text);
