@@ -124,6 +124,10 @@ fn the_server_looks_for_fields(place: &Place) {
         );
     }
     assert_eq!(find(&["n7=\"3\""]), (Some(1), String::new()));
+    // No document holds what is no text, and nobody's reader fails at it.
+    for term in ["name=\"\\ud800\"", "name={\"x\":\"\\ud800\"}", "name=1e999"] {
+        assert_eq!(find(&[term]), (Some(1), String::new()), "{term}");
+    }
     assert_eq!(find(&["--count", "name.0=n7"]), (Some(0), "1000\n".into()));
     let removed = find(&["--delete", "--yes", "at.1.x=true"]);
     assert_eq!(removed, (Some(0), "text\n".into()));

@@ -30,7 +30,7 @@ impl Data {
         let names = names.take_while(|name| name.starts_with(&query.prefix));
         let names: Vec<Key> = names.take(PAGE + 1).cloned().collect();
         drop(index);
-        let terms: Vec<String> = query.filter.terms.iter().map(asked).collect();
+        let terms: Vec<String> = query.filter.terms.iter().filter_map(asked).collect();
         let terms = format!("[{}]", terms.join(","));
         let (mut found, mut size, mut at) = (Vec::new(), 0, 0);
         let end = names.len().min(PAGE);
@@ -68,14 +68,24 @@ impl Data {
     }
 }
 
-/// A term as the script takes it. The server compares numbers as doubles, and so leaves out none that
-/// is equal.
-fn asked(term: &Term) -> String {
-    let value = serde_json::from_str::<serde_json::Value>(&term.value);
-    // A number beyond all doubles stays as it is written.
-    let value = value.map_or_else(|_| term.value.clone(), |value| value.to_string());
+/// A term as the script takes it, unless its JSON is none to the server's reader, as half of a
+/// surrogate pair is: whoever asks compares that alone. The server compares numbers as doubles, and
+/// so leaves out none that is equal.
+fn asked(term: &Term) -> Option<String> {
+    let value = match serde_json::from_str::<serde_json::Value>(&term.value) {
+        Ok(value) => value.to_string(),
+        // A number beyond all doubles stays as it is written.
+        Err(_)
+            if term
+                .value
+                .starts_with(|sign: char| sign == '-' || sign.is_ascii_digit()) =>
+        {
+            term.value.clone()
+        }
+        Err(_) => return None,
+    };
     let path = serde_json::Value::from(term.path.clone());
-    format!(r#"{{"p":{path},"v":{value}}}"#)
+    Some(format!(r#"{{"p":{path},"v":{value}}}"#))
 }
 
 /// The version and the text of a key, if that is shown under the name.
