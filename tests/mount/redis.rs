@@ -230,6 +230,16 @@ fn a_server_is_refused_in_words(place: &Place) {
         assert_eq!(said.code, Some(code), "{url}: {said:?}");
         assert!(!said.stderr.contains("falsch") && !said.stderr.contains("geheim"));
     }
+    let open = Server::named(place, "open", &[]);
+    open.ask(&["set", "{bucketfs}:meta", "foo"]);
+    for rest in ["/0", "/0?layout=objects"] {
+        let said = refusal(place, &open.url(rest), &[]);
+        let why = "the key {bucketfs}:meta holds a string";
+        assert!(said.stderr.contains(why), "{said:?}");
+        assert!(said.stderr.contains("layout=data"), "{said:?}");
+    }
+    let mount = open.mount("open-mount", "/0?layout=data");
+    assert_eq!(read(&mount, "{bucketfs}:meta"), "foo");
     let mount = place.mount("m", &with("geheim"), &[], true);
     fs::write(mount.path("k"), "x").unwrap();
     drop(mount);

@@ -111,10 +111,25 @@ impl Objects {
     pub(in super::super) async fn marker(&self) -> Result<Option<String>> {
         let mut cmd = ::redis::cmd("HGET");
         cmd.arg(&self.0.meta).arg("format");
-        match self.0.link.ask(&cmd).await? {
-            Value::Nil => Ok(None),
-            format => text(format).map(Some),
+        match self.0.link.ask(&cmd).await {
+            Ok(Value::Nil) => Ok(None),
+            Ok(format) => text(format).map(Some),
+            Err(error) => Err(self.in_the_way().await.unwrap_or(error)),
         }
+    }
+
+    /// Why there is no marker to read: programs keep something else in its place.
+    async fn in_the_way(&self) -> Option<Error> {
+        let mut cmd = ::redis::cmd("TYPE");
+        let kind = self.0.link.ask(cmd.arg(&self.0.meta)).await.ok()?;
+        let kind = text(kind).ok()?;
+        let name = String::from_utf8_lossy(&self.0.meta);
+        (kind != "hash" && kind != "none").then(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("the key {name} holds a {kind}, where a bucket has its marker: write layout=data into the URL, or remove the key"),
+            )
+        })
     }
 
     pub(super) async fn run(&self, script: &Lua, arguments: &[&[u8]]) -> Result<Value> {
