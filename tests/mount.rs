@@ -16,6 +16,8 @@ mod buckets;
 mod crashes;
 #[path = "mount/cuts.rs"]
 mod cuts;
+#[path = "mount/digests.rs"]
+mod digests;
 #[path = "mount/documents.rs"]
 mod documents;
 #[path = "mount/faults.rs"]
@@ -94,6 +96,7 @@ fn main() {
     trials.extend(redis::trials());
     trials.extend(strings::trials());
     trials.extend(layout::trials());
+    trials.extend(digests::trials());
     trials.extend(documents::trials());
     trials.extend(mongodb::trials());
     trials.extend(cuts::trials());

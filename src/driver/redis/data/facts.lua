@@ -6,13 +6,9 @@ for i, key in ipairs(KEYS) do
   if kind == 'none' then
     answers[i] = { kind }
   else
-    local told, all = facts(key, kind)
+    local told, _, cost = facts(key, kind)
     answers[i] = told
-    if kind == 'string' then
-      left = left - #all
-    else
-      for _, one in ipairs(all) do left = left - #one - 16 end
-    end
+    left = left - cost
     if left < 0 then break end
   end
 end

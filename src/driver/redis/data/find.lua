@@ -55,14 +55,10 @@ for i, key in ipairs(KEYS) do
   if kind == 'hash' then may = hash_may_match(key) end
   left = left - 64
   if may then
-    local told, all = facts(key, kind)
+    local told, all, cost = facts(key, kind)
     told[5] = all
     answers[i] = told
-    if kind == 'string' then
-      left = left - #all
-    else
-      for _, one in ipairs(all) do left = left - #one - 16 end
-    end
+    left = left - cost
   else
     answers[i] = { 'none' }
   end

@@ -12,8 +12,10 @@ local first, last = 8, 7 + count
 if KEYS[2] then
   local source = kind_of(KEYS[2])
   if source == 'none' then return { 'source-missing' } end
-  local has = facts(KEYS[2], source)
-  if ARGV[6] ~= '' and has[2] ~= ARGV[6] then return { 'source-changed', has[2] } end
+  if ARGV[6] ~= '' then
+    local has = facts(KEYS[2], source)
+    if has[2] ~= ARGV[6] then return { 'source-changed', has[2] } end
+  end
 end
 
 local there = kind ~= 'none' and form_of(kind) == form
@@ -22,10 +24,11 @@ if ARGV[1] == 'absent' and there then return { 'exists' } end
 if kind ~= 'none' and not there and KEYS[2] ~= key then return { 'taken', kind } end
 
 -- Only what the writer changed is written where somebody else has changed other fields.
-local merges = false
-if there then
-  local told, all = facts(key, kind)
-  if ARGV[1] == 'match' and told[2] ~= ARGV[2] then
+local merges, before = false, nil
+if there and ARGV[1] == 'match' then
+  local told
+  told, before = facts(key, kind)
+  if told[2] ~= ARGV[2] then
     if kind ~= 'hash' or shape ~= 'object' or #ARGV == last then return { 'changed', told[2] } end
     for at = last + 1, #ARGV, 5 do
       local have = redis.call('HGET', key, ARGV[at])
@@ -94,7 +97,7 @@ else
   local step = pairs_of and 2 or 1
   local old, wanted, set, gone = {}, {}, {}, {}
   if there then
-    local all = content(key, kind)
+    local all = before or content(key, kind)
     for i = 1, #all, step do old[all[i]] = pairs_of and all[i + 1] or true end
   end
   for at = first, last, step do

@@ -1,0 +1,102 @@
+//! The digests that Redis makes of keys, which are their versions.
+
+use crate::harness::{Mount, Place, eventually, trial};
+use crate::redis::{ALLOWED, SERVER, Server, read};
+use libtest_mimic::Trial;
+use std::fs;
+
+pub fn trials() -> Vec<Trial> {
+    let usual = |name: &str, test: fn(&Place)| trial(&[ALLOWED, SERVER], name, test);
+    vec![
+        usual(
+            "digests::a_stream_made_anew_is_another_version",
+            a_stream_made_anew_is_another_version,
+        ),
+        usual(
+            "digests::the_same_content_is_the_same_version_and_other_content_another",
+            the_same_content_is_the_same_version_and_other_content_another,
+        ),
+    ]
+}
+
+fn a_stream_made_anew_is_another_version(place: &Place) {
+    let server = Server::start(place, &[]);
+    let fill = |key: &str, values: [&str; 3]| {
+        for (at, value) in values.into_iter().enumerate() {
+            server.ask(&["xadd", key, &format!("{}-0", at + 1), "v", value]);
+        }
+    };
+    fill("s", ["one", "two", "six"]);
+    let mount = server.mount("m", "/0");
+    assert!(read(&mount, "s.json").contains("\"two\""));
+    for values in [
+        ["ten", "two", "six"],
+        ["ten", "two", "its"],
+        ["ten", "own", "its"],
+    ] {
+        fill("new", values);
+        server.ask(&["rename", "new", "s"]);
+        eventually("the new one is seen", || {
+            let text = read(&mount, "s.json");
+            values
+                .iter()
+                .all(|value| text.contains(&format!("{value:?}")))
+        });
+    }
+    server.ask(&["flushall"]);
+    fill("s", ["ten", "own", "two"]);
+    eventually("what came back is seen", || {
+        fs::read_to_string(mount.path("s.json")).is_ok_and(|text| text.contains("\"two\""))
+    });
+}
+
+fn etag(mount: &Mount, name: &str) -> String {
+    let mut buffer = [0; 64];
+    let path = mount.path(name);
+    let length = rustix::fs::getxattr(path, "user.bucketfs.etag", &mut buffer[..]).unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+/// Whatever the order in which the server has it, and whatever it holds it in.
+fn the_same_content_is_the_same_version_and_other_content_another(place: &Place) {
+    let server = Server::start(place, &[]);
+    let fill = "local function add(i) \
+        redis.call('HSET', KEYS[1], 'f' .. i, i) redis.call('SADD', KEYS[2], 'm' .. i) end \
+        for i = 1, 5000 do add(ARGV[1] == 'up' and i or 5001 - i) end";
+    server.ask(&["eval", fill, "2", "h1", "s1", "up"]);
+    server.ask(&["eval", fill, "2", "h2", "s2", "down"]);
+    server.ask(&["hset", "h3", "a", "1", "b", "2", "c", "3"]);
+    // As a table, and not as a list.
+    let long = "x".repeat(1000);
+    server.ask(&["hset", "h4", "c", "3", "b", "2", "a", "1", "l", &long]);
+    server.ask(&["hdel", "h4", "l"]);
+    let others: [&[&str]; 12] = [
+        &["hset", "o1", "a", "1", "b", "2"],
+        &["hset", "o2", "a", "2", "b", "1"],
+        &["hset", "o3", "a", "12", "b", "2"],
+        &["hset", "o4", "a1", "2", "b", "2"],
+        &["hset", "o5", "a", "1"],
+        &["hset", "o6", "1:a1", "1"],
+        &["rpush", "o7", "a", "1", "b", "2"],
+        &["rpush", "o8", "a1", "b2"],
+        &["rpush", "o9", "a", "1b", "2"],
+        &["sadd", "p1", "a", "b"],
+        &["sadd", "p2", "ab"],
+        &["zadd", "p3", "1", "a", "2", "b"],
+    ];
+    for words in others {
+        server.ask(words);
+    }
+    let mount = server.mount("m", "/0");
+    for (a, b) in [("h1", "h2"), ("s1", "s2"), ("h3", "h4")] {
+        let [a, b] = [a, b].map(|name| etag(&mount, &format!("{name}.json")));
+        assert_eq!(a, b);
+    }
+    let mut told: Vec<_> = others
+        .iter()
+        .map(|words| etag(&mount, &format!("{}.json", words[1])))
+        .collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), others.len(), "{told:?}");
+}
