@@ -9,6 +9,10 @@ pub fn trials() -> Vec<Trial> {
     let usual = |name: &str, test: fn(&Place)| trial(&[ALLOWED, SERVER], name, test);
     vec![
         usual(
+            "digests::a_large_key_that_others_write_is_not_digested",
+            a_large_key_that_others_write_is_not_digested,
+        ),
+        usual(
             "digests::a_stream_made_anew_is_another_version",
             a_stream_made_anew_is_another_version,
         ),
@@ -17,6 +21,58 @@ pub fn trials() -> Vec<Trial> {
             the_same_content_is_the_same_version_and_other_content_another,
         ),
     ]
+}
+
+/// How often the server did what a script asked it for.
+fn calls(server: &Server, command: &str) -> u32 {
+    let stats = server.ask(&["info", "commandstats"]);
+    let begin = format!("cmdstat_{command}:calls=");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&begin));
+    line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+}
+
+/// Only whoever wants to know what a large key holds has the server read all of it.
+fn a_large_key_that_others_write_is_not_digested(place: &Place) {
+    let server = Server::start(place, &[]);
+    let fill = "for i = 1, 5000 do \
+        redis.call('HSET', 'hash', 'f' .. i, i) redis.call('RPUSH', 'list', i) \
+        redis.call('SADD', 'set', i) redis.call('ZADD', 'zset', i, i) \
+        redis.call('XADD', 'stream', i .. '-0', 'f', i) end \
+        redis.call('HSET', 'wide', 'f', string.rep('x', 3000000)) \
+        redis.call('SET', 'string', string.rep('x', 3000000))";
+    server.ask(&["eval", fill, "0"]);
+    let mount = server.mount("m", "/0");
+    let size = |name: &str| fs::metadata(mount.path(name)).unwrap().len();
+    let writes: [(&str, &[&str], u64); 7] = [
+        ("hash.json", &["hset", "hash", "more", "1"], 15),
+        ("list.json", &["rpush", "list", "12"], 8),
+        ("set.json", &["sadd", "set", "more"], 10),
+        ("zset.json", &["zadd", "zset", "1", "more"], 13),
+        (
+            "stream.json",
+            &["xadd", "stream", "9999-0", "f", "more"],
+            45,
+        ),
+        ("wide.json", &["hset", "wide", "g", "1"], 12),
+        ("string", &["append", "string", "more"], 4),
+    ];
+    let before = writes.map(|(name, ..)| size(name));
+    server.ask(&["config", "resetstat"]);
+    for (_, words, _) in writes {
+        server.ask(words);
+    }
+    server.ask(&["hset", "small", "f", "v"]);
+    eventually("the feed has told", || calls(&server, "hgetall") > 0);
+    // That of the small one, which came last.
+    assert_eq!(calls(&server, "hgetall"), 1);
+    for command in ["lrange", "smembers", "zrange", "xrange", "get"] {
+        assert_eq!(calls(&server, command), 0, "{command}");
+    }
+    for ((name, _, more), before) in writes.into_iter().zip(before) {
+        eventually(&format!("{name} has its new size"), || {
+            size(name) == before + more
+        });
+    }
 }
 
 fn a_stream_made_anew_is_another_version(place: &Place) {

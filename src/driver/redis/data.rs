@@ -6,6 +6,7 @@ mod calls;
 mod find;
 mod json;
 mod large;
+mod look;
 mod moves;
 mod names;
 mod scan;
@@ -67,6 +68,7 @@ scripts!(
     EXPIRE "data/expire.lua",
     FACTS "data/facts.lua",
     KIND "data/kind.lua",
+    LOOK "data/look.lua",
     FIND "data/find.lua",
 );
 
@@ -83,10 +85,28 @@ struct Shared {
     /// Held while it is made true, and for one page.
     index: tokio::sync::Mutex<Index>,
     /// Leaf locks, held for moments only.
-    seen: Mutex<LruCache<Key, (ETag, SystemTime)>>,
+    seen: Mutex<LruCache<Key, Seen>>,
     bases: Mutex<LruCache<(Key, ETag), Bytes>>,
     gone: Mutex<LruCache<Key, (Bytes, i64, clock::Instant)>>,
     large: Arc<large::Large>,
+}
+
+/// The version of a key that was seen last.
+struct Seen {
+    etag: ETag,
+    modified: SystemTime,
+    /// When the server told of a write later than that, whose version is not known yet.
+    noticed: Option<SystemTime>,
+}
+
+impl Seen {
+    fn of(etag: ETag, modified: SystemTime) -> Seen {
+        Seen {
+            etag,
+            modified,
+            noticed: None,
+        }
+    }
 }
 
 fn cache<K: std::hash::Hash + Eq, V>(most: usize) -> Mutex<LruCache<K, V>> {

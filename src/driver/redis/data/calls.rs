@@ -2,15 +2,16 @@
 
 use super::json::{self, Document};
 use super::names::Form;
-use super::{BASE, DELETE, Data, EXPIRE, FACTS, GET, PUT, RETURNS, TTL};
+use super::{BASE, DELETE, Data, EXPIRE, FACTS, GET, PUT, RETURNS, Seen, TTL};
 use crate::clock;
 use crate::driver::redis::answer::{array, bytes, garbled, int, next, text, words};
-use crate::driver::{Attributes, Change, ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
+use crate::driver::{Attributes, ETag, Error, ErrorKind, ObjectInfo, Precondition, Result};
 use crate::key::Key;
 use ::redis::Value;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// After how many bytes a call for facts leaves the rest to the next one.
 const BUDGET: &[u8] = b"1048576";
@@ -113,6 +114,11 @@ pub(super) fn granted(answer: Value, key: &Key, from: &Key) -> Result<std::vec::
     Err(error.on(key))
 }
 
+/// A version that is nobody's.
+pub(super) fn fresh(letter: char) -> ETag {
+    ETag::new(format!("{letter}{:016x}", clock::random()))
+}
+
 fn wanted(etag: Option<&ETag>) -> &[u8] {
     etag.map_or(b"", |etag| etag.as_str().as_bytes())
 }
@@ -134,13 +140,7 @@ pub(super) fn condition(precondition: &Precondition) -> [&[u8]; 2] {
 impl Data {
     /// The facts of a key whose etag is known, as of a file of that size.
     pub(super) fn info(&self, key: &Key, etag: ETag, left: i64, size: u64) -> ObjectInfo {
-        let mut seen = self.0.seen.lock();
-        let modified = match seen.get(key) {
-            Some((known, modified)) if *known == etag => *modified,
-            Some(_) => clock::wall(),
-            None => self.0.opened,
-        };
-        seen.put(key.clone(), (etag.clone(), modified));
+        let modified = self.modified(key, &etag);
         let mut attributes = Attributes::default();
         if left >= 0 {
             let seconds = (left + 999) / 1000;
@@ -157,10 +157,30 @@ impl Data {
         }
     }
 
+    /// The time of a version.
+    pub(super) fn modified(&self, key: &Key, etag: &ETag) -> SystemTime {
+        let mut seen = self.0.seen.lock();
+        let modified = match seen.get(key) {
+            Some(seen) if seen.etag == *etag => seen.modified,
+            Some(seen) => seen.noticed.unwrap_or_else(clock::wall),
+            None => self.0.opened,
+        };
+        let version = Seen::of(etag.clone(), modified);
+        seen.put(key.clone(), version);
+        modified
+    }
+
     /// Notes that a version is of now.
     pub(super) fn written(&self, key: &Key, etag: &ETag) {
-        let version = (etag.clone(), clock::wall());
+        let version = Seen::of(etag.clone(), clock::wall());
         self.0.seen.lock().put(key.clone(), version);
+    }
+
+    /// Notes that what is not the known version any more, if it is not, is of now.
+    pub(super) fn noticed(&self, key: &Key) {
+        if let Some(seen) = self.0.seen.lock().get_mut(key) {
+            seen.noticed = Some(clock::wall());
+        }
     }
 
     /// Remembers what a document may be edited from.
@@ -306,8 +326,8 @@ impl Data {
         let merged = int(next(&mut rest)?)? != 0;
         let etag = match words {
             Shape::Text(_) => told.etag,
-            // The key holds what others changed too, and this is a version of nobody's.
-            _ if merged => ETag::new(format!("m{:016x}", clock::random())),
+            // The key holds what others changed too.
+            _ if merged => fresh('m'),
             Shape::Document(document) => match document.render(&told.kind) == put.text {
                 true => told.etag,
                 false => ETag::new(format!("{}{OWN_WORDS}", told.etag.as_str())),
@@ -394,23 +414,5 @@ impl Data {
             Form::Document => told.render()?.len() as u64,
         };
         Ok(self.info(key, told.etag, told.left, size))
-    }
-
-    /// What keys have become, under both names that each can have.
-    pub(super) async fn look(&self, keys: Vec<Vec<u8>>) -> Vec<Change> {
-        let names = keys.iter().flat_map(|key| {
-            let forms = [Form::Text, Form::Document];
-            forms.map(|form| self.0.names.shown(key, form))
-        });
-        let names: Vec<Key> = names.flatten().collect();
-        let Ok(found) = self.facts(&names).await else {
-            let written = names.into_iter().map(|name| Change::Written(name, None));
-            return written.collect();
-        };
-        let changes = names.into_iter().zip(found).map(|(name, info)| match info {
-            Some(info) => Change::Written(name, Some(info.etag)),
-            None => Change::Removed(name),
-        });
-        changes.collect()
     }
 }
