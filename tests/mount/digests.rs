@@ -13,6 +13,10 @@ pub fn trials() -> Vec<Trial> {
             a_large_key_that_others_write_is_not_digested,
         ),
         usual(
+            "digests::a_large_document_is_brought_once",
+            a_large_document_is_brought_once,
+        ),
+        usual(
             "digests::a_stream_made_anew_is_another_version",
             a_stream_made_anew_is_another_version,
         ),
@@ -73,6 +77,21 @@ fn a_large_key_that_others_write_is_not_digested(place: &Place) {
             size(name) == before + more
         });
     }
+}
+
+fn a_large_document_is_brought_once(place: &Place) {
+    let server = Server::start(place, &[]);
+    let fill = "for i = 1, 9000 do redis.call('HSET', 'h', i, string.rep('x', 500)) end";
+    server.ask(&["eval", fill, "0"]);
+    let mount = server.mount("m", "/0");
+    server.ask(&["config", "resetstat"]);
+    assert!(read(&mount, "h.json").len() > 4 << 20);
+    let brought = calls(&server, "hgetall");
+    assert!((1..=3).contains(&brought), "{brought} times");
+    server.ask(&["hset", "h", "1", "new"]);
+    eventually("the feed has told", || {
+        read(&mount, "h.json").contains("\"new\"")
+    });
 }
 
 fn a_stream_made_anew_is_another_version(place: &Place) {

@@ -1,6 +1,7 @@
 //! How the scripts of the data layout are called, and what their answers mean.
 
 use super::json::{self, Document};
+use super::large::cut;
 use super::names::Form;
 use super::{BASE, DELETE, Data, EXPIRE, FACTS, GET, PUT, RETURNS, Seen, TTL};
 use crate::clock;
@@ -200,10 +201,14 @@ impl Data {
         if_none_match: Option<&ETag>,
     ) -> Result<Option<(ObjectInfo, Bytes)>> {
         let (name, form) = self.0.names.stored(key);
-        if let (Form::Text, Some(etag), None) = (form, if_match, if_none_match)
-            && let Some(piece) = self.piece(key, etag, range.clone()).await?
-        {
-            return Ok(Some(piece));
+        if let (Some(etag), None) = (if_match, if_none_match) {
+            let piece = match form {
+                Form::Text => self.piece(key, etag, range.clone()).await?,
+                Form::Document => self.document_piece(key, etag, range.clone()).await,
+            };
+            if piece.is_some() {
+                return Ok(piece);
+            }
         }
         let [from, to] = [range.start, range.end].map(|at| at.min(1 << 52).to_string());
         let arguments = [
@@ -229,9 +234,9 @@ impl Data {
         self.remember(key, &told.etag, &text);
         let size = text.len() as u64;
         let info = self.info(key, told.etag, told.left, size);
-        let start = range.start.min(size);
-        let end = range.end.clamp(start, size);
-        Ok(Some((info, text.slice(start as usize..end as usize))))
+        let piece = cut(&text, &range);
+        self.hold_document(key, &info, &text, piece.len());
+        Ok(Some((info, piece)))
     }
 
     /// The facts of keys, one for each, and `None` for those that are gone.

@@ -1,6 +1,7 @@
-//! Large strings that are read in pieces. A script that tells the etag of a string has the server
-//! read all of it, a second for 100 MiB in which nobody else is answered: so such a string is brought
-//! once, by a plain GET, its etag is computed here, and its pieces are given from that.
+//! Large keys that are read in pieces. A script that tells the etag of a key has the server read all
+//! of it, half a second for 100 MiB in which nobody else is answered: so such a string is brought
+//! once, by a plain GET, its etag is computed here, and its pieces are given from that. So are those
+//! of a document from the text that the first script told.
 
 use super::Data;
 use super::calls::refused;
@@ -21,12 +22,14 @@ use std::time::Duration;
 
 /// From how many bytes on a string is large.
 const LARGE: u64 = 1 << 20;
+/// From how many bytes on the text of a document is held; shorter ones are read at once.
+const TEXT: usize = 64 << 10;
 /// How long one is held after its last use.
 const HELD: Duration = Duration::from_secs(10);
 /// Of how many large ones the facts are remembered.
 const KNOWN: usize = 64;
 
-/// What is known and held of large strings.
+/// What is known and held of large keys.
 pub(super) struct Large {
     /// A leaf lock, held for moments only.
     known: Mutex<LruCache<Key, ObjectInfo>>,
@@ -60,6 +63,14 @@ fn etag_of(bytes: &[u8]) -> String {
     etag
 }
 
+/// What a text has of a range.
+pub(super) fn cut(bytes: &Bytes, range: &Range<u64>) -> Bytes {
+    let size = bytes.len() as u64;
+    let start = range.start.min(size);
+    let end = range.end.clamp(start, size);
+    bytes.slice(start as usize..end as usize)
+}
+
 impl Data {
     /// Notes a string of which a piece was asked for.
     pub(super) fn note_large(&self, key: &Key, info: &ObjectInfo, told: usize) {
@@ -90,22 +101,53 @@ impl Data {
             }
             _ => {
                 let bytes = self.bring(key, etag).await?;
-                let before = slot.replace(Held {
-                    key: key.clone(),
-                    etag: etag.clone(),
-                    bytes: bytes.clone(),
-                    used: clock::now(),
-                });
-                if before.is_none() {
-                    task::spawn(let_go(Arc::downgrade(&self.0.large)));
-                }
+                self.hold(&mut slot, key, etag, &bytes);
                 bytes
             }
         };
-        let size = bytes.len() as u64;
-        let start = range.start.min(size);
-        let end = range.end.clamp(start, size);
-        Ok(Some((info, bytes.slice(start as usize..end as usize))))
+        Ok(Some((info, cut(&bytes, &range))))
+    }
+
+    fn hold(&self, slot: &mut Option<Held>, key: &Key, etag: &ETag, bytes: &Bytes) {
+        let before = slot.replace(Held {
+            key: key.clone(),
+            etag: etag.clone(),
+            bytes: bytes.clone(),
+            used: clock::now(),
+        });
+        if before.is_none() {
+            task::spawn(let_go(Arc::downgrade(&self.0.large)));
+        }
+    }
+
+    /// Holds the text of a document of which no more than a piece was asked for.
+    pub(super) fn hold_document(&self, key: &Key, info: &ObjectInfo, text: &Bytes, told: usize) {
+        if text.len() < TEXT || text.len() <= told {
+            return;
+        }
+        // Where another is just brought, that is what is read.
+        if let Ok(mut slot) = self.0.large.held.try_lock() {
+            self.hold(&mut slot, key, &info.etag, text);
+            self.0.large.known.lock().put(key.clone(), info.clone());
+        }
+    }
+
+    /// A piece of a version of a document, if that is held.
+    pub(super) async fn document_piece(
+        &self,
+        key: &Key,
+        etag: &ETag,
+        range: Range<u64>,
+    ) -> Option<(ObjectInfo, Bytes)> {
+        let known = self.0.large.known.lock().get(key).cloned();
+        let info = known.filter(|info| info.etag == *etag && !range.is_empty())?;
+        let mut slot = self.0.large.held.lock().await;
+        let held = slot.as_mut()?;
+        if held.key != *key || held.etag != *etag {
+            return None;
+        }
+        held.used = clock::now();
+        Some((info, cut(&held.bytes, &range)))
     }
 
     async fn bring(&self, key: &Key, etag: &ETag) -> Result<Bytes> {
