@@ -79,6 +79,9 @@ pub struct Capabilities {
     pub put_condition: Strength,
     /// Strength of the precondition of `delete`.
     pub delete_condition: Strength,
+    /// Whether a conditional delete whose answer did not get lost, and that finds its object gone,
+    /// means that somebody else has deleted it: also where something on the way sends requests again.
+    pub knows_own_deletes: bool,
     /// Whether `get` honours a range; without, it gives the whole object.
     pub range: bool,
     /// Whether attributes are kept.
@@ -136,6 +139,7 @@ impl Default for Capabilities {
             keeps_bodies: 0,
             put_condition: Strength::None,
             delete_condition: Strength::None,
+            knows_own_deletes: false,
             range: true,
             attributes: AttributeSupport::None,
             set_attributes: false,

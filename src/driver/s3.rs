@@ -25,6 +25,7 @@ mod store;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 mod trust;
 mod upload;
 mod verify;
@@ -381,6 +382,15 @@ impl Bucket {
         Ok(findings)
     }
 
+    /// The strength of the condition of a delete.
+    fn delete_strength(&self) -> Strength {
+        match self.buries() {
+            // Who takes no condition can come between the two requests.
+            true => Strength::Checked,
+            false => self.findings.delete,
+        }
+    }
+
     /// Refuses keys that this service cannot hold: reading one that it takes for another key would
     /// give that one's object.
     fn check_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
@@ -420,7 +430,8 @@ impl Driver for Bucket {
         let writable = !self.account.options.read_only;
         Capabilities {
             put_condition: self.findings.put,
-            delete_condition: self.findings.delete,
+            delete_condition: self.delete_strength(),
+            knows_own_deletes: self.buries(),
             range: true,
             attributes: AttributeSupport::Object,
             set_attributes: writable && self.copies().is_some(),
@@ -429,7 +440,10 @@ impl Driver for Bucket {
             commit_ids: true,
             copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
-            delete_many_condition: self.findings.delete_many_condition,
+            delete_many_condition: match self.buries() {
+                true => Strength::Checked,
+                false => self.findings.delete_many_condition,
+            },
             upload: upload::claimed(&self.findings),
             buckets: true,
             create_bucket: writable,
@@ -468,7 +482,18 @@ impl Driver for Bucket {
                 ),
             )));
         }
-        self.put_raw(key, &body, &options).await
+        tombstone::check(&body)
+            .await
+            .map_err(|error| purpose.name(error))?;
+        let mut making = tombstone::Making::new(self, key, &options.precondition);
+        let mut options = options;
+        loop {
+            options.precondition = making.condition.clone();
+            let made = self.put_raw(key, &body, &options).await;
+            if let Some(made) = making.after(made).await? {
+                return Ok(made);
+            }
+        }
     }
 
     async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
@@ -481,9 +506,12 @@ impl Driver for Bucket {
             )));
         }
         precondition
-            .require(self.findings.delete, "delete")
+            .require(self.delete_strength(), "delete")
             .map_err(|error| purpose.name(error))?;
-        self.delete_raw(key, &precondition).await
+        match &precondition {
+            Precondition::IfMatch(etag) if self.buries() => self.bury(key, etag).await,
+            _ => self.delete_raw(key, &precondition).await,
+        }
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page> {
@@ -512,7 +540,15 @@ impl Driver for Bucket {
             .destination
             .require(copy.destination, "copy")
             .map_err(|error| destination.name(error))?;
-        self.copy_object(from, to, &options).await
+        let mut making = tombstone::Making::new(self, to, &options.destination);
+        let mut options = options;
+        loop {
+            options.destination = making.condition.clone();
+            let made = self.copy_object(from, to, &options).await;
+            if let Some(made) = making.after(made).await? {
+                return Ok(made);
+            }
+        }
     }
 
     async fn set_attributes(
@@ -532,6 +568,9 @@ impl Driver for Bucket {
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {
         if !self.findings.delete_many {
             return Err(Error::unsupported("delete_many"));
+        }
+        if self.buries() && removals.iter().any(|removal| removal.if_match.is_some()) {
+            return self.bury_many(removals).await;
         }
         self.delete_objects(removals, self.findings.delete_many_condition)
             .await

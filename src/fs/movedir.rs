@@ -270,7 +270,7 @@ impl Fs {
     ) -> FsResult<bool> {
         let (old, new) = (&moving.from, &moving.to);
         let count = entries.len();
-        let many = count > 1 && self.deletes_many();
+        let many = self.deletes_many() && (count > 1 || self.capabilities.knows_own_deletes);
         let there = !self.capabilities.rename
             && super::commit::same_conditions(&self.capabilities, &self.if_absent());
         let width = if there { COPIES } else { WIDTH };
@@ -306,15 +306,26 @@ impl Fs {
             moved.sort_by(|(a, _, _), (b, _, _)| a.key.cmp(&b.key));
             let gone = self.remove_sources(old, &moved).await;
             let mut gone = gone.into_iter();
-            moved.retain(|_| match gone.next() {
+            let mut others = Vec::new();
+            moved.retain(|(entry, to, copied)| match gone.next() {
                 Some(Ok(())) => true,
-                Some(Err(error)) if vanished(&error) => false,
+                Some(Err(error)) if vanished(&error) => {
+                    if let (Copied::There(Some(now)), false) = (copied, error.maybe_applied()) {
+                        others.push((entry.key.clone(), to.clone(), now.etag.clone()));
+                    }
+                    false
+                }
                 Some(Err(error)) => {
                     failed.get_or_insert(error);
                     false
                 }
                 None => false,
             });
+            for (from, to, etag) in others {
+                if let Err(error) = self.take_back_lost(&from, &to, &etag).await {
+                    failed.get_or_insert(error);
+                }
+            }
         }
         let whole = moved.len() == count;
         for (entry, to, copied) in moved {

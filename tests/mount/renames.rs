@@ -31,6 +31,12 @@ pub fn trials() -> Vec<Trial> {
             "renames::what_another_mount_writes_into_a_moving_directory_is_not_lost",
             what_another_mount_writes_into_a_moving_directory_is_not_lost,
         ),
+        trial_as(
+            patient,
+            &[SERVER],
+            "renames::of_two_mounts_that_rename_the_same_one_wins",
+            of_two_mounts_that_rename_the_same_one_wins,
+        ),
     ]
 }
 
@@ -197,5 +203,51 @@ fn what_another_mount_writes_into_a_moving_directory_is_not_lost(place: &Place) 
         place.iter().any(|key| all.contains_key(key))
     });
     assert_eq!(originals.count(), FILES);
+    assert_eq!(bucket.records(), 0);
+}
+
+fn of_two_mounts_that_rename_the_same_one_wins(place: &Place) {
+    let rounds = if long() { 300 } else { 40 };
+    let bucket = Bucket::new();
+    bucket.fill("f", rounds);
+    bucket.fill("d", 70);
+    let mounts = [
+        bucket.mount(place, "a", true),
+        bucket.mount(place, "b", true),
+    ];
+    // Each as a program that takes jobs from a queue does.
+    let race = |from: &str, to: [&str; 2]| {
+        let begin = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let racers = [0, 1].map(|at| {
+                let (mount, begin) = (&mounts[at], &begin);
+                let (old, new) = (mount.path(from), mount.path(to[at]));
+                scope.spawn(move || {
+                    fs::symlink_metadata(&old).unwrap();
+                    begin.wait();
+                    fs::rename(old, new)
+                })
+            });
+            racers.map(|racer| racer.join().unwrap())
+        })
+    };
+    for number in 0..rounds {
+        let to = [0, 1].map(|at| format!("{at}-{number}"));
+        let ends = race(&format!("f/{}", name(number)), [&to[0], &to[1]]);
+        let won: Vec<usize> = (0..2).filter(|at| ends[*at].is_ok()).collect();
+        assert_eq!(won.len(), 1, "{number}: {ends:?}");
+        let lost = ends[1 - won[0]].as_ref().unwrap_err();
+        assert_eq!(lost.raw_os_error(), Some(libc::ENOENT), "{number}");
+        let all = bucket.all();
+        assert_eq!(all.get(&to[won[0]]), Some(&text(number)));
+        assert!(!all.contains_key(&to[1 - won[0]]), "{number}");
+    }
+    let _ = race("d", ["one", "other"]);
+    let all = bucket.all();
+    for number in 0..70 {
+        let places = ["d", "one", "other"].map(|dir| format!("{dir}/{}", name(number)));
+        let found = places.iter().filter(|key| all.contains_key(*key)).count();
+        assert_eq!(found, 1, "{number}");
+    }
     assert_eq!(bucket.records(), 0);
 }

@@ -20,6 +20,21 @@ pub(super) const MOST: usize = 1000;
 
 impl Bucket {
     pub(super) async fn list_page(&self, request: &ListRequest) -> Result<Page> {
+        let mut page = self.told_page(request).await?;
+        self.without_tombstones(&mut page.entries);
+        while page.entries.is_empty() && page.next.is_some() {
+            // Nothing but tombstones, which would look as if there were nothing.
+            let next = ListRequest {
+                token: page.next,
+                ..request.clone()
+            };
+            page = self.told_page(&next).await?;
+            self.without_tombstones(&mut page.entries);
+        }
+        Ok(page)
+    }
+
+    async fn told_page(&self, request: &ListRequest) -> Result<Page> {
         let purpose = Purpose::of("list", Some(&request.prefix));
         let after = request.start_after.as_ref();
         if [Some(&request.prefix), after]

@@ -2,7 +2,7 @@
 
 use super::refusal::{Failed, Purpose};
 use super::store::{Call, Outgoing};
-use super::{Bucket, meta, verify, xml};
+use super::{Bucket, meta, tombstone, verify, xml};
 use crate::driver::web as connection;
 use crate::driver::{
     Attributes, Body, CommitId, ETag, Error, ErrorKind, GetOptions, GetOutcome, Object, ObjectInfo,
@@ -83,6 +83,19 @@ impl Bucket {
     /// The facts of an object and all headers that told them; `None` when it is still the version
     /// of `if_none_match`.
     pub(super) async fn look(
+        &self,
+        key: &Key,
+        if_match: Option<&ETag>,
+        if_none_match: Option<&ETag>,
+    ) -> std::result::Result<Option<(ObjectInfo, HeaderMap)>, Failed> {
+        match self.look_at(key, if_match, if_none_match).await? {
+            Some((info, _)) if tombstone::is(&info) => Err(tombstone::absent()),
+            told => Ok(told),
+        }
+    }
+
+    /// The same, of tombstones too.
+    pub(super) async fn look_at(
         &self,
         key: &Key,
         if_match: Option<&ETag>,
@@ -221,6 +234,9 @@ impl Bucket {
             (0..size, Some(size))
         };
         let info = meta::info(&parts.headers, key, size)?;
+        if tombstone::is(&info) {
+            return Err(tombstone::absent());
+        }
         let class = parts.headers.get(meta::STORAGE_CLASS);
         self.target.classes.told(key, class);
         if options

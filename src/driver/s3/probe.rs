@@ -36,6 +36,8 @@ pub(super) struct Findings {
     pub delete_many: bool,
     /// Strength of the condition that each of those keys may have.
     pub delete_many_condition: Strength,
+    /// Whether an object of fixed bytes has the etag that their MD5 is, where deletes need that.
+    pub tombstones: bool,
     /// Whether objects can be sent in parts.
     pub upload: bool,
     /// Strength of the condition under which parts become an object; below atomic it is this
@@ -75,6 +77,7 @@ impl Findings {
         copy: None,
         delete_many: false,
         delete_many_condition: Strength::None,
+        tombstones: false,
         upload: false,
         complete: Strength::None,
         part_copy: Strength::None,
@@ -356,6 +359,12 @@ impl Probe<'_> {
             Strength::None => Strength::None,
             held => held.min(probe.batch().await?),
         };
+        findings.tombstones = findings.delete == Strength::None
+            && findings.put == Strength::Atomic
+            && match self.bucket.knows_tombstones(self.d).await {
+                Err(error) if error.retryable() => return Err(error),
+                known => known.unwrap_or(false),
+            };
         let keys = [self.a, self.b, self.c, self.d];
         let all = keys.map(|key| Removal::from(key.clone()));
         findings.delete_many = match self.bucket.delete_objects(&all, Strength::None).await {

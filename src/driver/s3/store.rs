@@ -6,6 +6,7 @@ use super::refusal::{Failed, Refusal, is_page};
 use super::restated::Restated;
 use super::sign::{self, Credentials};
 use super::site::Site;
+use super::tombstone::Unsettled;
 use super::verify::Etags;
 use super::{StaticCredentials, meta, trust, xml};
 use crate::clock::{self, Instant};
@@ -69,6 +70,8 @@ pub(super) struct Target {
     pub classes: Classes,
     /// What is being copied onto itself.
     pub restated: Restated,
+    /// Deletes whose answer was lost.
+    pub unsettled: Unsettled,
 }
 
 impl Target {
@@ -80,6 +83,7 @@ impl Target {
             etags: Arc::default(),
             classes: Classes::default(),
             restated: Restated::default(),
+            unsettled: Unsettled::default(),
         }
     }
 

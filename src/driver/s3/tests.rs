@@ -6,6 +6,7 @@ mod kept;
 mod lines;
 mod parts;
 mod requests;
+mod tombstones;
 
 use super::probe::Findings;
 use super::store::Target;
@@ -55,6 +56,7 @@ async fn serve_with(
                 }
             }
             heads.push(String::from_utf8_lossy(&request).to_lowercase());
+            let answer = answer.replace("{commit}", commit(&heads));
             // Without an answer it waits until the client gives up.
             if !answer.is_empty() {
                 // The client may have gone away.
@@ -86,6 +88,15 @@ async fn serve_with(
         first: Arc::default(),
     };
     (bucket, server)
+}
+
+/// What the last request that told one was told as.
+fn commit(heads: &[String]) -> &str {
+    let told = heads.iter().rev().find_map(|head| {
+        let (_, rest) = head.split_once("x-amz-meta-bucketfs-commit: ")?;
+        rest.split_whitespace().next()
+    });
+    told.unwrap_or_default()
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {

@@ -4,7 +4,7 @@ use super::probe::Findings;
 use super::refusal::{Failed, Purpose, Refusal};
 use super::site::{self, Query};
 use super::store::{Call, Outgoing};
-use super::{Bucket, MAX_OBJECT, meta, object, xml};
+use super::{Bucket, MAX_OBJECT, meta, object, tombstone, xml};
 use crate::driver::{
     Body, CommitId, ETag, Error, ErrorKind, ObjectInfo, Precondition, PutOptions, Result, SETTLING,
     Strength, Upload, UploadLimits,
@@ -462,7 +462,13 @@ impl Upload for S3Upload {
             .await
             .map_err(|error| purpose.name(error))?;
         if strength == Strength::Atomic || precondition == Precondition::None {
-            return self.complete_raw(&precondition).await;
+            let mut making = tombstone::Making::new(&self.bucket, &self.key, &precondition);
+            loop {
+                let made = self.complete_raw(&making.condition).await;
+                if let Some(made) = making.after(made).await? {
+                    return Ok(made);
+                }
+            }
         }
         self.look_before(&precondition)
             .await

@@ -8,8 +8,9 @@ use crate::fs::Fs;
 use crate::key::Key;
 use std::collections::HashMap;
 
-/// How many of them are looked at again by one request before they are deleted, where the store
-/// takes no conditions for that: a write that comes between the two is lost.
+/// How many of them are looked at again by one request before they are deleted, or marked each by
+/// one, where the store takes no conditions for that. Where they are looked at, a write that comes
+/// between the two is lost.
 const LOOKED_AT: usize = 100;
 
 impl Fs {
@@ -29,7 +30,7 @@ impl Fs {
     ) -> Vec<Result<(), Error>> {
         let mut most = self.capabilities.delete_many.unwrap_or(1).max(1);
         let blind = self.capabilities.delete_many_condition == Strength::None;
-        if blind {
+        if blind || self.capabilities.knows_own_deletes {
             most = most.min(LOOKED_AT);
         }
         let mut results = Vec::with_capacity(copied.len());
@@ -107,6 +108,25 @@ impl Fs {
                 false => Err(changed()),
             })
             .collect())
+    }
+
+    /// Takes back the copy of what somebody else has moved away or removed first, where that is
+    /// certain.
+    pub(in crate::fs) async fn take_back_lost(
+        &self,
+        from: &Key,
+        to: &Key,
+        etag: &ETag,
+    ) -> Result<(), Error> {
+        if !self.capabilities.knows_own_deletes {
+            return Ok(());
+        }
+        match self.driver.head(from).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.take_back(to, etag).await,
+            // The next round meets another version.
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The version of a source that may be deleted, where the store holds that.
