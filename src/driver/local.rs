@@ -94,6 +94,8 @@ struct Means {
 /// An open directory.
 #[derive(Debug)]
 struct Store {
+    /// The directory as the URL names it, for messages.
+    path: PathBuf,
     root: Root,
     tmp: TmpDir,
     /// Whether the filesystem keeps user xattrs.
@@ -140,6 +142,7 @@ impl Store {
         let root = Root::new(fd);
         let tmp = TmpDir::new(root.fd().clone());
         let mut store = Store {
+            path: path.to_owned(),
             xattrs: attributes::keeps_xattrs(root.fd()),
             exchange: false,
             watch: watch::tells_all(root.fd()),
@@ -158,6 +161,19 @@ impl Store {
             store.tmp.sweep();
         }
         Ok(store)
+    }
+
+    /// Refuses once the directory itself was removed. Nothing is found in it then, nothing can be
+    /// made, and it does not come back: asked where nothing was found, and where something failed.
+    fn require_root(&self) -> Result<()> {
+        if root::fstat(self.root.fd())?.st_nlink > 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "the directory {} was removed while it was mounted: unmount, make it again, and mount",
+            self.path.display()
+        );
+        Err(Error::new(ErrorKind::Unavailable, what).retry(false))
     }
 
     /// Whether two names can be exchanged, found out with two names of our own.
@@ -211,7 +227,10 @@ impl Local {
     ) -> Result<T> {
         let store = self.0.clone();
         let own = key.clone();
-        blocking(operation, key, move || run(&store, &own)).await
+        blocking(operation, key, move || {
+            run(&store, &own).or_else(|error| store.require_root().and(Err(error)))
+        })
+        .await
     }
 }
 

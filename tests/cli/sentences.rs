@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 pub fn trials() -> Vec<Trial> {
     let missing = no_fuse();
-    let list: [(&str, fn()); 7] = [
+    let list: [(&str, fn()); 8] = [
         ("sentences::an_invalid_document", an_invalid_document),
         ("sentences::a_name_that_the_store_denies", a_denied_name),
         (
@@ -18,6 +18,10 @@ pub fn trials() -> Vec<Trial> {
         ),
         ("sentences::what_is_too_much", what_is_too_much),
         ("sentences::a_store_that_is_down", a_store_that_is_down),
+        (
+            "sentences::a_store_that_was_removed",
+            a_store_that_was_removed,
+        ),
         (
             "sentences::a_panic_is_one_failed_request",
             a_panic_is_one_failed_request,
@@ -208,6 +212,56 @@ fn a_store_that_is_down() {
         assert_eq!(why(&place, "file"), sentence, "{fault}");
         assert_eq!(std::fs::read(place.path("mnt/file")).unwrap(), b"precious");
     }
+}
+
+fn a_store_that_was_removed() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("store")).unwrap();
+    std::fs::write(place.path("store/old"), "old").unwrap();
+    let url = format!("file://{}", place.text("store"));
+    let said = place.run(&["mount", &url, &place.text("mnt")]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let pid = place.pid();
+    let look = |name: &str| {
+        let looked = std::fs::symlink_metadata(place.mnt().join(name));
+        looked.err().and_then(|error| error.raw_os_error())
+    };
+    assert_eq!(look("old"), None);
+    let listed = || std::fs::read_dir(place.mnt()).and_then(|mut names| names.next().transpose());
+    assert!(listed().unwrap().is_some());
+
+    let mut new = File::create(place.path("mnt/new")).unwrap();
+    new.write_all(b"new").unwrap();
+
+    std::fs::remove_dir_all(place.path("store")).unwrap();
+    // The kernel may believe for a while that a name is absent which it asked for too early.
+    let mut names = (0..).map(|i| format!("never{i}"));
+    eventually("the mount hears of it", || {
+        look(&names.next().unwrap()) == Some(libc::EIO)
+    });
+    let refused = listed().expect_err("it is no empty directory");
+    assert_eq!(refused.raw_os_error(), Some(libc::EIO));
+    eventually("what was known is asked for", || {
+        look("old") == Some(libc::EIO)
+    });
+    let made = std::fs::create_dir(place.path("mnt/dir")).unwrap_err();
+    assert_eq!(made.raw_os_error(), Some(libc::EIO));
+    let unsent = new.sync_all().unwrap_err();
+    assert_eq!(unsent.raw_os_error(), Some(libc::EIO));
+    drop(new);
+    let store = place.text("store");
+    let sentence = format!(
+        "put \"new\": the directory {store} was removed while it was mounted: unmount, make it again, and mount"
+    );
+    assert_eq!(why(&place, "new"), format!("EIO: {sentence}"));
+
+    let said = place.run(&["umount", &place.text("mnt")]);
+    assert_eq!(said.code, Some(8), "{said:?}");
+    assert!(said.stdout.contains(&sentence), "{said:?}");
+    eventually("the daemon has ended", || !runs(pid));
+    let kept = said.stdout.trim_end().rsplit_once(" are kept as ");
+    let kept = std::fs::read(kept.expect("where they are").1);
+    assert_eq!(kept.unwrap(), b"new");
 }
 
 fn a_panic_is_one_failed_request() {

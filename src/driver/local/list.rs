@@ -206,6 +206,9 @@ impl Store {
         if !walk.levels.is_empty() {
             page.page.next = Some(self.listings.keep(page.walk));
         }
+        if page.page.entries.is_empty() {
+            self.require_root()?;
+        }
         Ok(page.page)
     }
 

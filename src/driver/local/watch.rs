@@ -128,7 +128,9 @@ pub(super) async fn watch(
         ended: false,
     };
     let feed = blocking("watch", prefix, move || {
+        feed.watch_above();
         feed.add(Watched::default(), false)?;
+        feed.store.require_root()?;
         Ok(feed)
     })
     .await?;
@@ -168,6 +170,16 @@ pub(super) async fn watch(
 }
 
 impl Feed {
+    /// Watches the directory that the root is in, as far as that is ours to read: a directory that
+    /// is open does not tell of its own removal. It comes before the root, which may be its own.
+    fn watch_above(&mut self) {
+        let above = proc_path(self.store.root.fd()) + "/..";
+        let mask = WatchMask::DELETE | WatchMask::ONLYDIR;
+        if let Err(cause) = self.watches.add(above, mask) {
+            log::debug!("file: the directory above the root cannot be watched: {cause}");
+        }
+    }
+
     /// Watches a directory and those in it. With `tell`, everything found there is new.
     fn add(&mut self, top: Watched, tell: bool) -> Result<()> {
         let mut todo = vec![top];
@@ -307,7 +319,13 @@ impl Feed {
             self.queue.push_back(Ok(Change::Lost));
             return;
         }
-        let (Some(dir), Some(name)) = (self.dirs.get(&event.wd), &event.name) else {
+        let Some(dir) = self.dirs.get(&event.wd) else {
+            if let Err(error) = self.store.require_root() {
+                self.end(error);
+            }
+            return;
+        };
+        let Some(name) = &event.name else {
             return;
         };
         let is_dir = mask.contains(EventMask::ISDIR);

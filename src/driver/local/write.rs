@@ -120,7 +120,7 @@ impl Store {
                 "a delete cannot have the condition that there is nothing",
             ));
         }
-        let absent = || precondition.check(None);
+        let absent = || self.require_root().and_then(|()| precondition.check(None));
         for () in attempts() {
             let Some(dir) = self.root.lock_dir(|| self.root.find_dir(&path.dirs))? else {
                 return absent();
