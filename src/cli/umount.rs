@@ -57,6 +57,8 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
     };
     let shown = dir.display();
     let pid = listed.record.pid;
+    // Afterwards the path does not tell.
+    let line = point::mounted_at(dir).ok().flatten();
     let mut progress = Progress::new();
     let mut outcome = Err(Failure::other("the daemon gave no answer"));
     control::ask(&listed.socket()?, &request, SILENCE, |answer| {
@@ -83,8 +85,18 @@ fn ask(dir: &Path, listed: &Listed, timeout: Duration, lazy: bool) -> Result<Exi
     let (report, detached) = outcome?;
     let mut said = Ok(());
     if detached {
+        let copies = line.map(|line| point::copies(line.device));
+        let copies = copies.unwrap_or_default().join(", ");
+        if !lazy {
+            conclude(&report)?;
+            return Err(elsewhere(&shown.to_string(), pid, &copies));
+        }
+        let and = match &copies[..] {
+            "" => String::new(),
+            copies => format!(", and the mount is gone from {copies}"),
+        };
         said = say(format!(
-            "{shown} is out of the tree; process {pid} goes on until the last open file is closed"
+            "{shown} is out of the tree; process {pid} goes on until the last open file is closed{and}"
         ));
     } else if !listed.record.wait_gone(ENDING) {
         return Err(Failure::new(
@@ -138,6 +150,17 @@ fn conclude(report: &DrainReport) -> Result<Exit, Failure> {
             "{} could not be sent; {bytes}",
             counted(report.unsent.len() as u64, "file")
         ),
+    ))
+}
+
+/// The mount was not in use, and its session goes on: something else than open files holds it.
+fn elsewhere(dir: &str, pid: u32, copies: &str) -> Failure {
+    let copies = match copies {
+        "" => "a place that does not show here, such as a container",
+        copies => copies,
+    };
+    Failure::mount_point(format!(
+        "{dir} is unmounted, and process {pid} goes on, for the mount is also at {copies}; unmount it there, or have kill {pid} end it everywhere"
     ))
 }
 

@@ -3,6 +3,7 @@
 use crate::exit::{Exit, Failure};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::UnmountFlags;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -47,7 +48,12 @@ impl MountLine {
 
 /// All mounts that this process sees, lower ones first. Reading it asks no daemon.
 pub fn table() -> io::Result<Vec<MountLine>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
+    table_of(Path::new("/proc/self"))
+}
+
+/// All mounts that a process sees, by its directory in `/proc`.
+fn table_of(process: &Path) -> io::Result<Vec<MountLine>> {
+    let text = std::fs::read(process.join("mountinfo"))?;
     Ok(text
         .split(|byte| *byte == b'\n')
         .filter_map(parse_line)
@@ -276,8 +282,45 @@ pub fn users(dir: &Path) -> Vec<String> {
     receiver.try_iter().collect()
 }
 
-/// How many users are told.
+/// How many users or copies are told.
 const USERS: usize = 5;
+
+/// Where a device is mounted, as far as `/proc` shows it in time: `PATH` for bind mounts that this
+/// process sees, `PATH in the mount namespace of process PID (NAME)` for others; at most a few.
+pub fn copies(of: (u32, u32)) -> Vec<String> {
+    let looking = move || {
+        // Each mount has a number of its own, in whatever namespace it is.
+        let mut seen = HashSet::new();
+        let mut copies = Vec::new();
+        let others = entries(Path::new("/proc")).filter_map(|process| {
+            let pid: u32 = process.file_name()?.to_str()?.parse().ok()?;
+            Some((process, Some(pid)))
+        });
+        for (process, pid) in std::iter::once(("/proc/self".into(), None)).chain(others) {
+            for line in table_of(&process).unwrap_or_default() {
+                if line.device != of || !seen.insert(line.id) || copies.len() == USERS {
+                    continue;
+                }
+                let path = line.path.display();
+                copies.push(match pid {
+                    None => path.to_string(),
+                    Some(pid) => {
+                        let user = named(&process, pid);
+                        format!("{path} in the mount namespace of process {user}")
+                    }
+                });
+            }
+        }
+        copies
+    };
+    within(PATIENCE, looking).unwrap_or_default()
+}
+
+/// `PID (NAME)` of a process, by its directory in `/proc`.
+fn named(process: &Path, pid: u32) -> String {
+    let name = std::fs::read(process.join("comm")).unwrap_or_default();
+    format!("{pid} ({})", String::from_utf8_lossy(name.trim_ascii()))
+}
 
 /// Those that have something of a device open or mapped, as far as `/proc` shows it to this user.
 /// Paths would not tell: they may lead below the mount, or be those of another mount namespace.
@@ -292,10 +335,7 @@ fn look_for_users(of: (u32, u32)) -> impl Iterator<Item = String> {
     };
     entries(Path::new("/proc")).filter_map(move |process| {
         let pid: u32 = process.file_name()?.to_str()?.parse().ok()?;
-        uses(&process).then(|| {
-            let name = std::fs::read(process.join("comm")).unwrap_or_default();
-            format!("{pid} ({})", String::from_utf8_lossy(name.trim_ascii()))
-        })
+        uses(&process).then(|| named(&process, pid))
     })
 }
 

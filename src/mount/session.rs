@@ -12,6 +12,7 @@ use fuser::{MountOption, SessionACL};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -99,6 +100,8 @@ pub struct Session {
     device: Option<(u32, u32)>,
     /// Becomes true when the last FUSE thread has ended.
     ended: watch::Receiver<bool>,
+    /// Whether it was away and went on: its end was waited for in vain once.
+    lingers: AtomicBool,
 }
 
 /// What came of unmounting.
@@ -106,7 +109,8 @@ pub struct Session {
 pub enum Unmounted {
     /// The session has ended.
     Gone,
-    /// It was busy: it is out of the tree, and ends with its last open file.
+    /// It is out of the tree, and ends with its last open file and its last copy in another mount
+    /// namespace.
     Detached,
 }
 
@@ -152,6 +156,7 @@ impl Session {
             runtime: runtime.clone(),
             device,
             ended,
+            lingers: AtomicBool::new(false),
         };
         std::thread::Builder::new()
             .name("session-end".into())
@@ -202,9 +207,16 @@ impl Session {
             }
             other => other?,
         }
-        match tokio::time::timeout(ENDING, self.ended()).await {
+        let patience = match self.lingers.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => ENDING,
+        };
+        match tokio::time::timeout(patience, self.ended()).await {
             Ok(()) => Ok(Unmounted::Gone),
-            Err(_) => Ok(Unmounted::Detached),
+            Err(_) => {
+                self.lingers.store(true, Ordering::Relaxed);
+                Ok(Unmounted::Detached)
+            }
         }
     }
 

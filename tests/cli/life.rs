@@ -1,12 +1,13 @@
 //! The life of a mount, through the kernel.
 
-use crate::harness::{Place, end, eventually, finish, kill, no_fuse, runs};
+use crate::harness::{Place, end, eventually, finish, has_program, kill, no_fuse, runs};
 use crate::unless;
 use libtest_mimic::Trial;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub fn trials() -> Vec<Trial> {
@@ -66,6 +67,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         unless(missing, "life::why_tells_the_reason", why_tells_the_reason),
         unless(not_root, "life::others_unmount", others_unmount),
+        unless(
+            not_root.or((!has_program("unshare")).then_some("needs unshare")),
+            "life::a_copy_in_another_mount_namespace_is_told",
+            a_copy_in_another_mount_namespace_is_told,
+        ),
         unless(
             not_root,
             "life::the_kernel_reads_ahead",
@@ -187,6 +193,49 @@ fn a_busy_mount_stays() {
     assert!(!place.is_mounted() && runs(pid));
     drop(open);
     eventually("the daemon ends with the last open file", || !runs(pid));
+}
+
+fn a_copy_in_another_mount_namespace_is_told() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("store")).unwrap();
+    let (url, mnt) = (format!("file://{}", place.text("store")), place.text("mnt"));
+    let said = place.run(&["mount", &url, &mnt]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let daemon = place.pid();
+    // It opens a file only when the mount is away here, and leaves it open.
+    let script =
+        "touch ready; read go; exec 3> mnt/file; echo pending >&3; touch written; read end";
+    let mut other = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .current_dir(place.path(""))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It ends with its input, also when this test fails.
+    let mut input = other.stdin.take().unwrap();
+    eventually("the namespace is there", || place.path("ready").exists());
+
+    let said = place.run(&["umount", &mnt]);
+    assert_eq!(said.code, Some(6), "{said:?}");
+    let copy = format!(
+        "the mount is also at {mnt} in the mount namespace of process {} (sh)",
+        other.id()
+    );
+    assert!(said.stderr.contains(&copy), "{said:?}");
+    assert!(!place.is_mounted() && runs(daemon));
+    input.write_all(b"go\n").unwrap();
+    eventually("the copy is written to", || place.path("written").exists());
+
+    // The end was waited for already, and is not again.
+    kill(daemon, Signal::TERM);
+    let began = Instant::now();
+    eventually("the daemon ends by a signal", || !runs(daemon));
+    let took = began.elapsed();
+    drop(input);
+    other.wait().unwrap();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let sent = std::fs::read_to_string(place.path("store/file"));
+    assert_eq!(sent.unwrap(), "pending\n");
 }
 
 /// `cd mnt && bucketfs mount URL .` leaves the shell in the directory below the mount.

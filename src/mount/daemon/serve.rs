@@ -236,10 +236,10 @@ async fn asked(
                 },
             )
             .await;
-            // Whoever has files open goes on with them, as after umount -l.
+            // Whoever has files open, or a copy of the mount, goes on with them, as after umount -l.
             tokio::select! {
                 () = session.ended() => {}
-                name = signals.end() => log::info!("{name}: not waiting for open files"),
+                name = signals.end() => log::info!("{name}: not waiting for open files and copies of the mount"),
             }
             true
         }
