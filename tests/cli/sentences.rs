@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 pub fn trials() -> Vec<Trial> {
     let missing = no_fuse();
-    let list: [(&str, fn()); 8] = [
+    let list: [(&str, fn()); 9] = [
         ("sentences::an_invalid_document", an_invalid_document),
         ("sentences::a_name_that_the_store_denies", a_denied_name),
         (
@@ -18,6 +18,10 @@ pub fn trials() -> Vec<Trial> {
         ),
         ("sentences::what_is_too_much", what_is_too_much),
         ("sentences::a_store_that_is_down", a_store_that_is_down),
+        (
+            "sentences::a_directory_that_cannot_be_listed",
+            a_directory_that_cannot_be_listed,
+        ),
         (
             "sentences::a_store_that_was_removed",
             a_store_that_was_removed,
@@ -211,6 +215,19 @@ fn a_store_that_is_down() {
         assert_eq!(write(&place, "file", b"precious"), Some(errno), "{fault}");
         assert_eq!(why(&place, "file"), sentence, "{fault}");
         assert_eq!(std::fs::read(place.path("mnt/file")).unwrap(), b"precious");
+    }
+}
+
+/// The error is one of the directory, which is in the way of every name in it.
+fn a_directory_that_cannot_be_listed() {
+    for kind in ["denied", "unavailable"] {
+        let place = Place::new();
+        faulty(&place, &format!("list:error={kind}"));
+        let looked = std::fs::symlink_metadata(place.path("mnt/dir/file"));
+        looked.expect_err("its directory cannot be looked up");
+        let told = why(&place, "dir/file");
+        let sentence = "injected fault: the request was not sent";
+        assert!(told.contains(sentence), "{told}");
     }
 }
 
