@@ -280,6 +280,31 @@ async fn a_foreign_version_is_found_by_lookup_after_the_ttl() {
     assert_eq!(mount.fs.status().inodes, 1);
 }
 
+/// What `git gc` does: the objects go into a pack, and then away.
+#[tokio::test(start_paused = true)]
+async fn what_others_remove_is_missed_before_what_they_made_is_seen() {
+    for (ttl, seen) in [(None, false), (Some(Duration::ZERO), true)] {
+        let world = World::memory();
+        world.put("loose/a", "object").await;
+        world.put("pack/old", "pack").await;
+        let with = |options: &mut bucketfs::fs::FsOptions| {
+            options.metadata_ttl = ttl.unwrap_or(options.metadata_ttl);
+            options.negative_ttl = options.metadata_ttl;
+        };
+        let mount = world.mount_with(with, false);
+        assert_eq!(mount.ls("pack").await.unwrap(), ["old"]);
+        assert_eq!(mount.cat("loose/a").await.unwrap(), "object");
+        world.put("pack/new", "pack").await;
+        world.delete("loose/a").await;
+        half_a_second().await;
+        assert!(mount.cat("loose/a").await.is_err());
+        assert_eq!(mount.exists("pack/new").await, seen);
+        assert_eq!(mount.ls("pack").await.unwrap().len() == 2, seen);
+        later().await;
+        assert!(mount.exists("pack/new").await);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_that_became_a_directory_gets_another_inode() {
     let world = World::memory();
