@@ -382,15 +382,6 @@ impl Bucket {
         Ok(findings)
     }
 
-    /// The strength of the condition of a delete.
-    fn delete_strength(&self) -> Strength {
-        match self.buries() {
-            // Who takes no condition can come between the two requests.
-            true => Strength::Checked,
-            false => self.findings.delete,
-        }
-    }
-
     /// Refuses keys that this service cannot hold: reading one that it takes for another key would
     /// give that one's object.
     fn check_key(&self, key: &Key, purpose: &Purpose<'_>) -> Result<()> {
@@ -440,10 +431,7 @@ impl Driver for Bucket {
             commit_ids: true,
             copy: self.copies(),
             delete_many: self.findings.delete_many.then_some(bucket::MOST),
-            delete_many_condition: match self.buries() {
-                true => Strength::Checked,
-                false => self.findings.delete_many_condition,
-            },
+            delete_many_condition: self.delete_many_strength(),
             upload: upload::claimed(&self.findings),
             buckets: true,
             create_bucket: writable,
@@ -482,18 +470,7 @@ impl Driver for Bucket {
                 ),
             )));
         }
-        tombstone::check(&body)
-            .await
-            .map_err(|error| purpose.name(error))?;
-        let mut making = tombstone::Making::new(self, key, &options.precondition);
-        let mut options = options;
-        loop {
-            options.precondition = making.condition.clone();
-            let made = self.put_raw(key, &body, &options).await;
-            if let Some(made) = making.after(made).await? {
-                return Ok(made);
-            }
-        }
+        self.put_behind(key, &body, options).await
     }
 
     async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
@@ -540,15 +517,7 @@ impl Driver for Bucket {
             .destination
             .require(copy.destination, "copy")
             .map_err(|error| destination.name(error))?;
-        let mut making = tombstone::Making::new(self, to, &options.destination);
-        let mut options = options;
-        loop {
-            options.destination = making.condition.clone();
-            let made = self.copy_object(from, to, &options).await;
-            if let Some(made) = making.after(made).await? {
-                return Ok(made);
-            }
-        }
+        self.copy_behind(from, to, options).await
     }
 
     async fn set_attributes(

@@ -20,18 +20,16 @@ pub(super) const MOST: usize = 1000;
 
 impl Bucket {
     pub(super) async fn list_page(&self, request: &ListRequest) -> Result<Page> {
-        let mut page = self.told_page(request).await?;
-        self.without_tombstones(&mut page.entries);
-        while page.entries.is_empty() && page.next.is_some() {
-            // Nothing but tombstones, which would look as if there were nothing.
-            let next = ListRequest {
-                token: page.next,
-                ..request.clone()
-            };
-            page = self.told_page(&next).await?;
+        let mut request = request.clone();
+        loop {
+            let mut page = self.told_page(&request).await?;
             self.without_tombstones(&mut page.entries);
+            if !page.entries.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            // Nothing but tombstones, which would look as if there were nothing.
+            request.token = page.next;
         }
-        Ok(page)
     }
 
     async fn told_page(&self, request: &ListRequest) -> Result<Page> {

@@ -16,8 +16,8 @@ use super::xml::Complaint;
 use super::{Bucket, meta};
 use crate::clock::{self, Instant};
 use crate::driver::{
-    Attributes, Body, CommitId, ETag, Error, ErrorKind, ListEntry, ObjectInfo, Precondition,
-    Removal, Result, Strength,
+    Attributes, Body, CommitId, CopyOptions, ETag, Error, ErrorKind, ListEntry, ObjectInfo,
+    Precondition, PutOptions, Removal, Result, Strength,
 };
 use crate::key::Key;
 use crate::task;
@@ -139,6 +139,23 @@ impl Bucket {
         self.findings.tombstones && self.findings.delete == Strength::None
     }
 
+    /// The strength of the condition of a delete.
+    pub(super) fn delete_strength(&self) -> Strength {
+        match self.buries() {
+            // Who takes no condition can come between the two requests.
+            true => Strength::Checked,
+            false => self.findings.delete,
+        }
+    }
+
+    /// The same where many keys are deleted.
+    pub(super) fn delete_many_strength(&self) -> Strength {
+        match self.buries() {
+            true => Strength::Checked,
+            false => self.findings.delete_many_condition,
+        }
+    }
+
     async fn there(&self, key: &Key) -> Result<There> {
         match self.look_at(key, None, None).await {
             Ok(Some((info, _))) => Ok(match kind_of(&info) {
@@ -240,6 +257,42 @@ impl Bucket {
             result
         });
         Ok(results.collect())
+    }
+
+    /// Puts an object, behind any tombstone, that is not taken for one.
+    pub(super) async fn put_behind(
+        &self,
+        key: &Key,
+        body: &Body,
+        mut options: PutOptions,
+    ) -> Result<ObjectInfo> {
+        let purpose = Purpose::of("put", Some(key));
+        check(body).await.map_err(|error| purpose.name(error))?;
+        let mut making = Making::new(self, key, &options.precondition);
+        loop {
+            options.precondition = making.condition.clone();
+            let made = self.put_raw(key, body, &options).await;
+            if let Some(made) = making.after(made).await? {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Copies an object, behind any tombstone.
+    pub(super) async fn copy_behind(
+        &self,
+        from: &Key,
+        to: &Key,
+        mut options: CopyOptions,
+    ) -> Result<ObjectInfo> {
+        let mut making = Making::new(self, to, &options.destination);
+        loop {
+            options.destination = making.condition.clone();
+            let made = self.copy_object(from, to, &options).await;
+            if let Some(made) = making.after(made).await? {
+                return Ok(made);
+            }
+        }
     }
 
     fn is_older(&self, info: &ObjectInfo, age: Duration) -> bool {
@@ -344,7 +397,7 @@ impl<'a> Making<'a> {
 }
 
 /// Refuses to put what would be taken for a tombstone.
-pub(super) async fn check(body: &Body) -> Result<()> {
+async fn check(body: &Body) -> Result<()> {
     if body.len() != SIZE {
         return Ok(());
     }
