@@ -7,6 +7,8 @@ mod asleep;
 mod attributes;
 #[path = "fs/budget.rs"]
 mod budget;
+#[path = "fs/claims.rs"]
+mod claims;
 #[path = "fs/commits.rs"]
 mod commits;
 #[path = "fs/conflicts.rs"]
