@@ -112,7 +112,8 @@ impl Fs {
                     let mut state = known.state();
                     state.lookups += 1;
                     state.away &= !for_kernel;
-                    if asked {
+                    // What came while this mount changed the store for it was not taken.
+                    if asked && state.checked >= since {
                         state.file.looked_ahead = Some(since);
                     }
                     drop(state);

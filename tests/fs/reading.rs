@@ -517,3 +517,21 @@ async fn missing_names_do_not_fill_the_memory() {
     let entries = mount.fs.status().cache.listing_entries;
     assert!(entries <= 101, "{entries}");
 }
+
+/// A lookup takes no answer while this mount changes the attributes in the store: then the open has
+/// to ask.
+#[tokio::test(start_paused = true)]
+async fn an_open_while_attributes_are_sent_sees_what_others_have_written() {
+    let world = World::s3();
+    world.put("f", "old").await;
+    let mount = world.mount();
+    assert_eq!(mount.cat("f").await.unwrap(), "old");
+    mount.fault.set("copy:delay=3s").unwrap();
+    let others = async {
+        later().await;
+        world.put("f", "newer").await;
+        mount.cat("f").await
+    };
+    let (_, read) = tokio::join!(mount.setattr("f", mode(0o600)), others);
+    assert_eq!(read.unwrap(), "newer");
+}
