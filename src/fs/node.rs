@@ -11,8 +11,8 @@ use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
-    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo, Result,
-    Strength,
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo,
+    Precondition, Result, Strength,
 };
 use crate::key::Key;
 use bytes::Bytes;
@@ -276,8 +276,14 @@ impl Fs {
         let (known, mtime, mut commits) = match known {
             Some(known) => known,
             None => {
-                // Those of another version are refused by the condition of the copy.
                 let info = self.driver.head(key).await?;
+                // By its ids a copy that was refused would be taken for one that was made.
+                let expected = etag
+                    .clone()
+                    .map_or(Precondition::None, Precondition::IfMatch);
+                expected
+                    .check(Some(&info.etag))
+                    .map_err(|error| error.on(key))?;
                 let mtime = Attr::of_object(inode.ino, &info, &self.options).mtime;
                 (Arc::new(info.told_attributes()), mtime, info.commits)
             }

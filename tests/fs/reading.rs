@@ -535,3 +535,20 @@ async fn an_open_while_attributes_are_sent_sees_what_others_have_written() {
     let (_, read) = tokio::join!(mount.setattr("f", mode(0o600)), others);
     assert_eq!(read.unwrap(), "newer");
 }
+
+/// Whose copy was refused, after one whose answer was lost, must not take another's version for it.
+#[tokio::test(start_paused = true)]
+async fn attributes_set_on_what_others_have_written_do_not_keep_the_old_bytes() {
+    let world = World::s3();
+    let mount = world.retrying();
+    let other = world.mount();
+    other.save("f", "old").await.unwrap();
+    later().await;
+    mount.ls("").await.unwrap();
+    other.save("f", "newer").await.unwrap();
+    mount.fault.set("copy:lost-reply@1").unwrap();
+    mount.setattr("f", mode(0o600)).await.unwrap();
+    later().await;
+    assert_eq!(mount.cat("f").await.unwrap(), "newer");
+    assert_eq!(other.stat("f").await.unwrap().mode & 0o777, 0o600);
+}
