@@ -503,7 +503,8 @@ impl Fs {
         }
     }
 
-    /// Notes in the listing what an inode's object is now.
+    /// Notes in the listing what an inode's object is, as of the time when it was asked for, or made:
+    /// by the time of the answer somebody else may have changed it.
     fn note_object(&self, inode: &Inode, info: Option<&ObjectInfo>, at: Instant) {
         let Some((parent, name)) = inode.state().place.clone() else {
             return;

@@ -21,6 +21,7 @@ use crate::writeback::stage::{Origin, Stage};
 use crate::writeback::upload::{self, Part};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::time::Instant;
 
 /// Counts a commit as long as it runs, also one that is given up.
 struct UnderWay<'a>(&'a AtomicU64);
@@ -47,6 +48,8 @@ pub(super) struct Plan {
     pub options: PutOptions,
     pub generation: u64,
     id: CommitId,
+    /// What the answer tells may be of then: others may have changed it by the time it comes.
+    began: Instant,
     /// The attributes that a copy which should have set them may not have set.
     pub unset: Option<Attributes>,
 }
@@ -378,6 +381,7 @@ impl Fs {
             },
             generation: state.file.generation,
             id,
+            began: clock::now(),
             unset: None,
         })))
     }
@@ -511,7 +515,7 @@ impl Fs {
             }
             clean
         };
-        self.note_object(inode, Some(&told), clock::now());
+        self.note_object(inode, Some(&told), plan.began);
         if clean {
             self.table.reap(inode);
         }

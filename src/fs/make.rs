@@ -288,6 +288,7 @@ impl Fs {
             generation: 0,
             size,
         };
+        let began = clock::now();
         let mut info = match self.driver.put(&key, body, options).await {
             Ok(info) => info,
             Err(error) if error.kind() == ErrorKind::Exists => {
@@ -336,7 +337,7 @@ impl Fs {
             state.committed = Some(clock::now());
             state.file.pages_valid = true;
             drop(state);
-            self.note_object(&inode, Some(&info), clock::now());
+            self.note_object(&inode, Some(&info), began);
         }
         Ok(inode)
     }

@@ -206,6 +206,7 @@ impl Fs {
             return Err(self.no_attributes(inode));
         }
         let etag = Some(version.etag.clone());
+        let began = clock::now();
         match self.store_change(inode, &key, &change, etag).await {
             Ok(mut info) => {
                 info.size = Some(version.size);
@@ -223,7 +224,7 @@ impl Fs {
                 state.attr.ctime = info.modified.max(state.attr.ctime);
                 self.same_content(&mut state, &info);
                 drop(state);
-                self.note_object(inode, Some(&info), clock::now());
+                self.note_object(inode, Some(&info), began);
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Changed => {
@@ -233,7 +234,7 @@ impl Fs {
                     .driver
                     .set_attributes(&key, change.clone(), None)
                     .await?;
-                self.note_object(inode, Some(&info), clock::now());
+                self.note_object(inode, Some(&info), began);
                 if inode.state().handles == 0 {
                     self.adopt(inode, &info, clock::now());
                 } else {
@@ -407,6 +408,7 @@ impl Fs {
             commits,
             ..CopyOptions::default()
         };
+        let began = clock::now();
         let info = self
             .driver
             .copy(&version.key, &version.key, options)
@@ -422,7 +424,7 @@ impl Fs {
         state.attr.ctime = info.modified;
         self.same_content(&mut state, &info);
         drop(state);
-        self.note_object(inode, Some(&info), clock::now());
+        self.note_object(inode, Some(&info), began);
         Ok(())
     }
 

@@ -177,6 +177,7 @@ impl Fs {
         if !same_conditions(&self.capabilities, &destination) {
             self.send_later(source).await?;
         }
+        let began = clock::now();
         let moved = self
             .move_object(source, &old_key, &key, &version.etag, destination)
             .await;
@@ -229,7 +230,7 @@ impl Fs {
                 ..info
             }
         };
-        self.note_object(source, Some(&told), clock::now());
+        self.note_object(source, Some(&told), began);
         Ok(false)
     }
 
@@ -389,6 +390,7 @@ impl Fs {
             self.keep_copies_of(inode).await?;
         }
         let (key_a, key_b) = (a.key(), b.key());
+        let began = clock::now();
         let (now_a, now_b) = self.driver.exchange(&key_a, &key_b).await?;
         // What is at A now is what B's inode stands for, and the other way round.
         for (inode, place, key, info) in [(b, at_a, key_a, now_a), (a, at_b, key_b, now_b)] {
@@ -410,7 +412,7 @@ impl Fs {
                 size,
             }));
             drop(state);
-            self.note_object(inode, Some(&info), clock::now());
+            self.note_object(inode, Some(&info), began);
         }
         self.touch_directory(at_a.0);
         self.touch_directory(at_b.0);

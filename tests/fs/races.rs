@@ -139,3 +139,31 @@ async fn a_name_removed_while_its_commit_loses_takes_no_conflict_file_with_it() 
         assert_eq!(world.get("g").await, moved);
     }
 }
+
+/// While files are copied one after the other, an open relies on what was told a moment ago. An
+/// answer that comes late is no such thing.
+#[tokio::test(start_paused = true)]
+async fn an_open_does_not_rely_on_the_late_answer_to_a_commit() {
+    let world = World::s3();
+    world.put("a", "bytes").await;
+    let mount = world.mount();
+    for to in ["b", "c"] {
+        let source = mount.open("a", libc::O_RDONLY).await.unwrap();
+        let target = mount.open(to, CREATE).await.unwrap();
+        let ends = ((source, 0), (target, 0));
+        let copied = mount.fs.copy_file_range(ends.0, ends.1, 100, 7).await;
+        copied.unwrap();
+        mount.close(target).await.unwrap();
+        mount.close(source).await.unwrap();
+    }
+    let late = mount.late.hold_puts();
+    let others = async {
+        later().await;
+        world.put("f", "theirs").await;
+        later().await;
+        drop(late);
+    };
+    let (saved, ()) = tokio::join!(mount.save("f", "mine"), others);
+    saved.unwrap();
+    assert_eq!(mount.cat("f").await.unwrap(), "theirs");
+}
