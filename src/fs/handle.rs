@@ -29,7 +29,7 @@ pub struct Handle {
     pub append: bool,
     /// Opened to be read and written: what it maps can be stored to unseen.
     maps: bool,
-    /// The generation of the first change made through it whose fate it has not been told, or 0.
+    /// The generation of the last change made through it, if its fate has not been told, or 0.
     untold: AtomicU64,
     /// The last loss of the inode that an fsync has told, or that was before its open.
     known: AtomicU64,
@@ -50,9 +50,7 @@ pub struct Handle {
 impl Handle {
     /// Notes that the file was changed through this handle.
     pub fn wrote(&self, state: &State) {
-        if self.untold.load(Ordering::Relaxed) == 0 {
-            self.untold.store(state.file.generation, Ordering::Relaxed);
-        }
+        self.untold.store(state.file.generation, Ordering::Relaxed);
     }
 
     /// Notes that what is in the file now is known through this handle.
@@ -70,15 +68,16 @@ impl Handle {
     /// background, has met. Each handle that wrote is told, also where it wrote before and after, or
     /// only after: that follows the lost bytes, and is not in the file that was opened. A flush may
     /// be the close of a child that has inherited the descriptor, where nobody looks: it tells its
-    /// owner only, while an fsync has told it once and for all.
-    fn told(&self, result: FsResult<()>, by: Told) -> FsResult<()> {
+    /// owner only, while an fsync has told it once and for all. `due` is the generation that it was
+    /// to commit.
+    fn told(&self, result: FsResult<()>, due: u64, by: Told) -> FsResult<()> {
         let state = self.inode.state();
-        let untold = self.untold.load(Ordering::Relaxed) != 0;
+        let untold = self.untold.load(Ordering::Relaxed);
         let mut flushed = self.flushed.lock();
         if let Some((upto, error)) = state.file.lost.as_deref()
             && self.known.load(Ordering::Relaxed) < *upto
             && (flushed.0 < *upto || Told::Flush(flushed.1) != by)
-            && (untold || result.is_err() || flushed.0 >= *upto)
+            && (untold != 0 || result.is_err() || flushed.0 >= *upto)
         {
             self.untold.store(0, Ordering::Relaxed);
             match by {
@@ -87,7 +86,8 @@ impl Handle {
             }
             return Err(error.clone());
         }
-        if result.is_ok() && !state.file.dirty {
+        // Others may have written again meanwhile.
+        if result.is_ok() && (untold <= due || !state.file.dirty) {
             self.untold.store(0, Ordering::Relaxed);
         }
         result
@@ -438,8 +438,9 @@ impl Fs {
     pub async fn flush_of(self: &Arc<Self>, handle: u64, owner: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
         if handle.commits {
+            let due = handle.inode.state().file.generation;
             let result = self.commit(&handle.inode).await;
-            return handle.told(result, Told::Flush(owner));
+            return handle.told(result, due, Told::Flush(owner));
         }
         Ok(())
     }
@@ -447,8 +448,9 @@ impl Fs {
     /// Commits what is dirty and makes it durable.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> FsResult<()> {
         let handle = self.handle(handle)?;
+        let due = handle.inode.state().file.generation;
         let result = self.sync_inode(&handle.inode).await;
-        handle.told(result, Told::Fsync)
+        handle.told(result, due, Told::Fsync)
     }
 
     pub(super) async fn sync_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> FsResult<()> {

@@ -510,6 +510,28 @@ async fn a_late_release_does_not_commit_what_the_next_handle_has_half_written() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_release_does_not_commit_what_was_written_during_its_flush() {
+    let world = World::memory();
+    world.put("f", "base").await;
+    let mount = world.mount();
+    let one = mount.open("f", WRITE).await.unwrap();
+    let two = mount.open("f", WRITE).await.unwrap();
+    mount.write(one, 0, "11").unwrap();
+    mount.fault.set("put:delay=1s").unwrap();
+    let begins = async {
+        half_a_second().await;
+        mount.write(two, 2, "2").unwrap();
+    };
+    let (flushed, ()) = tokio::join!(mount.flush(one), begins);
+    flushed.unwrap();
+    mount.fs.release(one).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "11se");
+    mount.write(two, 3, "2").unwrap();
+    mount.close(two).await.unwrap();
+    assert_eq!(world.get("f").await.unwrap(), "1122");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_mapping_stores_after_the_flush_is_committed_by_any_release() {
     let world = World::memory();
     world.put("f", "base").await;
