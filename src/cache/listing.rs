@@ -275,6 +275,7 @@ impl ListingCache {
             since: now,
             last: None,
             first: true,
+            shared: false,
             told: BTreeMap::new(),
         }
     }
@@ -351,9 +352,13 @@ impl ListingCache {
     pub fn asked(&self, prefix: &Key, now: Instant, ttl: Duration, large: Duration) -> bool {
         self.change(prefix, |directory| {
             let before = directory.asked.replace(now);
-            // What a young page did not tell lies behind it.
+            // What a young page did not tell lies behind it, and much else if it had no room.
             let window = directory.window.as_ref();
-            if window.is_some_and(|window| window.upto.is_some() && window.since + ttl > now) {
+            let full = |window: &&Window| window.upto.is_some() && !window.shared;
+            if window
+                .filter(full)
+                .is_some_and(|window| window.since + ttl > now)
+            {
                 directory.large = Some(now);
             }
             before.is_some_and(|before| before + ttl > now)

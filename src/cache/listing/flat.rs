@@ -96,11 +96,13 @@ impl ListingCache {
             ticket.take_if(|ticket| {
                 !ended && known.is_some_and(|since| since + ttl > ticket.since())
             });
+            let shared = entries.len() * 2 < page.entries.len();
             let part = Page {
                 entries,
                 next: page.next.clone().filter(|_| !ended),
             };
             if let Some(ticket) = &mut ticket {
+                ticket.shared = shared;
                 self.page(&directory, &part, ticket);
             }
             if !ended {
@@ -214,6 +216,28 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_a_page_cuts_is_large_only_if_it_had_most_of_the_page() {
+        let now = clock::now();
+        for (keys, listed) in [
+            (["t/a", "t/b/1", "t/b/2"], false),
+            (["t/a", "t/a1", "t/b/1"], true),
+        ] {
+            let cache = ListingCache::new(1000);
+            let mut flat = Flat::default();
+            cache.flat_page(
+                &Key::from("t/"),
+                &page(&keys, true),
+                &cache.begin(now),
+                &mut flat,
+                TTL,
+            );
+            let below = Key::from("t/b/");
+            assert!(!cache.asked(&below, now, TTL, 60 * TTL));
+            assert_eq!(cache.asked(&below, now, TTL, 60 * TTL), listed);
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Ticket {
     pub(super) since: Instant,
     pub(super) last: Option<Bytes>,
     pub(super) first: bool,
+    /// Its last page told more of other directories: how much is left of this one, it does not say.
+    pub(super) shared: bool,
     /// What the pages have told so far.
     pub(super) told: BTreeMap<Bytes, Known>,
 }

@@ -16,6 +16,8 @@ pub struct Window {
     pub since: Instant,
     /// The listing's number.
     pub listing: u64,
+    /// Most of the page that ends it was of other directories.
+    pub shared: bool,
     /// Names inside that were forgotten since.
     holes: HashSet<Bytes>,
 }
@@ -27,6 +29,7 @@ impl Window {
             upto,
             since: ticket.since,
             listing: ticket.sequence,
+            shared: ticket.shared,
             holes: HashSet::new(),
         }
     }
