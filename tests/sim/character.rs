@@ -1,7 +1,7 @@
 //! What kind of store a seed simulates: no two of those that speak S3 are alike.
 
 use bucketfs::driver::{AttributeSupport, Capabilities, CopyCapability, Strength};
-use bucketfs::fs::StagingRoom;
+use bucketfs::fs::{Consistency, StagingRoom};
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub struct Character {
     pub capabilities: Capabilities,
     /// `--metadata-ttl` of the mounts.
     pub ttl: Duration,
+    /// `--consistency` of the mounts.
+    pub consistency: Consistency,
     pub mounts: usize,
     /// Processes of each mount. With one, what a mount shows is exactly predictable.
     pub processes: usize,
@@ -115,6 +117,7 @@ impl Character {
                 ..Capabilities::default()
             },
             ttl: Duration::from_millis(ttl),
+            consistency: Consistency::CloseToOpen,
             mounts: random.usize(2..=if processes > 1 { 3 } else { 5 }),
             processes,
             crashes,

@@ -6,6 +6,7 @@ use crate::mount::Mount;
 use crate::store::{Store, Time};
 use crate::world::Report;
 use bucketfs::driver::Strength;
+use bucketfs::fs::Consistency;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -329,8 +330,12 @@ impl<'a> Checker<'a> {
             let early = own.map(|own| own.begin).min().unwrap_or(early).min(early);
             let from = |slack: Time| op.begin.saturating_sub(slack);
             if let (Some(read), Some(opened)) = (&op.read, op.opened) {
-                let look_ahead = if op.locked { 0 } else { LOOK_AHEAD };
-                let stood = self.contents(&op.name, from(look_ahead), opened);
+                let known = match self.report.character.consistency {
+                    _ if op.locked => op.begin,
+                    Consistency::CloseToOpen => from(LOOK_AHEAD),
+                    Consistency::Ttl => early,
+                };
+                let stood = self.contents(&op.name, known, opened);
                 if stood.contains(&Some(&Bytes::copy_from_slice(read))) || unsent {
                     continue;
                 }

@@ -6,8 +6,8 @@ use crate::net::PATIENCE;
 use crate::store::{Client, Store};
 use bucketfs::driver::Opened as Open;
 use bucketfs::fs::{
-    Caller, Consistency, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify, Kind,
-    Lookup, ROOT, SetAttr, Top,
+    Caller, Entry, ExclusiveCreate, Fs, FsOptions, FsResult, KernelNotify, Kind, Lookup, ROOT,
+    SetAttr, Top,
 };
 use bucketfs::key::Key;
 use bucketfs::layer::{LayerOptions, stack};
@@ -79,10 +79,11 @@ impl Mount {
         retries: u32,
         broken: Option<Break>,
     ) -> Mount {
-        let (ttl, staging, room, stateless) = {
+        let (ttl, consistency, staging, room, stateless) = {
             let character = &store.0.lock().character;
             (
                 character.ttl,
+                character.consistency,
                 character.staging,
                 character.room,
                 character.stateless,
@@ -121,7 +122,7 @@ impl Mount {
             negative_ttl: ttl,
             exclusive_create: ExclusiveCreate::Locks,
             max_rename: None,
-            consistency: Consistency::CloseToOpen,
+            consistency,
             staging_dir: home.join("staging"),
             staging_size: staging.unwrap_or(1 << 30),
             staging_room: room,

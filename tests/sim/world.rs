@@ -9,7 +9,7 @@ use crate::mount::Mount;
 use crate::process::Process;
 use crate::store::{Mutation, Store, Told};
 use bucketfs::clock;
-use bucketfs::fs::StagingRoom;
+use bucketfs::fs::{Consistency, StagingRoom};
 use fastrand::Rng;
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,6 +134,9 @@ pub fn run(seed: u64, broken: Option<Break>) -> Report {
 async fn live(seed: u64, broken: Option<Break>, home: &Path) -> Report {
     let mut random = Rng::with_seed(seed);
     let mut character = Character::of(&mut random);
+    if seed % 8 == 5 {
+        character.consistency = Consistency::Ttl;
+    }
     if broken == Some(Break::TornRead) {
         // What is read with one request is never torn.
         character.long = 60;
