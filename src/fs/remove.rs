@@ -95,12 +95,14 @@ impl Fs {
         }
         self.before_replaced(inode).await?;
         self.keep_copies_of(inode).await?;
+        let mut began = clock::now();
         if self.is_stored(inode) {
             let (key, base) = {
                 let state = inode.state();
                 (state.key.clone(), state.file.base.clone())
             };
             let condition = base.filter(|_| exact).map(Precondition::IfMatch);
+            began = clock::now();
             match self
                 .driver
                 .delete(&key, condition.unwrap_or_default())
@@ -114,7 +116,7 @@ impl Fs {
                 Err(error) => return Err(self.unsure(directory, name, error)),
             }
         }
-        self.note_removed(directory, name, false);
+        self.note_removed(directory, name, false, began);
         self.detach(directory, name, inode);
         self.touch_directory(directory);
         self.may_be_empty(directory);
@@ -183,12 +185,13 @@ impl Fs {
         }
         let marked = self.require_empty(&directory).await?;
         let prefix = directory.key();
+        let began = clock::now();
         if marked && let Err(error) = self.driver.delete(&prefix, Default::default()).await {
             return Err(self.unsure(&parent, name, error));
         }
         self.listing.forget_below(&prefix);
         self.may_be_empty.lock().remove(&directory.ino);
-        self.note_removed(&parent, name, true);
+        self.note_removed(&parent, name, true, began);
         self.detach(&parent, name, &directory);
         self.touch_directory(&parent);
         self.may_be_empty(&parent);
@@ -352,11 +355,18 @@ impl Fs {
         Ok(written.is_some())
     }
 
-    /// Notes in the listing that a name is gone.
-    pub(super) fn note_removed(&self, parent: &Arc<Inode>, name: &[u8], directory: bool) {
+    /// Notes in the listing that a name is gone, as of the time when that began: somebody else may
+    /// have made another since.
+    pub(super) fn note_removed(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        directory: bool,
+        began: Instant,
+    ) {
         if let Some(target) = Target::of(name) {
             self.listing
-                .changed(&parent.key(), &target.component, clock::now(), |known| {
+                .changed(&parent.key(), &target.component, began, |known| {
                     if directory {
                         known.directory = false;
                         known.marker = Default::default();

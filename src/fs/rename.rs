@@ -334,7 +334,7 @@ impl Fs {
         to: (&Arc<Inode>, &[u8]),
     ) {
         let directory = source.kind == Kind::Directory;
-        self.note_removed(from.0, from.1, directory);
+        self.note_removed(from.0, from.1, directory, clock::now());
         if let Some(target) = target {
             self.detach(to.0, to.1, target);
         }
