@@ -318,13 +318,10 @@ impl Driver for Memory {
             .map_err(|error| named(error).on(from))?;
         let value = Value {
             pieces: source.pieces.clone(),
+            commits: options.commits_behind(&source.commits).into(),
             attributes: match options.attributes {
                 Some(attributes) => Arc::new(attributes),
                 None => source.attributes.clone(),
-            },
-            commits: match options.commits.as_slice() {
-                [] => source.commits.clone(),
-                ids => ids.into(),
             },
         };
         self.store(&mut state, to, value, &options.destination)

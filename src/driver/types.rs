@@ -312,6 +312,31 @@ pub struct CopyOptions {
     pub attributes: Option<Attributes>,
     /// Commit ids of the copy, newest first; empty keeps the source's.
     pub commits: Vec<CommitId>,
+    /// An id in front of those, by which whoever made the copy knows it again. For stores that
+    /// tell who has deleted an object ([`Capabilities::knows_own_deletes`]).
+    pub mark: Option<CommitId>,
+}
+
+impl CopyOptions {
+    /// The ids of the copy of an object that has these.
+    pub fn commits_behind(&self, source: &[CommitId]) -> Vec<CommitId> {
+        let kept = match self.commits.is_empty() {
+            true => source,
+            false => &self.commits,
+        };
+        let mut commits: Vec<CommitId> =
+            self.mark.into_iter().chain(kept.iter().copied()).collect();
+        commits.truncate(CommitId::KEPT);
+        commits
+    }
+
+    /// The id of a copy that has just been made.
+    pub fn newest(&self) -> &[CommitId] {
+        match &self.mark {
+            Some(mark) => std::slice::from_ref(mark),
+            None => &self.commits,
+        }
+    }
 }
 
 /// Which keys to list.

@@ -421,6 +421,7 @@ impl Fs {
                     destination: Precondition::None,
                     attributes: Some(later.clone()),
                     commits: plan.options.commits.clone(),
+                    mark: None,
                 };
                 match self.driver.copy(&plan.key, &plan.key, options).await {
                     Ok(copied) => {
@@ -448,6 +449,7 @@ impl Fs {
                     destination: plan.options.precondition.clone(),
                     attributes: Some(plan.options.attributes.clone()),
                     commits: plan.options.commits.clone(),
+                    mark: None,
                 };
                 self.driver.copy(&origin.key, &plan.key, options).await
             }

@@ -10,7 +10,7 @@ use super::{Fs, RenameStatus, Top};
 use crate::clock;
 use crate::clock::Instant;
 use crate::driver::{
-    Body, ETag, Error, ErrorKind, GetOptions, Precondition, PutOptions, Result, Strength,
+    Body, CommitId, ETag, Error, ErrorKind, GetOptions, Precondition, PutOptions, Result, Strength,
 };
 use crate::key::Key;
 use crate::process;
@@ -82,6 +82,8 @@ pub(super) struct Moving {
     begun_by: Option<String>,
     pub listed: AtomicU64,
     pub moved: AtomicU64,
+    /// What its copies are marked by.
+    pub mark: Option<CommitId>,
     record: Mutex<Option<Written>>,
 }
 
@@ -109,7 +111,13 @@ impl Drop for Shown<'_> {
 
 impl Renames {
     /// Begins to show a rename.
-    pub fn begin(&self, from: &Key, to: &Key, begun_by: Option<String>) -> Shown<'_> {
+    pub fn begin(
+        &self,
+        from: &Key,
+        to: &Key,
+        begun_by: Option<String>,
+        mark: Option<CommitId>,
+    ) -> Shown<'_> {
         let moving = Arc::new(Moving {
             from: from.clone(),
             to: to.clone(),
@@ -117,6 +125,7 @@ impl Renames {
             begun_by,
             listed: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            mark,
             record: Mutex::default(),
         });
         self.moving.lock().push(moving.clone());
@@ -306,6 +315,18 @@ impl Fs {
                 // Whoever has taken it over moves under the same conditions.
                 Err(error) => log::debug!("the record of a rename is not written: {error}"),
             }
+        }
+    }
+
+    /// Whether nobody has taken a rename over: who does makes the copies theirs.
+    pub(super) async fn is_own(&self, moving: &Moving) -> Result<bool> {
+        let Some(written) = moving.record.lock().clone() else {
+            return Ok(true);
+        };
+        match self.driver.head(&written.key).await {
+            Ok(info) => Ok(info.etag == written.etag),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

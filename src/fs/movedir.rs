@@ -14,7 +14,8 @@ use super::rename::Moved;
 use crate::cache::content::Version;
 use crate::clock::{self, Instant};
 use crate::driver::{
-    Body, CopyOptions, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page, PutOptions,
+    Body, CommitId, CopyOptions, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Page,
+    PutOptions,
 };
 use crate::key::Key;
 use futures::StreamExt;
@@ -124,7 +125,7 @@ impl Fs {
         self.wake_below(&source);
         let known = self.known_below(&source);
         let result = {
-            let shown = self.renames.begin(&old, &new, None);
+            let shown = self.renames.begin(&old, &new, None, self.mark());
             let moving = &shown.moving;
             let result = tokio::select! {
                 biased;
@@ -280,7 +281,7 @@ impl Fs {
                     return Ok(None);
                 };
                 let to = new.join(rest.as_bytes());
-                let copied = self.copy_key(&entry, &to).await?;
+                let copied = self.copy_key(&entry, &to, moving.mark).await?;
                 let count = u64::from(copied.is_some());
                 moving.moved.fetch_add(count, Ordering::Relaxed);
                 let removed = match &copied {
@@ -310,8 +311,8 @@ impl Fs {
             moved.retain(|(entry, to, copied)| match gone.next() {
                 Some(Ok(())) => true,
                 Some(Err(error)) if vanished(&error) => {
-                    if let (Copied::There(Some(now)), false) = (copied, error.maybe_applied()) {
-                        others.push((entry.key.clone(), to.clone(), now.etag.clone()));
+                    if let (Copied::There(Some(_)), false) = (copied, error.maybe_applied()) {
+                        others.push((entry.key.clone(), to.clone()));
                     }
                     false
                 }
@@ -321,10 +322,8 @@ impl Fs {
                 }
                 None => false,
             });
-            for (from, to, etag) in others {
-                if let Err(error) = self.take_back_lost(&from, &to, &etag).await {
-                    failed.get_or_insert(error);
-                }
+            if let Err(error) = self.take_back_lost(moving, others).await {
+                failed.get_or_insert(error);
             }
         }
         let whole = moved.len() == count;
@@ -355,6 +354,7 @@ impl Fs {
         &self,
         entry: &ListEntry,
         to: &Key,
+        mark: Option<CommitId>,
     ) -> Result<Option<Copied>, Error> {
         let info = entry.object.as_ref();
         let Some(info) = info.filter(|_| !entry.key.as_bytes().ends_with(b"/")) else {
@@ -365,6 +365,7 @@ impl Fs {
         let options = CopyOptions {
             source: Some(info.etag.clone()),
             destination: destination.clone(),
+            mark,
             ..CopyOptions::default()
         };
         if self.capabilities.rename {
@@ -378,7 +379,7 @@ impl Fs {
             match self.driver.copy(&entry.key, to, options).await {
                 Err(error) if vanished(&error) => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::Exists => {
-                    match self.copied_before(&entry.key, to).await? {
+                    match self.copied_before(&entry.key, to, mark).await? {
                         Some(copied) => copied,
                         None => return Err(error),
                     }
@@ -386,7 +387,10 @@ impl Fs {
                 copied => copied?,
             }
         } else {
-            match self.carry(&entry.key, to, &info.etag, destination).await {
+            match self
+                .carry(&entry.key, to, &info.etag, destination, mark)
+                .await
+            {
                 Ok(copied) => copied,
                 Err(Moved::Source) => return Ok(None),
                 Err(Moved::Failed(error)) => return Err(error),
@@ -400,14 +404,19 @@ impl Fs {
     }
 
     /// The object at `to` if it is a copy of the one at `from`: of an attempt before, whose answer
-    /// was lost, or of a rename that was broken off.
+    /// was lost, or of a rename that was broken off. Where copies are marked, another rename's is
+    /// none: that may take it back.
     pub(super) async fn copied_before(
         &self,
         from: &Key,
         to: &Key,
+        mark: Option<CommitId>,
     ) -> Result<Option<ObjectInfo>, Error> {
         let (source, copy) = futures::join!(self.driver.head(from), self.driver.head(to));
         let (source, copy) = (source?, copy?);
+        if mark.is_some() {
+            return Ok((copy.commits.first() == mark.as_ref()).then_some(copy));
+        }
         let same = source.etag == copy.etag
             || (!source.commits.is_empty()
                 && source.commits == copy.commits

@@ -311,7 +311,7 @@ impl Fs {
                 .await
                 .map_err(|error| Moved::of(error, to))
         } else {
-            self.carry(from, to, etag, destination).await
+            self.carry(from, to, etag, destination, None).await
         }
     }
 

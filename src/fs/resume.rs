@@ -118,7 +118,9 @@ impl Fs {
         let before = SystemTime::UNIX_EPOCH + began + SLACK;
         let host = found.intent.host.clone();
         log::info!("completing the rename of {from:?} to {to:?} that {host} began");
-        let shown = self.renames.begin(&from, &to, Some(host.clone()));
+        let shown = self
+            .renames
+            .begin(&from, &to, Some(host.clone()), self.mark());
         let moving = &shown.moving;
         if !self.take_over(moving, found).await? {
             return Ok(());
@@ -292,7 +294,7 @@ impl Fs {
         if etag.is_some() && there.get(&to) == etag {
             return Ok(Fate::Copied(entry, to));
         }
-        match self.copy_key(&entry, &to).await {
+        match self.copy_key(&entry, &to, moving.mark).await {
             Ok(Some(Copied::Moved(_))) => Ok(Fate::Moved),
             Ok(Some(Copied::There(_))) => Ok(Fate::Copied(entry, to)),
             Ok(None) => self.still_there(&entry, CHANGED).await,

@@ -149,6 +149,20 @@ impl Attempts {
 }
 
 impl Retry {
+    /// Decides about a conditional delete whose retry met another version or none. Where nothing is
+    /// there the attempt before has been applied: the version that was to go is gone. A store that
+    /// knows whose delete it was has said so already.
+    async fn deleted_before(&self, key: &Key, error: Error) -> Result<()> {
+        if error.kind() != ErrorKind::Changed || self.inner.capabilities().knows_own_deletes {
+            return Err(error);
+        }
+        match self.inner.head(key).await {
+            Err(head) if head.kind() == ErrorKind::NotFound => Ok(()),
+            Err(head) if head.retryable() => Err(head),
+            Ok(_) | Err(_) => Err(error.after_lost_reply()),
+        }
+    }
+
     /// Retries over a driver.
     pub fn new(inner: Arc<dyn Driver>, options: RetryOptions) -> Self {
         Retry::with(inner, options, Arc::default())
@@ -315,20 +329,13 @@ impl Driver for Retry {
         retry(&self.shared, progress.as_deref(), send).await
     }
 
-    /// A conditional delete whose retry finds nothing has been applied: the version that was to
-    /// go is gone.
     async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
         self.retry(|again| {
             let precondition = precondition.clone();
             async move {
-                let collision = match self.inner.delete(key, precondition).await {
-                    Err(error) if again && error.kind() == ErrorKind::Changed => error,
-                    decided => return decided,
-                };
-                match self.inner.head(key).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                    Err(error) if error.retryable() => Err(error),
-                    Ok(_) | Err(_) => Err(collision.after_lost_reply()),
+                match self.inner.delete(key, precondition).await {
+                    Err(error) if again => self.deleted_before(key, error).await,
+                    decided => decided,
                 }
             }
         })
@@ -344,7 +351,7 @@ impl Driver for Retry {
         self.retry(|again| async move {
             match self.inner.copy(from, to, options.clone()).await {
                 Err(error) if again => {
-                    recognise(&*self.inner, to, &options.commits, None, error).await
+                    recognise(&*self.inner, to, options.newest(), None, error).await
                 }
                 decided => decided,
             }
@@ -402,11 +409,8 @@ impl Driver for Retry {
             });
             if let (true, Ok(results)) = (again, &mut answer) {
                 for (removal, result) in batch.iter().zip(results) {
-                    if matches!(result, Err(error) if error.kind() == ErrorKind::Changed) {
-                        let head = self.inner.head(&removal.key).await;
-                        if matches!(head, Err(error) if error.kind() == ErrorKind::NotFound) {
-                            *result = Ok(());
-                        }
+                    if let Err(error) = std::mem::replace(result, Ok(())) {
+                        *result = self.deleted_before(&removal.key, error).await;
                     }
                 }
             }

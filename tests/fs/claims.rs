@@ -2,6 +2,7 @@
 
 use crate::store::Plain;
 use crate::world::*;
+use std::time::Duration;
 
 /// A store whose deletes tell when it was somebody else who deleted an object.
 fn knowing() -> World {
@@ -69,4 +70,67 @@ async fn a_rename_whose_delete_is_answered_late_is_not_taken_back() {
     mount.rename("f", "g").await.unwrap();
     mount.rename("d", "m").await.unwrap();
     assert_eq!(world.keys().await, ["g", "m/1", "m/2"]);
+}
+
+/// What a rename finds at its new name is a copy of the same version: that of another, which may
+/// have won.
+#[tokio::test(start_paused = true)]
+async fn of_two_mounts_that_rename_to_the_same_name_none_takes_the_files_away() {
+    for (count, slow) in [1, 2, 40]
+        .into_iter()
+        .flat_map(|count| [(count, 0), (count, 1)])
+    {
+        let world = knowing();
+        world.put("f", "x").await;
+        for i in 0..count {
+            world.put(&format!("d/{i:02}"), "x").await;
+        }
+        let mounts = [world.mount(), world.mount()];
+        for mount in &mounts {
+            mount.ls("").await.unwrap();
+            mount.ls("d").await.unwrap();
+            let faults = "copy:delay=10ms,delete_many:delay=20ms,delete:delay=20ms";
+            mount.fault.set(faults).unwrap();
+        }
+        let slower = "copy:delay=15ms,delete_many:delay=40ms,delete:delay=40ms";
+        mounts[slow].fault.set(slower).unwrap();
+        let [a, b] = &mounts;
+        let _ = tokio::join!(a.rename("d", "m"), b.rename("d", "m"));
+        let _ = tokio::join!(a.rename("f", "g"), b.rename("f", "g"));
+        let keys = world.keys().await;
+        let there = |name: &str| keys.iter().any(|key| key == name);
+        assert!(there("g") && !there("f"), "{count} {slow}: {keys:?}");
+        for i in 0..count {
+            let kept = [format!("m/{i:02}"), format!("d/{i:02}")];
+            assert!(
+                kept.iter().any(|key| there(key)),
+                "{count} {slow}: {keys:?}"
+            );
+        }
+    }
+}
+
+/// What another mount has taken over is its: the copies, too.
+#[tokio::test(start_paused = true)]
+async fn a_rename_that_was_taken_over_takes_nothing_back() {
+    let world = knowing();
+    for i in 0..40 {
+        world.put(&format!("d/{i:02}"), "x").await;
+    }
+    let (slow, other) = (world.mount(), world.mount());
+    slow.ls("d").await.unwrap();
+    slow.fault
+        .set("delete_many:delay=900s,put:delay=900s@2+:key~renames/")
+        .unwrap();
+    let completes = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        other.fs.resume_renames().await;
+    };
+    let _ = tokio::join!(slow.rename("d", "m"), completes);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let keys = world.keys().await;
+    let files = keys
+        .iter()
+        .filter(|key| key.starts_with("m/") && !key.ends_with('/'));
+    assert_eq!(files.count(), 40, "{keys:?}");
 }

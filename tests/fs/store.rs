@@ -13,6 +13,7 @@ use bucketfs::layer::{Call, Operation, Policy};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub struct Late {
     deletes: Arc<Mutex<()>>,
     lists: Arc<Mutex<()>>,
     puts: Arc<Mutex<()>>,
+    copies: Arc<Mutex<()>>,
 }
 
 impl Late {
@@ -43,6 +45,11 @@ impl Late {
     /// The same for puts.
     pub fn hold_puts(&self) -> OwnedMutexGuard<()> {
         self.puts.clone().try_lock_owned().unwrap()
+    }
+
+    /// The same for copies.
+    pub fn hold_copies(&self) -> OwnedMutexGuard<()> {
+        self.copies.clone().try_lock_owned().unwrap()
     }
 
     /// The same for listings.
@@ -63,6 +70,7 @@ impl Policy for Late {
             Operation::Delete | Operation::DeleteMany => drop(self.deletes.lock().await),
             Operation::List => drop(self.lists.lock().await),
             Operation::Put => drop(self.puts.lock().await),
+            Operation::Copy => drop(self.copies.lock().await),
             _ => {}
         }
         answer
@@ -84,6 +92,17 @@ pub struct Plain {
     pub feed: Arc<Mutex<()>>,
     /// Makes test and write one step where etags are translated.
     step: Arc<Mutex<()>>,
+    deleted: Deleted,
+}
+
+/// What a client has deleted under a condition.
+#[derive(Debug, Default)]
+struct Deleted(parking_lot::Mutex<HashMap<Key, ETag>>);
+
+impl Clone for Deleted {
+    fn clone(&self) -> Self {
+        Deleted::default()
+    }
 }
 
 impl Plain {
@@ -102,6 +121,7 @@ impl Plain {
             resends: Arc::default(),
             feed: Arc::default(),
             step: Arc::default(),
+            deleted: Deleted::default(),
         }
     }
 
@@ -259,8 +279,28 @@ impl Driver for Plain {
     async fn delete(&self, key: &Key, precondition: Precondition) -> Result<()> {
         let _step = self.step.lock().await;
         precondition.require(self.capabilities.delete_condition, "delete")?;
-        let precondition = self.condition(key, precondition).await?;
-        self.memory.delete(key, precondition).await
+        let Precondition::IfMatch(etag) = precondition.clone() else {
+            return self.memory.delete(key, precondition).await;
+        };
+        let deleted = match self.condition(key, precondition).await {
+            Ok(precondition) => self.memory.delete(key, precondition).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => {
+                self.deleted.0.lock().insert(key.clone(), etag);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Changed => {
+                let own = self.deleted.0.lock().get(key) == Some(&etag);
+                let gone = self.memory.head(key).await.is_err();
+                match own && gone && self.capabilities.knows_own_deletes {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+            failed => failed,
+        }
     }
 
     async fn delete_many(&self, removals: &[Removal]) -> Result<Vec<Result<()>>> {

@@ -66,7 +66,7 @@ impl Bucket {
                 )
         });
         let _copying = (from == to).then(|| self.target.restated.copying(to));
-        if !native {
+        if !native || options.mark.is_some() {
             return self.join(from, to, options).await;
         }
         match self.copy_raw(from, to, options).await {
@@ -116,10 +116,7 @@ impl Bucket {
             },
             attributes,
             like: Some(from.clone()),
-            commits: match options.commits.is_empty() {
-                true => info.commits,
-                false => options.commits.clone(),
-            },
+            commits: options.commits_behind(&info.commits),
             ..PutOptions::default()
         };
         let copied = if object.range.end == size {
@@ -131,7 +128,7 @@ impl Bucket {
             self.join_parts(from, to, &info.etag, size, &put).await
         };
         let mut copied = copied.map_err(named)?;
-        copied.commits.clone_from(&options.commits);
+        copied.commits = options.newest().to_vec();
         Ok(copied)
     }
 
@@ -168,6 +165,7 @@ impl Bucket {
                 destination: Precondition::None,
                 attributes: Some(attributes.clone()),
                 commits: commits.clone(),
+                mark: None,
             };
             match self.copy_object(key, key, &options).await {
                 Ok(copied) => {

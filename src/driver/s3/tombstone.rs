@@ -85,9 +85,10 @@ pub(super) fn absent() -> Failed {
 }
 
 /// The deletes of a bucket whose tombstone may be there, because the answer to a request was lost,
-/// by the commit ids of those. A leaf lock, held for moments only.
+/// by the commit ids of those, and whether it may have been deleted by now. A leaf lock, held for
+/// moments only.
 #[derive(Debug)]
-pub(super) struct Unsettled(Mutex<LruCache<Key, CommitId>>);
+pub(super) struct Unsettled(Mutex<LruCache<Key, (CommitId, bool)>>);
 
 impl Default for Unsettled {
     fn default() -> Self {
@@ -102,17 +103,29 @@ struct Burial<'a> {
     key: &'a Key,
     /// What its tombstone is put as.
     id: CommitId,
+    /// Whether its deletion has been sent.
+    sent: bool,
     settled: bool,
+}
+
+/// What has become of the version that is to go.
+enum Mark<'a> {
+    /// Its tombstone is there.
+    Put(Burial<'a>),
+    /// This delete has deleted it, and the answer was lost.
+    Gone,
 }
 
 impl<'a> Burial<'a> {
     /// Begins one, or goes on with one whose answer was lost. Two at the same time are two.
     fn of(all: &'a Unsettled, key: &'a Key) -> Self {
         let before = all.0.lock().pop(key);
+        let (id, sent) = before.unwrap_or_else(|| (CommitId(clock::random()), false));
         Burial {
             all,
             key,
-            id: before.unwrap_or_else(|| CommitId(clock::random())),
+            id,
+            sent,
             settled: false,
         }
     }
@@ -121,7 +134,8 @@ impl<'a> Burial<'a> {
 impl Drop for Burial<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            self.all.0.lock().put(self.key.clone(), self.id);
+            let before = (self.id, self.sent);
+            self.all.0.lock().put(self.key.clone(), before);
         }
     }
 }
@@ -199,7 +213,7 @@ impl Bucket {
 
     /// Puts a tombstone in the place of a version, or nothing: then somebody else has written or
     /// deleted it.
-    async fn mark<'a>(&'a self, key: &'a Key, etag: &ETag) -> Result<Burial<'a>> {
+    async fn mark<'a>(&'a self, key: &'a Key, etag: &ETag) -> Result<Mark<'a>> {
         let purpose = Purpose {
             missing: ErrorKind::Changed,
             ..Purpose::of("delete", Some(key))
@@ -208,7 +222,7 @@ impl Bucket {
         let condition = Precondition::IfMatch(etag.clone());
         let put = self.put_tombstone(key, 0, &condition, burial.id).await;
         let lost = match put {
-            Ok(_) => return Ok(burial),
+            Ok(_) => return Ok(Mark::Put(burial)),
             Err(failed) => purpose.error(failed),
         };
         if lost.kind() != ErrorKind::Changed {
@@ -216,7 +230,13 @@ impl Bucket {
         }
         // What is there may be its own, if the answer to the same request was lost before.
         match self.there(key).await? {
-            There::Tombstone(_, there) if there.commits.first() == Some(&burial.id) => Ok(burial),
+            There::Tombstone(_, there) if there.commits.first() == Some(&burial.id) => {
+                Ok(Mark::Put(burial))
+            }
+            There::Nothing if burial.sent => {
+                burial.settled = true;
+                Ok(Mark::Gone)
+            }
             There::Tombstone(..) | There::Nothing | There::Object => {
                 burial.settled = true;
                 Err(lost)
@@ -226,9 +246,11 @@ impl Bucket {
 
     /// Deletes a version, or nothing.
     pub(super) async fn bury(&self, key: &Key, etag: &ETag) -> Result<()> {
-        let mut burial = self.mark(key, etag).await?;
-        self.delete_raw(key, &Precondition::None).await?;
-        burial.settled = true;
+        if let Mark::Put(mut burial) = self.mark(key, etag).await? {
+            burial.sent = true;
+            self.delete_raw(key, &Precondition::None).await?;
+            burial.settled = true;
+        }
         Ok(())
     }
 
@@ -241,17 +263,28 @@ impl Bucket {
                 None => Ok(None),
             }
         });
-        let marks: Vec<_> = stream::iter(marks).buffered(WIDTH).collect().await;
-        let marked = removals.iter().zip(&marks).filter(|(_, mark)| mark.is_ok());
-        let marked: Vec<Removal> = marked
-            .map(|(removal, _)| Removal::from(removal.key.clone()))
-            .collect();
-        let deleted = self.delete_objects(&marked, Strength::None).await?;
-        let mut deleted = deleted.into_iter();
+        let mut marks: Vec<_> = stream::iter(marks).buffered(WIDTH).collect().await;
+        let mut marked = Vec::with_capacity(removals.len());
+        for (removal, mark) in removals.iter().zip(&mut marks) {
+            match mark {
+                Ok(Some(Mark::Put(burial))) => burial.sent = true,
+                Ok(None) => {}
+                Ok(Some(Mark::Gone)) | Err(_) => continue,
+            }
+            marked.push(Removal::from(removal.key.clone()));
+        }
+        let mut deleted = match marked.is_empty() {
+            true => Vec::new(),
+            false => self.delete_objects(&marked, Strength::None).await?,
+        }
+        .into_iter();
         let results = marks.into_iter().map(|mark| {
-            let burial = mark?;
+            let mark = mark?;
+            if matches!(mark, Some(Mark::Gone)) {
+                return Ok(());
+            }
             let result = deleted.next().unwrap_or(Ok(()));
-            if let Some(mut burial) = burial {
+            if let Some(Mark::Put(mut burial)) = mark {
                 burial.settled = result.is_ok();
             }
             result

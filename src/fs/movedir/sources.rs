@@ -5,6 +5,7 @@ use crate::driver::{
     ETag, Error, ErrorKind, ListEntry, ListRequest, ObjectInfo, Precondition, Removal, Strength,
 };
 use crate::fs::Fs;
+use crate::fs::intent::Moving;
 use crate::key::Key;
 use std::collections::HashMap;
 
@@ -110,23 +111,32 @@ impl Fs {
             .collect())
     }
 
-    /// Takes back the copy of what somebody else has moved away or removed first, where that is
-    /// certain.
+    /// Takes back the copies of what somebody else has moved away or removed first, where that is
+    /// certain. Gives the first failure.
     pub(in crate::fs) async fn take_back_lost(
         &self,
-        from: &Key,
-        to: &Key,
-        etag: &ETag,
+        moving: &Moving,
+        lost: Vec<(Key, Key)>,
     ) -> Result<(), Error> {
-        if !self.capabilities.knows_own_deletes {
+        let Some(mark) = moving.mark.filter(|_| !lost.is_empty()) else {
+            return Ok(());
+        };
+        if !self.is_own(moving).await? {
             return Ok(());
         }
-        match self.driver.head(from).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => self.take_back(to, etag).await,
-            // The next round meets another version.
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
+        let mut failed = Ok(());
+        for (from, to) in lost {
+            let taken = match self.driver.head(&from).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.take_back(&to, mark).await
+                }
+                // The next round meets another version.
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            failed = failed.and(taken);
         }
+        failed
     }
 
     /// The version of a source that may be deleted, where the store holds that.

@@ -23,9 +23,11 @@ impl Fs {
         etag: &ETag,
         destination: Precondition,
     ) -> std::result::Result<ObjectInfo, Moved> {
+        let mark = self.mark();
         let mut options = CopyOptions {
             source: Some(etag.clone()),
             destination: destination.clone(),
+            mark,
             ..CopyOptions::default()
         };
         if let Some((attributes, commits)) = self.carried(source) {
@@ -53,7 +55,7 @@ impl Fs {
                     if error.maybe_applied()
                         && matches!(error.kind(), ErrorKind::Exists | ErrorKind::Changed) =>
                 {
-                    match self.copied_before(from, to).await {
+                    match self.copied_before(from, to, mark).await {
                         Ok(Some(copied)) => copied,
                         Err(unknown) if unknown.kind() != ErrorKind::NotFound => {
                             return Err(Moved::Failed(unknown));
@@ -64,7 +66,8 @@ impl Fs {
                 copied => copied.map_err(|error| Moved::of(error, to))?,
             }
         } else {
-            self.carry(from, to, etag, destination.clone()).await?
+            self.carry(from, to, etag, destination.clone(), mark)
+                .await?
         };
         let precondition = if self.capabilities.delete_condition == Strength::None {
             // The store would ignore the condition: look first.
@@ -84,12 +87,14 @@ impl Fs {
             Err(error) if error.kind() == ErrorKind::Changed => {
                 match self.driver.head(from).await {
                     Err(head) if gone(&head) => {
-                        let others = self.capabilities.knows_own_deletes && !error.maybe_applied();
-                        if !others || destination != Precondition::IfAbsent {
-                            return Ok(info);
+                        let others = mark.filter(|_| !error.maybe_applied());
+                        match others.filter(|_| destination == Precondition::IfAbsent) {
+                            None => Ok(info),
+                            Some(mark) => {
+                                let taken = self.take_back(to, mark).await;
+                                Err(taken.map_or_else(Moved::Failed, |()| Moved::Source))
+                            }
                         }
-                        let taken = self.take_back(to, &info.etag).await;
-                        Err(taken.map_or_else(Moved::Failed, |()| Moved::Source))
                     }
                     _ => Err(Moved::Failed(self.changed_while_moved(from))),
                 }
@@ -99,14 +104,27 @@ impl Fs {
         }
     }
 
+    /// What the copies of one rename are marked by, where the loser of several renames has to take
+    /// them back.
+    pub(in crate::fs) fn mark(&self) -> Option<CommitId> {
+        let told = self.capabilities.knows_own_deletes && self.capabilities.commit_ids;
+        told.then(|| CommitId(clock::random()))
+    }
+
     /// Somebody else has renamed or removed the source first: the copy that this rename has made is
-    /// none of theirs. What somebody has made of it by now stays.
-    pub(in crate::fs) async fn take_back(&self, to: &Key, etag: &ETag) -> Result<()> {
-        let copy = Precondition::IfMatch(etag.clone());
+    /// none of theirs, and goes. What somebody else has made of it by now, or put in its place, stays:
+    /// it may be the only one.
+    pub(in crate::fs) async fn take_back(&self, to: &Key, mark: CommitId) -> Result<()> {
+        let gone = |error: &Error| matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound);
+        let there = match self.driver.head(to).await {
+            Ok(there) if there.commits.first() == Some(&mark) => there,
+            Ok(_) => return Ok(()),
+            Err(error) if gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let copy = Precondition::IfMatch(there.etag);
         match self.driver.delete(to, copy).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::Changed | ErrorKind::NotFound) => {
-                Err(error)
-            }
+            Err(error) if !gone(&error) => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -128,6 +146,7 @@ impl Fs {
         to: &Key,
         etag: &ETag,
         destination: Precondition,
+        mark: Option<CommitId>,
     ) -> std::result::Result<ObjectInfo, Moved> {
         let options = GetOptions {
             if_match: Some(etag.clone()),
@@ -141,7 +160,7 @@ impl Fs {
             Err(error) => return Err(Moved::Failed(error)),
         };
         let attributes = object.info.told_attributes();
-        let mut commits = vec![CommitId(clock::random())];
+        let mut commits = vec![mark.unwrap_or_else(|| CommitId(clock::random()))];
         commits.extend(&object.info.commits);
         commits.truncate(CommitId::KEPT);
         let body = self.spool(object).await.map_err(Moved::Failed)?;

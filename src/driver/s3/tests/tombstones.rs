@@ -4,6 +4,7 @@ use super::*;
 use crate::clock;
 use crate::driver::s3::Bucket;
 use crate::driver::{ListRequest, Removal};
+use crate::layer::{Retry, RetryOptions};
 use std::time::Duration;
 
 /// The etag of a tombstone of the first kind, by `md5sum`.
@@ -101,6 +102,27 @@ async fn a_tombstone_whose_answer_was_lost_is_known_again() {
     let heads = server.await.unwrap();
     let wanted = ["put", "put", "head", "delete", "put", "head", "delete"];
     assert_eq!(methods(&heads), wanted);
+}
+
+/// Who was refused before it had marked anything has deleted nothing, whatever is there by then.
+#[tokio::test]
+async fn only_who_has_sent_a_delete_has_deleted_what_is_gone() {
+    let unknown = || answer("500 Internal Server Error", "", "");
+    let script = [
+        (vec![put(), unknown(), lost(), missing()], Ok(())),
+        (
+            vec![unknown(), lost(), missing()],
+            Err((ErrorKind::Changed, false)),
+        ),
+    ];
+    for (script, wanted) in script {
+        let (bucket, server) = bury(script).await;
+        let retrying = Retry::new(Arc::new(bucket), RetryOptions::default());
+        let deleted = retrying.delete(&Key::from("k"), matching()).await;
+        let told = deleted.map_err(|error| (error.kind(), error.maybe_applied()));
+        assert_eq!(told, wanted);
+        server.await.unwrap();
+    }
 }
 
 #[tokio::test]
