@@ -109,6 +109,13 @@ impl Record {
         self.apart.as_ref().and_then(|apart| apart.at)
     }
 
+    /// Since when it is known, in a directory whose listing has this window. One that began before
+    /// an own change tells nothing of it.
+    fn since(&self, window: Option<&Window>) -> Option<Instant> {
+        let window = window.filter(|window| window.listing >= self.changed());
+        self.at().max(window.map(|window| window.since))
+    }
+
     /// Sequence number of the last own change, or 0.
     fn changed(&self) -> u64 {
         self.apart.as_ref().map_or(0, |apart| apart.changed)
@@ -378,11 +385,10 @@ impl ListingCache {
         let window = directory
             .window
             .as_ref()
-            .filter(|window| window.vouches(name))
-            .map(|window| window.since);
+            .filter(|window| window.vouches(name));
         match directory.records.get(name) {
-            Some(record) => Some((record.known(), record.at().max(window)?)),
-            None => Some((Known::default(), window?)),
+            Some(record) => Some((record.known(), record.since(window)?)),
+            None => Some((Known::default(), window?.since)),
         }
     }
 

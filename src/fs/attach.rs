@@ -113,7 +113,7 @@ impl Fs {
                     state.lookups += 1;
                     state.away &= !for_kernel;
                     // What came while this mount changed the store for it was not taken.
-                    if asked && state.checked >= since {
+                    if asked && state.checked == since {
                         state.file.looked_ahead = Some(since);
                     }
                     drop(state);

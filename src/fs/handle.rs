@@ -117,6 +117,9 @@ pub struct Opened {
 /// open as long as the program runs.
 const EXECUTES: i32 = 0x20;
 
+/// How often an open asks again because an own change was answered meanwhile.
+const OVERTAKEN: u32 = 3;
+
 impl Fs {
     /// An open file by its handle.
     pub(super) fn handle(&self, handle: u64) -> FsResult<Arc<Handle>> {
@@ -248,6 +251,22 @@ impl Fs {
     /// as `touch` does, asks in vain: but it is only an open that can be refused for the kernel to
     /// look the name up anew. A first write that found another version would have to fail.
     async fn revalidate(&self, inode: &Arc<Inode>, truncate: bool, reads: bool) -> FsResult<()> {
+        for _ in 0..OVERTAKEN {
+            if self.revalidate_once(inode, truncate, reads).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks once. Nothing is decided where an own change was answered meanwhile, and another
+    /// version, or none, was told: which of the two is the younger cannot be known.
+    async fn revalidate_once(
+        &self,
+        inode: &Arc<Inode>,
+        truncate: bool,
+        reads: bool,
+    ) -> FsResult<bool> {
         let asked = {
             let state = inode.state();
             // What is gone and open nowhere has no bytes: the kernel came by a name of before.
@@ -256,7 +275,7 @@ impl Fs {
                 return Err(FsError::plain(libc::ESTALE));
             }
             if state.is_local() {
-                return Ok(());
+                return Ok(true);
             }
             let acquired = *self.acquired.lock();
             let trusted = acquired.is_none_or(|acquired| state.checked >= acquired);
@@ -275,10 +294,10 @@ impl Fs {
             })
         };
         let Some((version, cached, key)) = asked else {
-            return match truncate {
-                true => self.learn_before_change(inode).await,
-                false => Ok(()),
-            };
+            if truncate {
+                self.learn_before_change(inode).await?;
+            }
+            return Ok(true);
         };
         let reads = reads && !truncate;
         // The bytes of a small file come with its version: what replaces it after the open cannot
@@ -289,7 +308,7 @@ impl Fs {
         if (self.take_look_ahead(inode) && !(reads && small && !cached))
             || (reads && self.is_listed_to_copy(inode).await)
         {
-            return Ok(());
+            return Ok(true);
         }
         let mut since = clock::now();
         let options = GetOptions {
@@ -323,7 +342,7 @@ impl Fs {
         let (info, data) = match asked {
             Ok(None) => {
                 inode.state().check(since);
-                return Ok(());
+                return Ok(true);
             }
             Ok(Some(told)) => told,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -331,10 +350,10 @@ impl Fs {
                 let ours = self.settled(inode).await;
                 if inode.key() != key {
                     drop(ours);
-                    return Box::pin(self.revalidate(inode, truncate, reads)).await;
+                    return Box::pin(self.revalidate_once(inode, truncate, reads)).await;
                 }
                 if inode.state().checked > since {
-                    return Ok(());
+                    return Ok(false);
                 }
                 // The kernel looks the name up again and finds what is there now.
                 self.forget_name(inode);
@@ -362,8 +381,11 @@ impl Fs {
                 // Another open has found that version meanwhile: the name is another inode's.
                 return Err(FsError::plain(libc::ESTALE));
             }
-            if state.is_local() || state.checked > since {
-                return Ok(());
+            if state.is_local() {
+                return Ok(true);
+            }
+            if state.checked > since {
+                return Ok(state.is_version(&info.etag));
             }
         }
         let guessed = self.is_guessed(inode, &info);
@@ -375,14 +397,17 @@ impl Fs {
             self.forget_name(inode);
             return Err(FsError::plain(libc::ESTALE));
         }
-        if !inode.state().is_version(&info.etag) {
-            return Ok(());
+        {
+            let state = inode.state();
+            if !state.is_version(&info.etag) {
+                return Ok(state.is_local());
+            }
         }
         self.note_object(inode, Some(&info), since);
         // The kernel let the caller in by what a listing had left to guess.
         match guessed {
             true => Err(FsError::plain(libc::ESTALE)),
-            false => Ok(()),
+            false => Ok(true),
         }
     }
 

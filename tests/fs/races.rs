@@ -144,6 +144,13 @@ async fn a_name_removed_while_its_commit_loses_takes_no_conflict_file_with_it() 
 /// answer that comes late is no such thing.
 #[tokio::test(start_paused = true)]
 async fn an_open_does_not_rely_on_the_late_answer_to_a_commit() {
+    // A listing that began before the answer tells nothing of what that tells.
+    for listed in [false, true] {
+        an_open_behind_a_late_answer(listed).await;
+    }
+}
+
+async fn an_open_behind_a_late_answer(listed: bool) {
     let world = World::s3();
     world.put("a", "bytes").await;
     let mount = world.mount();
@@ -161,9 +168,50 @@ async fn an_open_does_not_rely_on_the_late_answer_to_a_commit() {
         later().await;
         world.put("f", "theirs").await;
         later().await;
+        if listed {
+            mount.ls("").await.unwrap();
+        }
         drop(late);
     };
     let (saved, ()) = tokio::join!(mount.save("f", "mine"), others);
     saved.unwrap();
     assert_eq!(mount.cat("f").await.unwrap(), "theirs");
+}
+
+/// The answer to a change of attributes is about the version of when it was sent.
+#[tokio::test(start_paused = true)]
+async fn an_open_does_not_rely_on_the_late_answer_to_a_change_of_attributes() {
+    for looks_up in [false, true] {
+        let world = World::s3();
+        world.put("f", "old").await;
+        let mount = world.mount();
+        assert_eq!(mount.cat("f").await.unwrap(), "old");
+        let ino = mount.ino("f").await.unwrap();
+        let late = mount.late.hold_copies();
+        let heads = mount.late.hold();
+        let others = async {
+            later().await;
+            world.put("f", "newer").await;
+            let answers = async {
+                later().await;
+                drop(late);
+                half_a_second().await;
+                drop(heads);
+            };
+            let reads = async {
+                if looks_up {
+                    return mount.cat("f").await;
+                }
+                let handle = mount.fs.open(ino, libc::O_RDONLY, CALLER).await;
+                let handle = handle.map_err(|error| error.errno())?.handle;
+                let read = mount.read(handle, 0, 100).await;
+                mount.close(handle).await?;
+                read
+            };
+            tokio::join!(reads, answers).0
+        };
+        let (set, read) = tokio::join!(mount.setattr("f", mode(0o600)), others);
+        set.unwrap();
+        assert_eq!(read.unwrap(), "newer", "{looks_up}");
+    }
 }

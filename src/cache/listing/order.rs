@@ -71,8 +71,7 @@ impl ListingCache {
             .take(limit)
             .map_while(|(name, record)| {
                 let window = window.filter(|window| window.vouches(name));
-                let since = record.at().max(window.map(|window| window.since))?;
-                Some((name.clone(), record.known(), since))
+                Some((name.clone(), record.known(), record.since(window)?))
             })
             .collect()
     }
