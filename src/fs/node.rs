@@ -11,7 +11,7 @@ use crate::cache::content::{BLOCK, Version};
 use crate::cache::fetch::Pattern;
 use crate::clock;
 use crate::driver::{
-    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, ErrorKind, ObjectInfo,
+    AttributeChange, AttributeSupport, CommitId, CopyOptions, ETag, Error, ErrorKind, ObjectInfo,
     Precondition, Result, Strength,
 };
 use crate::key::Key;
@@ -207,7 +207,15 @@ impl Fs {
         }
         let etag = Some(version.etag.clone());
         let began = clock::now();
-        match self.store_change(inode, &key, &change, etag).await {
+        let stored = self.store_change(inode, &key, &change, etag).await;
+        // Other tools keep the ids by which a copy is known again: then it was refused.
+        let stored = stored.and_then(|info| match info.size {
+            Some(size) if size != version.size => {
+                Err(Error::new(ErrorKind::Changed, "somebody else has replaced it").on(&key))
+            }
+            _ => Ok(info),
+        });
+        match stored {
             Ok(mut info) => {
                 info.size = Some(version.size);
                 let mut state = inode.state();

@@ -5,6 +5,7 @@ use super::errno::{FsError, FsResult};
 use super::inode::Inode;
 use super::query::is_of_query;
 use super::{Fs, StatAttrs};
+use crate::clock;
 use crate::driver::{AttributeChange, AttributeSupport, ErrorKind};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -38,12 +39,15 @@ impl Fs {
         if key.is_empty() {
             return Ok(());
         }
+        let since = clock::now();
         match self.driver.head(&key).await {
             Ok(mut info) => {
                 let mut state = inode.state();
                 let base = state.file.base.as_ref();
-                // Of another version nothing is kept; its put's condition will tell.
-                if base.is_none_or(|base| *base == info.etag) {
+                // Of another version nothing is kept; its put's condition will tell. What is known by
+                // an own change that was answered meanwhile is younger.
+                let older = state.attributes.is_some() && state.checked > since;
+                if base.is_none_or(|base| *base == info.etag) && !older {
                     info.attributes.get_or_insert_default();
                     if state.file.dirty {
                         self.show_stored(inode, &mut state, &info);

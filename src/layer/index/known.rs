@@ -75,8 +75,10 @@ impl Record {
     /// taken for the one of this: by who wrote it, and whose own record may be a second late.
     pub fn doubtful(&self, now: SystemTime) -> Duration {
         let long = SETTLING + Duration::from_secs(1);
-        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(self.modified) + long;
-        let left = until.duration_since(now);
+        let modified = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.modified));
+        // A time that cannot be is nobody's.
+        let until = modified.and_then(|modified| modified.checked_add(long));
+        let left = until.and_then(|until| until.duration_since(now).ok());
         left.map_or(Duration::ZERO, |left| left.min(long))
     }
 }
