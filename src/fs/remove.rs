@@ -96,7 +96,8 @@ impl Fs {
         self.before_replaced(inode).await?;
         self.keep_copies_of(inode).await?;
         let mut began = clock::now();
-        if self.is_stored(inode) {
+        let stored = self.is_stored(inode);
+        if stored {
             let (key, base) = {
                 let state = inode.state();
                 (state.key.clone(), state.file.base.clone())
@@ -116,7 +117,11 @@ impl Fs {
                 Err(error) => return Err(self.unsure(directory, name, error)),
             }
         }
-        self.note_removed(directory, name, false, began);
+        match stored {
+            true => self.note_removed(directory, name, false, began),
+            // Somebody else may have made one of that name in the store.
+            false => self.forget_entry(directory, name),
+        }
         self.detach(directory, name, inode);
         self.touch_directory(directory);
         self.may_be_empty(directory);

@@ -160,6 +160,8 @@ impl Fs {
             }
             drop(state);
             self.moved(source, target, from, to);
+            // Somebody else may have made one of the old name in the store.
+            self.forget_entry(from.0, from.1);
             return Ok(false);
         }
         let (old_key, version) = {

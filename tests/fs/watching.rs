@@ -394,3 +394,18 @@ async fn the_root_is_believed_when_a_feed_has_begun() {
         assert!(entry.ttl > Duration::from_secs(3600), "{path:?}");
     }
 }
+
+/// What was never in the store is removed here: that tells nothing of what others have made there.
+#[tokio::test(start_paused = true)]
+async fn a_name_whose_new_file_was_removed_before_it_was_sent_is_asked_for() {
+    let world = World::watched();
+    let mount = world.mount();
+    mount.ls("").await.unwrap();
+    let handle = mount.open("f", CREATE).await.unwrap();
+    mount.write(handle, 0, "mine").unwrap();
+    world.put("f", "theirs").await;
+    half_a_second().await;
+    mount.unlink("f").await.unwrap();
+    mount.close(handle).await.unwrap();
+    assert_eq!(mount.cat("f").await.unwrap(), "theirs");
+}
