@@ -205,6 +205,19 @@ impl<'a> Checker<'a> {
                 .flat_map(|op| lines(op.read.as_deref().unwrap_or_default()))
                 .collect();
             all.retain(|line| !back.contains(line));
+            // Or what it copied elsewhere before it was sent, and somebody has renamed back.
+            let copied = self.report.ops.iter().filter(|op| {
+                op.mount == mutation.by && op.what == What::Copy && op.begin <= mutation.at
+            });
+            let copies: BTreeSet<&str> = copied.map(|op| op.name.as_str()).collect();
+            let copied = self.report.log.iter().filter(|copy| {
+                let key = copy.key.to_str().unwrap_or_default();
+                copy.at <= mutation.at && copy.key != mutation.key && copies.contains(key)
+            });
+            let copied: BTreeSet<Line> = copied
+                .flat_map(|copy| lines(copy.after.as_deref().unwrap_or_default()))
+                .collect();
+            all.retain(|line| !copied.contains(line));
             if all.len() != all.iter().collect::<BTreeSet<_>>().len() {
                 let what = format!(
                     "a line is twice in {:?} at {}: {}",
@@ -264,6 +277,8 @@ impl<'a> Checker<'a> {
     /// Whether a mount may have bytes that are not in the store, or not know what is there: after
     /// a commit that failed without losing a race.
     pub fn has_unsent(&self, mount: usize, from: Time, until: Time) -> bool {
+        // What lost a race and can be kept nowhere stays where it is, in memory.
+        let homeless = self.report.character.stateless;
         self.report.ops.iter().any(|op| {
             op.mount == mount
                 && op.begin <= until
@@ -271,7 +286,8 @@ impl<'a> Checker<'a> {
                     || matches!(
                         op.outcome,
                         Some(Err(libc::EIO | libc::ETIMEDOUT | libc::ENOSPC))
-                    ))
+                    )
+                    || homeless && matches!(op.outcome, Some(Err(libc::ESTALE | libc::EEXIST))))
                 && (!op.wrote.is_empty()
                     || op.opened.is_some()
                     || matches!(
