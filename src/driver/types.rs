@@ -313,7 +313,7 @@ pub struct CopyOptions {
     /// Commit ids of the copy, newest first; empty keeps the source's.
     pub commits: Vec<CommitId>,
     /// An id in front of those, by which whoever made the copy knows it again. For stores that
-    /// tell who has deleted an object ([`Capabilities::knows_own_deletes`]).
+    /// tell who has deleted an object ([`knows_own_deletes`](super::Capabilities::knows_own_deletes)).
     pub mark: Option<CommitId>,
 }
 
