@@ -151,9 +151,9 @@ impl Attempts {
 impl Retry {
     /// Decides about a conditional delete whose retry met another version or none. Where nothing is
     /// there the attempt before has been applied: the version that was to go is gone. A store that
-    /// knows whose delete it was has said so already.
+    /// knows whose delete it was need not know what became of an answer above it.
     async fn deleted_before(&self, key: &Key, error: Error) -> Result<()> {
-        if error.kind() != ErrorKind::Changed || self.inner.capabilities().knows_own_deletes {
+        if error.kind() != ErrorKind::Changed {
             return Err(error);
         }
         match self.inner.head(key).await {

@@ -4,7 +4,6 @@ use super::*;
 use crate::clock;
 use crate::driver::s3::Bucket;
 use crate::driver::{ListRequest, Removal};
-use crate::layer::{Retry, RetryOptions};
 use std::time::Duration;
 
 /// The etag of a tombstone of the first kind, by `md5sum`.
@@ -117,8 +116,10 @@ async fn only_who_has_sent_a_delete_has_deleted_what_is_gone() {
     ];
     for (script, wanted) in script {
         let (bucket, server) = bury(script).await;
-        let retrying = Retry::new(Arc::new(bucket), RetryOptions::default());
-        let deleted = retrying.delete(&Key::from("k"), matching()).await;
+        let key = Key::from("k");
+        let error = bucket.delete(&key, matching()).await.expect_err("unknown");
+        assert!(error.retryable(), "{error}");
+        let deleted = bucket.delete(&key, matching()).await;
         let told = deleted.map_err(|error| (error.kind(), error.maybe_applied()));
         assert_eq!(told, wanted);
         server.await.unwrap();
