@@ -188,6 +188,19 @@ impl<'a> Checker<'a> {
         })
     }
 
+    /// Whether a mount may have bytes of a file that lost a race and could be kept nowhere: these
+    /// stay where they are, in memory.
+    fn has_homeless(&self, op: &Op) -> bool {
+        self.report.character.stateless
+            && self.report.ops.iter().any(|lost| {
+                lost.mount == op.mount
+                    && lost.name == op.name
+                    && lost.what.changes()
+                    && lost.begin < op.begin
+                    && matches!(lost.outcome, Some(Err(libc::ESTALE | libc::EEXIST)))
+            })
+    }
+
     fn nothing_is_there_twice(&mut self) {
         for mutation in &self.report.log {
             let Some(after) = &mutation.after else {
@@ -205,7 +218,7 @@ impl<'a> Checker<'a> {
                 .flat_map(|op| lines(op.read.as_deref().unwrap_or_default()))
                 .collect();
             all.retain(|line| !back.contains(line));
-            // Or what it copied elsewhere before it was sent, and somebody has renamed back.
+            // Or what it copied elsewhere before it was sent, and another mount has renamed back.
             let copied = self.report.ops.iter().filter(|op| {
                 op.mount == mutation.by && op.what == What::Copy && op.begin <= mutation.at
             });
@@ -217,7 +230,15 @@ impl<'a> Checker<'a> {
             let copied: BTreeSet<Line> = copied
                 .flat_map(|copy| lines(copy.after.as_deref().unwrap_or_default()))
                 .collect();
-            all.retain(|line| !copied.contains(line));
+            let from_another = |line: &Line| {
+                let mut here = self.report.log.iter().filter(|one| one.key == mutation.key);
+                let first = here.find(|one| {
+                    let after = one.after.as_deref().unwrap_or_default();
+                    lines(after).contains(line)
+                });
+                first.is_some_and(|first| first.by != mutation.by)
+            };
+            all.retain(|line| !(copied.contains(line) && from_another(line)));
             if all.len() != all.iter().collect::<BTreeSet<_>>().len() {
                 let what = format!(
                     "a line is twice in {:?} at {}: {}",
@@ -277,8 +298,6 @@ impl<'a> Checker<'a> {
     /// Whether a mount may have bytes that are not in the store, or not know what is there: after
     /// a commit that failed without losing a race.
     pub fn has_unsent(&self, mount: usize, from: Time, until: Time) -> bool {
-        // What lost a race and can be kept nowhere stays where it is, in memory.
-        let homeless = self.report.character.stateless;
         self.report.ops.iter().any(|op| {
             op.mount == mount
                 && op.begin <= until
@@ -286,8 +305,7 @@ impl<'a> Checker<'a> {
                     || matches!(
                         op.outcome,
                         Some(Err(libc::EIO | libc::ETIMEDOUT | libc::ENOSPC))
-                    )
-                    || homeless && matches!(op.outcome, Some(Err(libc::ESTALE | libc::EEXIST))))
+                    ))
                 && (!op.wrote.is_empty()
                     || op.opened.is_some()
                     || matches!(
@@ -352,7 +370,8 @@ impl<'a> Checker<'a> {
                     Consistency::Ttl => early,
                 };
                 let stood = self.contents(&op.name, known, opened);
-                if stood.contains(&Some(&Bytes::copy_from_slice(read))) || unsent {
+                let there = stood.contains(&Some(&Bytes::copy_from_slice(read)));
+                if there || unsent || self.has_homeless(op) {
                     continue;
                 }
                 // What an O_CREAT made is empty before its first commit.
